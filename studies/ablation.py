@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from litmeter.params import ServeSettings
+from litmeter.kinds.classifier import Classifier
 from litmeter.say.tables import markdown_table
 from studies.harness import Case, compare_cases, rates, ratios, write_result
 
@@ -31,7 +31,7 @@ def main() -> None:
     keys: dict[str, Any] = {}
     for name, change in STEPS.items():
         keys |= change
-        settings = ServeSettings(**{key: value for key, value in keys.items() if key != "form"})
+        settings = Classifier(**{key: value for key, value in keys.items() if key != "form"})
         cases[name] = Case(settings, keys["form"])
     steps: dict[str, dict[str, Any]] = {name: {} for name in STEPS}
     for users, found in compare_cases(cases, USERS, SECONDS).items():

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.measure.accuracy import probabilities
+from litmeter.classifier.accuracy import probabilities
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
 from litmeter.measure.turn import Schedule, Turn, measure, serve
-from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
 from litmeter.stats.records import LoadRecord
 from litmeter.system.machine import exclusive_machine
@@ -41,9 +42,10 @@ def one_after_another() -> Schedule[dict[str, LoadRecord]]:
     return records
 
 
-def differences(settings: ServeSettings, record: LoadRecord) -> dict[str, Any]:
+def differences(settings: Configuration, record: LoadRecord) -> dict[str, Any]:
     """The largest difference of an answer's probability from its photo's in-process."""
-    predictor = Predictor(MODEL, DEVICE, settings)
+    assert isinstance(settings, Classifier)
+    predictor = Predictor(MODEL, DEVICE, settings, settings.threads_per_worker)
     photos = [path.read_bytes() for path in photo_paths()]
     own = [predictor.predict([predictor.preprocess(photo)])[0].numpy() for photo in photos]
     found = [
@@ -61,9 +63,7 @@ def main() -> None:
     """Load each configuration; keep and print what came of it."""
     settings = {name: configuration(name) for name in CONFIGURATIONS}
     with exclusive_machine(), sender("image") as generator:
-        subjects = {
-            name: Served(name, own, generator, MODEL, DEVICE, TIMEOUT_S) for name, own in settings.items()
-        }
+        subjects = {name: Served(name, own, generator, DEVICE, TIMEOUT_S) for name, own in settings.items()}
         records = run(one_after_another(), subjects, Log(), LONGEST_S)
     found = {name: differences(settings[name], record) for name, record in records.items()}
     write_result("answers", found)

@@ -25,20 +25,22 @@ from unittest.mock import patch
 import psutil
 from PIL import Image
 
+from litmeter.classifier.model.precision import has_bfloat16
+from litmeter.classifier.server.client import CONTENT_TYPES, request_bodies
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration
 from litmeter.load import LoadGenerator, load_generator
+from litmeter.load.bodies import Bodies
 from litmeter.measure.comparison_rows import comparison_rows
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import comparison
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Done, Served, Subject, pipelines_of
 from litmeter.measure.turn import Turn
-from litmeter.model.device import has_bfloat16
-from litmeter.params import ServeSettings
-from litmeter.paths import CEILINGS, MACHINE, MODEL
+from litmeter.paths import CEILINGS, MACHINE
 from litmeter.report.diagnosis import Timed, bounds_of, diagnose, raised
 from litmeter.report.losses import Why, losses_of
 from litmeter.report.results import Result
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.stages.comparison import crowds
 from litmeter.stats.records import LoadRecord
 from litmeter.system.files import read_json
@@ -67,7 +69,7 @@ class Case:
         environment: of all processes.
     """
 
-    settings: ServeSettings
+    settings: Configuration
     users: int = 8
     side: int | None = None
     slowed: float = 0.0
@@ -76,12 +78,12 @@ class Case:
 
 
 CASES = {
-    "batch window": Case(ServeSettings(max_batch_size=64, batch_timeout_s=0.05), users=1),
-    "too many workers": Case(ServeSettings(max_batch_size=4, batch_timeout_s=0.01, workers_per_device=4)),
+    "batch window": Case(Classifier(max_batch_size=64, batch_timeout_s=0.05), users=1),
+    "too many workers": Case(Classifier(max_batch_size=4, batch_timeout_s=0.01, workers_per_device=4)),
     "preprocessing": Case(PLAIN, side=3000),
     "load generator": Case(PLAIN, slowed=0.9),
     "other processes": Case(PLAIN, neighbour=0.5),
-    "half precision is emulated": Case(ServeSettings(precision="half"), environment=AVX2),
+    "half precision is emulated": Case(Classifier(precision="half"), environment=AVX2),
 }
 
 
@@ -117,17 +119,17 @@ def diagnosed(case: Case) -> dict[str, Any]:
 
 
 def subjects_of(
-    configurations: Mapping[str, ServeSettings], sender: LoadGenerator, photos: Sequence[Path]
+    configurations: Mapping[str, Configuration], sender: LoadGenerator, photos: Sequence[Path]
 ) -> dict[str, Subject]:
     """Configurations, served and in-process."""
     return {
-        **{name: Served(name, one, sender, MODEL, DEVICE, TIMEOUT_S) for name, one in configurations.items()},
-        **pipelines_of(configurations, MODEL, DEVICE, photos),
+        **{name: Served(name, one, sender, DEVICE, TIMEOUT_S) for name, one in configurations.items()},
+        **pipelines_of(configurations, DEVICE, Bodies([], "image/jpeg")),
     }
 
 
 def compared(
-    configurations: Mapping[str, ServeSettings],
+    configurations: Mapping[str, Configuration],
     subjects: Mapping[str, Subject],
     users: int,
     seconds: float,
@@ -141,7 +143,7 @@ def compared(
         seconds=seconds,
         seed=1,
         timeout_s=TIMEOUT_S,
-        largest_batch={name: min(one.max_batch_size, users) for name, one in configurations.items()},
+        largest_batch={name: min(one.largest_batch, users) for name, one in configurations.items()},
         crowded=[name for name, one in configurations.items() if crowds(one)],
     )
     run(schedule, subjects, log, seconds)
@@ -161,7 +163,7 @@ def compared(
     }
 
 
-def neighboured(serve: ServeSettings) -> dict[str, Any]:
+def neighboured(serve: Configuration) -> dict[str, Any]:
     """What is said of a configuration beside a neighbour, and what the same says that had none.
 
     Of the loss from the undisturbed model to the rate beside the neighbour each cause has what it has alone,

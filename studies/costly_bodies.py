@@ -13,12 +13,12 @@ import numpy as np
 import requests
 from PIL import Image
 
+from litmeter.classifier.server.client import CONTENT_TYPES
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Subject
 from litmeter.measure.turn import Turn, measure
 from litmeter.say.tables import markdown_table
-from litmeter.serve.client import CONTENT_TYPES
 from litmeter.stats.records import OK
 from litmeter.system.machine import exclusive_machine
 from studies.harness import SERVER, configuration, load_plan, photo_paths, watched_server, write_result

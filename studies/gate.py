@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from litmeter.kinds.command import Command
 from litmeter.load import LoadGenerator, load_generator
 from litmeter.load.stub import BODY
 from litmeter.measure.comparison_rows import rates_of
@@ -25,11 +26,9 @@ from litmeter.measure.log import Log
 from litmeter.measure.rounds import BLOCK_S, restarted
 from litmeter.measure.run import run as measure
 from litmeter.measure.subjects import Served
-from litmeter.params import ServeSettings
-from litmeter.paths import MODEL
 from litmeter.say.tables import markdown_table
-from litmeter.stats.comparison import percentile_ratio, ratio
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, exit_status, verdict
+from litmeter.stats.ratios import percentile_ratio, ratio
 from litmeter.stats.records import Floats
 from litmeter.system.machine import exclusive_machine
 from studies.harness import DEVICE, TIMEOUT_S, check_answered, configuration, keep_runs, sender, write_result
@@ -86,10 +85,10 @@ def record_run(case: str, number: int, path: Path) -> None:
     generator: Callable[[], AbstractContextManager[LoadGenerator]] = partial(sender, "image")
     if case != "twins":
         words = [sys.executable, "-m", "litmeter.load.stub", stub_settings(SERVICE_S, SLOW_EVERY_S)]
-        settings = ServeSettings(command=f"{shlex.join(words)} {{port}}")
+        settings = Command(command=f"{shlex.join(words)} {{port}}")
         generator = partial(load_generator, [BODY], "application/json")
     with exclusive_machine(), generator() as sending:
-        subjects = {name: Served(name, settings, sending, MODEL, DEVICE, TIMEOUT_S) for name in (OLD, NEW)}
+        subjects = {name: Served(name, settings, sending, DEVICE, TIMEOUT_S) for name in (OLD, NEW)}
         measure(restarted((OLD, NEW), USERS, RUN_S, number, TIMEOUT_S), subjects, log, RUN_S)
     check_answered(log.rows)
     by_name = rates_of(log.rows, [OLD, NEW])

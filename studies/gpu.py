@@ -21,23 +21,23 @@ from unittest.mock import patch
 import psutil
 import torch
 
+from litmeter.classifier.model.compiled.build import compile_model
+from litmeter.classifier.model.compiled.manifest import read_manifest
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.kinds.classifier import Classifier
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
 from litmeter.measure.turn import Schedule, Turn, measure, serve
-from litmeter.model import device as model_device
-from litmeter.model.compiled.build import compile_model
-from litmeter.model.compiled.manifest import read_manifest
-from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings
 from litmeter.paths import MODEL, ModelFolders
 from litmeter.peaks import LAUNCHES, Operation, fastest_flops
+from litmeter.system import device as torch_device
 from litmeter.system.files import write_json
 from litmeter.system.gpu import cuda_available, describe_gpu, read_gpu
 from litmeter.system.machine import exclusive_machine
 from studies.harness import RESULTS, TIMEOUT_S, load_plan, photo_paths, sender
 
-SETTINGS = ServeSettings(max_batch_size=8, preprocess="torchvision", threads_per_worker=1)
+SETTINGS = Classifier(max_batch_size=8, preprocess="torchvision", threads_per_worker=1)
 Answer = dict[str, Any]
 
 
@@ -121,7 +121,7 @@ def waiting(device: str, runs: int) -> Answer:
     predictor = Predictor(MODEL, device, SETTINGS)
     photos, found = images(predictor, 8), dict[str, Any]()
     for name, blocking in (("spinning", False), ("blocking", True)):
-        with patch.object(model_device, "BLOCKING", blocking):
+        with patch.object(torch_device, "BLOCKING", blocking):
             predictor.predict(photos)
             began, began_cpu = perf_counter(), process_time()
             ms = ms_of(partial(predictor.predict, photos), runs)
@@ -180,7 +180,7 @@ def beside(device: str, seconds: float) -> Answer:
         return found
 
     with exclusive_machine(), sender("image") as own:
-        subjects = {name: Served(name, SETTINGS, own, MODEL, device, TIMEOUT_S) for name in names}
+        subjects = {name: Served(name, SETTINGS, own, device, TIMEOUT_S) for name in names}
         return run(schedule(), subjects, Log(), 2 * seconds)
 
 
@@ -198,7 +198,7 @@ def full_card(device: str, folder: Path) -> Answer:
             found["compiled" if compiled else "eager"] = "nothing"
         except RuntimeError as error:
             text = f"{type(error).__name__}: {error}"[:500]
-            found["compiled" if compiled else "eager"] = f"{text} ({model_device.lacks_memory(error)})"
+            found["compiled" if compiled else "eager"] = f"{text} ({torch_device.lacks_memory(error)})"
         taken.clear()
         torch.cuda.empty_cache()
     return found

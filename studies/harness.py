@@ -13,8 +13,11 @@ from typing import Any
 import psutil
 from scipy.special import stdtrit
 
-from litmeter.data.index import read_index
+from litmeter.classifier.data.index import read_index
+from litmeter.classifier.server.client import CONTENT_TYPES, request_bodies
 from litmeter.errors import LoadError
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.server import Start, StartedServer
 from litmeter.load import LoadGenerator, LoadPlan, load_generator
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
@@ -22,11 +25,8 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served, Subject, Url
 from litmeter.measure.turn import Schedule
-from litmeter.model.device import params_on
-from litmeter.params import ServeSettings
-from litmeter.paths import MACHINE, MODEL
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
-from litmeter.serve.launcher import RunningServer, starting_server
+from litmeter.params import params_on
+from litmeter.paths import MACHINE
 from litmeter.stats.records import WINDOWS
 from litmeter.system.files import read_json, write_json
 from litmeter.system.machine import exclusive_machine
@@ -46,9 +46,9 @@ NUMBER = "number"
 class Case:
     """A server, and the form of the bodies that it is sent: ``image`` or ``json`` of photos, or NUMBER."""
 
-    settings: ServeSettings
+    settings: Configuration
     form: str = "image"
-    null_model: bool = False
+    null: bool = False
 
 
 def compare_cases(
@@ -67,7 +67,7 @@ def compare_cases(
     with exclusive_machine(), ExitStack() as stack:
         senders = {form: stack.enter_context(sender(form)) for form in {case.form for case in cases.values()}}
         subjects = {
-            name: Served(name, one.settings, senders[one.form], MODEL, DEVICE, TIMEOUT_S, one.null_model)
+            name: Served(name, one.settings, senders[one.form], DEVICE, TIMEOUT_S, one.null)
             for name, one in cases.items()
         }
         run(rounds_at_each(), subjects, log, seconds * len(users))
@@ -78,7 +78,7 @@ def compare_cases(
     return found
 
 
-def configuration(name: str) -> ServeSettings:
+def configuration(name: str) -> Configuration:
     """A configuration of params.yaml, as it runs on this machine."""
     return params_on(read_json(MACHINE))[0].configuration(name)
 
@@ -92,12 +92,13 @@ def check_answered(rows: Sequence[TurnRow]) -> None:
 
 @contextmanager
 def watched_server(
-    settings: ServeSettings, form: str = "image"
-) -> Iterator[tuple[RunningServer, dict[str, Subject]]]:
+    settings: Configuration, form: str = "image"
+) -> Iterator[tuple[StartedServer, dict[str, Subject]]]:
     """A server whose processes a study watches, and the subject SERVER, which sends bodies of that form."""
-    with starting_server(MODEL, settings, DEVICE, TIMEOUT_S) as starting, sender(form) as generator:
-        server = starting.ready()
-        yield server, {SERVER: Url(f"{server.url}{settings.path}", generator)}
+    with settings.starting(Start(DEVICE, TIMEOUT_S)) as server, sender(form) as generator:
+        assert isinstance(server, StartedServer)
+        server.ready()
+        yield server, {SERVER: Url(server.target, generator)}
 
 
 def sender(form: str) -> AbstractContextManager[LoadGenerator]:

@@ -13,7 +13,7 @@ from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Url
-from litmeter.stats.comparison import ranks, ratios
+from litmeter.stats.ratios import ranks, ratios
 from litmeter.system.machine import exclusive_machine
 from studies.harness import TIMEOUT_S, rates, write_result
 

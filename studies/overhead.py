@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from statistics import mean
 
+from litmeter.load.bodies import Bodies
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import InProcess, Served, Subject
 from litmeter.measure.turn import Schedule, Turn, Work, in_process, measure, serve
-from litmeter.paths import MODEL
 from litmeter.system.machine import exclusive_machine
 from studies.harness import (
     DEVICE,
@@ -18,7 +18,6 @@ from studies.harness import (
     configuration,
     known,
     load_plan,
-    photo_paths,
     process_tree,
     sender,
     summary,
@@ -61,7 +60,7 @@ def idle_percent() -> float:
     """Of one core, by all of the server's processes while nobody asks anything."""
     with watched_server(configuration(CONFIGURATION)) as (server, _):
         time.sleep(SETTLE_S)
-        tree = process_tree(server.pid)
+        tree = process_tree(server.process.pid)
 
         def used_s() -> float:
             return sum(sum(process.cpu_times()[:2]) for process in tree)
@@ -77,8 +76,10 @@ def main() -> None:
     with exclusive_machine():
         with sender("image") as generator:
             subjects: dict[str, Subject] = {
-                CONFIGURATION: Served(CONFIGURATION, settings, generator, MODEL, DEVICE, TIMEOUT_S),
-                in_process(CONFIGURATION): InProcess(CONFIGURATION, settings, MODEL, DEVICE, photo_paths()),
+                CONFIGURATION: Served(CONFIGURATION, settings, generator, DEVICE, TIMEOUT_S),
+                in_process(CONFIGURATION): InProcess(
+                    CONFIGURATION, settings, DEVICE, Bodies([], "image/jpeg")
+                ),
             }
             found = run(rounds(), subjects, log, ROUNDS * ROUND_S)
         check_answered(log.rows)

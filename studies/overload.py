@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from litmeter.kinds import read as read_keys
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.turn import Sample, Schedule, Turn, measure
-from litmeter.params import ServeSettings
 from litmeter.stats.records import OK, Floats
 from litmeter.system.machine import exclusive_machine
 from studies.harness import (
@@ -63,7 +63,7 @@ def main() -> None:
     cases = {"e7_tuned": Case(configuration("e7_tuned"))}
     for products in PRODUCTS:
         keys = common | {"api": "studies.apis:Product", "api_kwargs": {"products": products}}
-        cases[f"LitAPI of {products} matrix products"] = Case(ServeSettings.model_validate(keys), NUMBER)
+        cases[f"LitAPI of {products} matrix products"] = Case(read_keys(keys), NUMBER)
     result = {}
     for name, case in cases.items():
         result[name] = overloaded(case)
@@ -76,9 +76,9 @@ def overloaded(case: Case) -> dict[str, Any]:
     settings = case.settings.model_copy(update={"max_queue": MAX_QUEUE})
     seconds = ROUNDS * (OVERLOAD_S + WARMUP_S + PEAK_S) + PEAK_S
     with exclusive_machine(), watched_server(settings, case.form) as (server, subjects):
-        before_mib = memory_mib(server.pid)
+        before_mib = memory_mib(server.process.pid)
         peaks, above = run(overload(), subjects, Log(), seconds)
-        after_mib = memory_mib(server.pid)
+        after_mib = memory_mib(server.process.pid)
     peak_rps = [known(one.row.rate_rps) for one in peaks]
     around_rps = [(left + right) / 2 for left, right in pairwise(peak_rps)]
     records = [one.requests for one in above]

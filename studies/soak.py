@@ -50,9 +50,9 @@ def main() -> None:
         def watch(text: str, seconds: float, end_s: float) -> None:
             own = samples[text]
             if not own or seconds >= own[-1][0] + SAMPLE_EVERY_S:
-                tree = process_tree(server.pid)
+                tree = process_tree(server.process.pid)
                 handles = sum(one.num_fds() - len(one.net_connections("tcp")) for one in tree)  # not clients'
-                own.append((seconds, memory_mib(server.pid), handles))
+                own.append((seconds, memory_mib(server.process.pid), handles))
 
         run(soak(), subjects, log, PEAK_S + MINUTES * MINUTE_S, watch)
     _, *rows = log.rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from litmeter.params import ServeSettings
+from litmeter.kinds import read as read_keys
+from litmeter.kinds.configuration import Configuration
 from studies.harness import NUMBER, Case, compare_cases, known, rates, ratios, summary, write_result
 
 USERS = 32
@@ -12,16 +13,16 @@ NOTHING = {"api": "studies.apis:Nothing", "threads_per_worker": 1}
 PRODUCT = NOTHING | {"api": "studies.apis:Product", "api_kwargs": {"products": 4}, "max_batch_size": 8}
 
 
-def settings(*keys: dict[str, object]) -> ServeSettings:
+def settings(*keys: dict[str, object]) -> Configuration:
     """A configuration with these keys."""
-    return ServeSettings.model_validate({key: value for each in keys for key, value in each.items()})
+    return read_keys({key: value for each in keys for key, value in each.items()})
 
 
 GROUPS = {
     "classifier": {
-        "stock, json": Case(settings(), "json", null_model=True),
-        "direct, json": Case(settings(DIRECT), "json", null_model=True),
-        "direct, image": Case(settings(DIRECT), "image", null_model=True),
+        "stock, json": Case(settings(), "json", null=True),
+        "direct, json": Case(settings(DIRECT), "json", null=True),
+        "direct, image": Case(settings(DIRECT), "image", null=True),
     },
     "api that does nothing": {
         "stock": Case(settings(NOTHING), NUMBER),

@@ -13,26 +13,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.load import load_generator
-from litmeter.measure.bodies import bodies_of
+from litmeter.measure.checks import refuse_faulty
 from litmeter.measure.log import Log
-from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import run as measure_all
 from litmeter.measure.subjects import Served
-from litmeter.params import Params, ServeSettings, TuneSettings, load_params
-from litmeter.paths import MODEL
+from litmeter.params import Params, load_params
 from litmeter.stages.tune import job_of, subjects_of
-from litmeter.stats.comparison import ratios
+from litmeter.stats.ratios import ratios
 from litmeter.system.machine import exclusive_machine
 from litmeter.tune.search import search
-from litmeter.tune.space import Machine, name_of, space_of
+from litmeter.tune.space import space_of
 from studies.harness import DEVICE, TIMEOUT_S, keep_runs, rates, read_result
 
 EXAMPLE = ("examples/text", "server:TextAPI", "examples/text/bodies.jsonl")
 RUNS = 3
 SWEEP_S, FINAL_S = 240.0, 90.0
-SWEPT = TuneSettings(
+SWEPT = WorkerTuneSettings(
     workers_per_device=(1, 2),
     threads_per_worker=(1, 2),
     max_batch_size=(1, 8),
@@ -46,20 +47,20 @@ def params_of(own: Sequence[str], seed: int = 0) -> Params:
     params, (folder, api, bodies) = load_params(), own
     load = params.load.model_copy(update={"bodies": bodies, "timeout_s": TIMEOUT_S, "seed": seed})
     changed = {
-        "serve": ServeSettings(api=api, folder=str(Path(folder).absolute())),
-        "tune": TuneSettings(seed=seed),
+        "serve": LitApi(api=api, folder=str(Path(folder).absolute())),
+        "tune": WorkerTuneSettings(seed=seed),
         "load": load,
         "objective": params.objective.model_copy(update={"max_s": 1.0}),
     }
     return params.model_copy(update=changed)
 
 
-def in_turn(params: Params, settings: Sequence[ServeSettings], seconds: float) -> dict[str, Any]:
+def in_turn(params: Params, settings: Sequence[Configuration], seconds: float) -> dict[str, Any]:
     """The ratio of each rate to the first one's, with its 95% interval, and the number of rounds."""
-    log, names = Log(), [name_of(one) for one in settings]
-    with exclusive_machine(), load_generator(*bodies_of(params.load)) as generator:
+    log, names = Log(), [one.search_name for one in settings]
+    with exclusive_machine(), load_generator(*params.bodies()) as generator:
         subjects = {
-            name: Served(name, one, generator, MODEL, DEVICE, TIMEOUT_S)
+            name: Served(name, one, generator, DEVICE, TIMEOUT_S)
             for name, one in zip(names, settings, strict=True)
         }
         schedule = head_to_head(names, params.tune.users, seconds, params.tune.seed, TIMEOUT_S)
@@ -72,22 +73,22 @@ def in_turn(params: Params, settings: Sequence[ServeSettings], seconds: float) -
     return {"ratios": found, "rounds": len(by_name[names[0]])}
 
 
-def twelve(params: Params) -> dict[str, ServeSettings]:
+def twelve(params: Params) -> dict[str, Configuration]:
     """The settings of the sweep by name."""
-    return {name_of(one): one for one in space_of(SWEPT, params.serve, Machine(DEVICE, 2)).configurations}
+    return {one.search_name: one for one in space_of(SWEPT, params.serve, Machine(DEVICE, 2)).configurations}
 
 
 def run(own: Sequence[str], sweep: Mapping[str, Any], number: int) -> dict[str, Any]:
     """One search, and its winner beside the best of the sweep."""
     params, log = params_of(own, number), Log()
-    bodies = bodies_of(params.load)
+    bodies = params.bodies()
     with exclusive_machine(), load_generator(*bodies) as generator:
-        job = job_of(params, DEVICE, [], bodies)
-        subjects = subjects_of(job, generator, DEVICE, [], bodies)
+        job = job_of(params, DEVICE, bodies)
+        subjects = subjects_of(job, generator, DEVICE, bodies)
         outcome = measure_all(search(job), subjects, log, job.tune.max_s)
     best = max(sweep["ratios"], key=lambda name: sweep["ratios"][name][0])
     found: dict[str, Any] = {
-        "winner": name_of(outcome.winner),
+        "winner": outcome.winner.search_name,
         "best": best,
         "combinations": outcome.combinations,
         "rounds": outcome.rounds,
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str]) -> None:
         sweep = read_result(study)["sweep"]
     except FileNotFoundError:
         params = params_of(own)
-        refuse_faulty(twelve(params), bodies_of(params.load), DEVICE, TIMEOUT_S)
+        refuse_faulty(twelve(params), params.bodies(), DEVICE, TIMEOUT_S)
         sweep = in_turn(params, list(twelve(params).values()), SWEEP_S)
         print(f"sweep: {sweep}", flush=True)
     keep_runs(study, RUNS, partial(run, own, sweep), sweep=sweep)

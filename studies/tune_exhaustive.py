@@ -11,19 +11,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from litmeter.measure.bodies import bodies_of
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.run import run as measure_all
 from litmeter.measure.turn import Result, Schedule, Turn, measure, serve
 from litmeter.params import load_params
 from litmeter.stages.tune import job_of, subjects_of
-from litmeter.stats.comparison import ratios
+from litmeter.stats.ratios import ratios
 from litmeter.system.files import rounded
 from litmeter.system.machine import exclusive_machine
 from litmeter.tune.search import Job, search
-from litmeter.tune.space import name_of
-from studies.harness import DEVICE, keep_runs, photo_paths, read_result, sender
+from studies.harness import DEVICE, keep_runs, read_result, sender
 
 STUDY = "tune_exhaustive"
 RUNS = 5
@@ -51,12 +49,12 @@ def searched(number: int, max_s: float) -> Job:
     tune = params.tune.model_copy(update={**SPACE, "max_s": max_s, "seed": number})
     load = params.load.model_copy(update={"seed": params.load.seed + number})
     params = params.model_copy(update={"tune": tune, "load": load})
-    return job_of(params, DEVICE, photo_paths(), bodies_of(params.load))
+    return job_of(params, DEVICE, params.bodies())
 
 
 def in_turn(job: Job) -> Schedule[dict[str, Any]]:
     """Measure all configurations in turn: the ratio of each rate to the first one's, and the seconds."""
-    names = [name_of(one) for one in job.space.configurations]
+    names = [one.search_name for one in job.space.configurations]
     rates: dict[str, list[float | None]] = {name: [] for name in names}
     plan, rng = turn_plan(job.tune.users, job.load.timeout_s, job.load.seed, 0), random.Random(0)
     serving = yield from serve(names)
@@ -72,7 +70,7 @@ def in_turn(job: Job) -> Schedule[dict[str, Any]]:
 def measured_by(schedule: Schedule[Result], job: Job, log: Log) -> Result:
     """What a schedule found."""
     with exclusive_machine(), sender(job.load.request_body) as generator:
-        subjects = subjects_of(job, generator, DEVICE, photo_paths(), bodies_of(job.load))
+        subjects = subjects_of(job, generator, DEVICE, load_params().bodies())
         return measure_all(schedule, subjects, log, job.tune.max_s)
 
 

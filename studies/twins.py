@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from litmeter.params import load_params
-from litmeter.stats.comparison import ratio, simultaneous
+from litmeter.stats.ratios import ratio, simultaneous
 from studies.harness import Case, compare_cases, keep_runs, rates
 
 RUNS, TWINS = 10, 3

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.paths import ModelFolders
+from litmeter.paths import INDEX, ModelFolders
 from litmeter.system import machine
+from litmeter.system.files import write_json
 from litmeter.system.temporary import remove_stale_files
 from tests.support.project import PHOTOS
 
@@ -62,6 +63,17 @@ def one_cpu() -> Iterator[None]:
 def photos() -> list[Path]:
     """A dozen of the project's own photographs."""
     return sorted(PHOTOS.glob("*.jpg"))[::31]
+
+
+@pytest.fixture
+def indexed(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, the current one, with these photographs in its index."""
+    from litmeter.classifier.data.index import Index, Photo
+
+    monkeypatch.chdir(tmp_path)
+    listed = [Photo(path=str(path), label=0, split="test", sha256="") for path in photos]
+    write_json(INDEX, Index(classes=["a", "b"], photos=listed).model_dump())
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

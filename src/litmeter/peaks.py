@@ -24,8 +24,8 @@ import openvino
 import torch
 from openvino import opset13 as opset
 
-from litmeter.model.compiled.model import openvino_options
-from litmeter.model.device import wait_for
+from litmeter.classifier.model.compiled.model import openvino_options
+from litmeter.system.device import wait_for
 from litmeter.system.memory import available_memory
 
 

@@ -11,26 +11,26 @@ from typing import Any
 
 import pytest
 
-from litmeter.params import ServeSettings
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import post_image
 from tests.support.servers import running_server, serve_command
 
-SETTINGS = ServeSettings(max_batch_size=4, preprocess="torchvision", transport="direct")
+SETTINGS = Classifier(max_batch_size=4, preprocess="torchvision", transport="direct")
 PATIENCE_S = 60
 LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
 """Of ReDoc's maker: ReDoc asks for it, the page's policy forbids it, and nothing is missing without."""
 
 
 @pytest.fixture(scope="module")
-def server(exported: ModelFolders) -> Iterator[RunningServer]:
+def server(exported: ModelFolders) -> Iterator[StartedServer]:
     with running_server(exported, SETTINGS, "cpu", 30.0) as running:
         yield running
 
 
 @pytest.fixture
-def page(chromium: Any, server: RunningServer) -> Iterator[Any]:
+def page(chromium: Any, server: StartedServer) -> Iterator[Any]:
     """The page, just opened; at the end, nothing has gone wrong unseen and nothing came from elsewhere."""
     forget(chromium)
     chromium.get(server.url)
@@ -73,7 +73,7 @@ def choose(chromium: Any, path: Path) -> None:
 
 
 def test_a_photo_gets_label_probabilities_and_time(
-    page: Any, server: RunningServer, photos: list[Path]
+    page: Any, server: StartedServer, photos: list[Path]
 ) -> None:
     expected = post_image(server.url, photos[0].read_bytes()).json()
     choose(page, photos[0])
@@ -103,7 +103,7 @@ def test_a_file_beyond_the_servers_limit_is_not_sent(page: Any, tmp_path: Path) 
     assert "20 MB at most" in text(page, "#outcome")
 
 
-def test_the_live_picture_moves_under_load(page: Any, server: RunningServer, photos: list[Path]) -> None:
+def test_the_live_picture_moves_under_load(page: Any, server: StartedServer, photos: list[Path]) -> None:
     until(
         page,
         lambda _: "answers/s" in text(page, "#throughput") and "last minute" in text(page, "#live-state"),
@@ -149,7 +149,7 @@ def test_nothing_is_wider_than_a_phones_screen(page: Any, photos: list[Path]) ->
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_swagger_ui_shows_predict_and_sends_it_a_request(chromium: Any, server: RunningServer) -> None:
+def test_swagger_ui_shows_predict_and_sends_it_a_request(chromium: Any, server: StartedServer) -> None:
     forget(chromium)
     chromium.get(f"{server.url}/docs")
     for part in (".opblock-post .opblock-summary-control", ".try-out__btn", ".execute"):
@@ -161,7 +161,7 @@ def test_swagger_ui_shows_predict_and_sends_it_a_request(chromium: Any, server: 
     assert foreign(chromium, server.url) == []
 
 
-def test_redoc_shows_predict(chromium: Any, server: RunningServer) -> None:
+def test_redoc_shows_predict(chromium: Any, server: StartedServer) -> None:
     forget(chromium)
     chromium.get(f"{server.url}/redoc")
     until(chromium, lambda _: "/predict" in text(chromium, "body"))

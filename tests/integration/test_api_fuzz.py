@@ -17,9 +17,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from litmeter.params import ServeSettings
+from litmeter.classifier.server.client import request_bodies
+from litmeter.kinds.classifier import Classifier
 from litmeter.paths import ModelFolders
-from litmeter.serve.client import request_bodies
 from tests.support.models import CLASSES
 from tests.support.servers import running_server
 
@@ -33,7 +33,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def api(exported: ModelFolders) -> Iterator[schemathesis.BaseSchema]:
-    direct = ServeSettings(transport="direct", max_batch_size=4, preprocess="torchvision")
+    direct = Classifier(transport="direct", max_batch_size=4, preprocess="torchvision")
     with running_server(exported, direct, "cpu", 30.0) as server:
         yield schemathesis.openapi.from_url(f"{server.url}/openapi.json")
 

@@ -19,9 +19,9 @@ import psutil
 import pytest
 import requests
 
-from litmeter.params import ServeSettings
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import in_flight, wait_for
 from tests.integration.bad_bodies import (
     CLOSED,
@@ -39,14 +39,14 @@ from tests.support.servers import running_server
 CASES = [*JSON_CASES, *SIZE_CASES, *TYPE_CASES, *ELSEWHERE_CASES, *HTTP_CASES]
 
 SETTINGS = {
-    "direct": ServeSettings(
+    "direct": Classifier(
         transport="direct",
         max_batch_size=4,
         workers_per_device=2,
         threads_per_worker=1,
         preprocess="torchvision",
     ),
-    "litserve": ServeSettings(max_batch_size=4, batch_timeout_s=0.01, threads_per_worker=1),
+    "litserve": Classifier(max_batch_size=4, batch_timeout_s=0.01, threads_per_worker=1),
 }
 LEAK = re.compile(r"Traceback|object at 0x|\.py\b|/site-packages|/home/|/tmp/")
 
@@ -61,7 +61,7 @@ class Traffic:
     """
 
     transport: str
-    server: RunningServer
+    server: StartedServer
     photos: list[bytes]
     quiet: list[dict[str, Any]]
     processes: set[psutil.Process]
@@ -81,7 +81,7 @@ class Traffic:
                     self.wrong.append(f"photo {number}: {answer.status_code} {answer.text[:200]}")
 
 
-def predict(session: requests.Session, server: RunningServer, photo: bytes) -> requests.Response:
+def predict(session: requests.Session, server: StartedServer, photo: bytes) -> requests.Response:
     headers = {"Content-Type": "image/jpeg"}
     return session.post(f"{server.url}/predict", data=photo, headers=headers, timeout=60)
 
@@ -121,7 +121,7 @@ class Reply:
     body: bytes
 
 
-def ask(server: RunningServer, case: Case, photo: bytes, expected: int) -> Reply:
+def ask(server: StartedServer, case: Case, photo: bytes, expected: int) -> Reply:
     address = urlsplit(server.url)
     assert address.hostname is not None
     assert address.port is not None

@@ -16,9 +16,9 @@ import psutil
 import pytest
 import requests
 
-from litmeter.params import ServeSettings
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import HEAD, in_flight, post_image, wait_for
 from tests.support.server_processes import by_role
 from tests.support.servers import running_server
@@ -27,20 +27,18 @@ MIB = 2**20
 LIMIT_MIB = 64
 CLIENTS = 30
 BODY = os.urandom(15 * MIB)
-SETTINGS = ServeSettings(
-    workers_per_device=1, threads_per_worker=1, transport="direct", max_queue_mib=LIMIT_MIB
-)
+SETTINGS = Classifier(workers_per_device=1, threads_per_worker=1, transport="direct", max_queue_mib=LIMIT_MIB)
 
 
 @pytest.fixture(scope="module")
-def server(exported: ModelFolders) -> Iterator[RunningServer]:
+def server(exported: ModelFolders) -> Iterator[StartedServer]:
     with running_server(exported, SETTINGS, "cpu", 30.0) as running:
         yield running
         assert in_flight(running.url) == 0
         assert "Traceback" not in running.log.read_text()
 
 
-def test_bodies_at_once_take_no_more_memory_than_they_may(server: RunningServer, photos: list[Path]) -> None:
+def test_bodies_at_once_take_no_more_memory_than_they_may(server: StartedServer, photos: list[Path]) -> None:
     """450 MiB are offered. What is refused may be cut off while it is sent; small photos are answered."""
     [http] = by_role(server.url, "http")
     before, peak, done = http.memory_info().rss, [0], threading.Event()
@@ -78,7 +76,7 @@ def test_bodies_at_once_take_no_more_memory_than_they_may(server: RunningServer,
 
 
 def test_clients_that_only_announce_large_bodies_keep_nobody_out(
-    server: RunningServer, photos: list[Path]
+    server: StartedServer, photos: list[Path]
 ) -> None:
     address = urlsplit(server.url)
     with ExitStack() as stack:

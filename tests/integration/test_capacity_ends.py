@@ -13,8 +13,8 @@ import pytest
 
 from litmeter.cli.main import main
 from litmeter.errors import LoadError, ServerError
+from litmeter.load.first_request import check_first_request
 from litmeter.load.stub import running_stub
-from litmeter.measure.target import check_first_request
 from tests.support.capacity import capacity_of
 
 

@@ -390,7 +390,7 @@ def test_a_lit_api_beside_a_litmeter_that_served_none_yet(repository: Repository
     assert done.returncode == 2
     [line] = done.stderr.splitlines()[-1:]
     assert line.startswith(
-        f"litmeter: {commit}: the LitAPI lies beside a litmeter that does not serve it (api: "
+        f"litmeter: {commit}: the LitAPI lies beside a litmeter that does not serve it (ModuleNotFoundError: "
     )
     assert "Traceback" not in done.stderr
     assert repository.left() == []

@@ -21,7 +21,7 @@ import pytest
 import trustme
 
 from litmeter.cli.cluster import cluster_senders, connected, on_each_node
-from litmeter.cli.project import measure_on_cluster
+from litmeter.cli.copies import measure_on_cluster
 from litmeter.errors import LitmeterError, LoadError, UsageError
 from litmeter.load.generator import OnProgress
 from litmeter.load.stub import running_stub

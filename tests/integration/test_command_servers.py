@@ -20,7 +20,13 @@ import pytest
 import requests
 import yaml
 
+from litmeter.direct.binding import KEY_VARIABLE, Binding
 from litmeter.errors import ServerError
+from litmeter.kinds import command as command_kind
+from litmeter.kinds import server as started
+from litmeter.kinds.command import Command
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.server import Start, StartedServer, bound_socket
 from litmeter.load import LoadGenerator, load_generator
 from litmeter.measure import rounds
 from litmeter.measure.comparison_rows import pairs
@@ -29,11 +35,6 @@ from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
-from litmeter.params import ServeSettings
-from litmeter.paths import MODEL
-from litmeter.serve import launcher
-from litmeter.serve.binding import KEY_VARIABLE, Binding
-from litmeter.serve.launcher import RunningServer, bound_socket, starting_server
 from litmeter.system.processes import memory_alone, tree
 from tests.integration.asking import wait_for
 from tests.support.load import plan
@@ -96,20 +97,22 @@ def sender() -> Iterator[LoadGenerator]:
         yield generator
 
 
-def command(folder: Path, program: str = "", **settings: Any) -> ServeSettings:
+def command(folder: Path, program: str = "", **settings: Any) -> Configuration:
     """A command that runs server.py, or another program that may import it."""
     script = folder / "server.py"
     if program:
         script = folder / "program.py"
         script.write_text(program)
-    return ServeSettings(command=f"{sys.executable} {script} {{port}}", **settings)
+    return Command(command=f"{sys.executable} {script} {{port}}", **settings)
 
 
 @contextmanager
-def running(settings: ServeSettings) -> Iterator[RunningServer]:
+def running(settings: Configuration) -> Iterator[StartedServer]:
     """The server once it is ready; then its port is free."""
-    with starting_server(MODEL, settings, "cpu", 1.0) as server:
-        yield server.ready()
+    with settings.starting(Start("cpu", 1.0)) as server:
+        assert isinstance(server, StartedServer)
+        server.ready()
+        yield server
     bound_socket(server.binding).close()
 
 
@@ -121,8 +124,8 @@ def turns(names: list[str]) -> Schedule[list[Sample]]:
     return samples
 
 
-def served(sender: LoadGenerator, **settings: ServeSettings) -> dict[str, Served]:
-    return {name: Served(name, one, sender, MODEL, "cpu", 10.0) for name, one in settings.items()}
+def served(sender: LoadGenerator, **settings: Configuration) -> dict[str, Served]:
+    return {name: Served(name, one, sender, "cpu", 10.0) for name, one in settings.items()}
 
 
 def test_commands_are_loaded_in_turn_and_sleep_between(folder: Path, sender: LoadGenerator) -> None:
@@ -159,7 +162,7 @@ def test_a_command_runs_in_its_folder_with_the_users_environment(
     monkeypatch.setenv("OWN", "value")
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     monkeypatch.setenv("PATH", os.defpath)
-    with running(ServeSettings(command="python server.py '{port}'", folder=str(folder))) as server:
+    with running(Command(command="python server.py '{port}'", folder=str(folder))) as server:
         found = eval(requests.post(f"{server.url}/predict", timeout=10).text)
         assert psutil.Process(server.pid).exe() == os.path.realpath(sys.executable)
     assert found["cwd"] == str(folder)
@@ -179,7 +182,7 @@ def test_a_command_runs_in_its_folder_with_the_users_environment(
 def test_a_command_that_starts_no_program_is_one_line(
     folder: Path, sender: LoadGenerator, text: str, message: str
 ) -> None:
-    subjects = served(sender, a=ServeSettings(command=text, folder=str(folder)))
+    subjects = served(sender, a=Command(command=text, folder=str(folder)))
     with pytest.raises(ServerError, match=f"^a: command.*{message}") as caught:
         run(turns(["a"]), dict(subjects), Log(), 10.0, lambda *_: None)
     assert "\n" not in str(caught.value)
@@ -195,7 +198,7 @@ def test_a_stranger_on_the_port_is_named(folder: Path) -> None:
 
     program = "import sys, time; print(sys.argv[1]); time.sleep(60)"
     with (
-        starting_server(MODEL, command(folder, program), "cpu", 1.0) as server,
+        command(folder, program).starting(Start("cpu", 1.0)) as server,
         ThreadingHTTPServer(("127.0.0.1", server.binding.port), Answer) as stranger,
     ):
         threading.Thread(target=stranger.serve_forever).start()
@@ -336,7 +339,7 @@ GETS = {"not found": "def do_GET(self): self.send_error(404)", "no method": ""}
 """How a server without a health check answers to one."""
 
 
-def without_health(folder: Path, get: str, statuses: str) -> ServeSettings:
+def without_health(folder: Path, get: str, statuses: str) -> Configuration:
     """A command that answers requests with these statuses, again and again with the last."""
     settings = command(folder, WITHOUT_HEALTH.replace("GET\n", f"{GETS[get]}\n"))
     return settings.model_copy(update={"command": f"{settings.command} {statuses}"})
@@ -392,9 +395,9 @@ def test_a_server_that_is_never_ready_is_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Soon, and again where it ends."""
-    monkeypatch.setattr(launcher, "DOUBT_S", 0.5)
+    monkeypatch.setattr(started, "DOUBT_S", 0.5)
     with (
-        starting_server(MODEL, command(folder, ready="/nonsuch"), "cpu", 1.0) as server,
+        command(folder, ready="/nonsuch").starting(Start("cpu", 1.0)) as server,
         pytest.raises(ServerError, match=r"status 404 from http://.*/nonsuch; `ready` names"),
     ):
         server.ready(10.0)
@@ -419,17 +422,15 @@ from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
-from litmeter.params import ServeSettings
-from litmeter.paths import MODEL
-from litmeter.system.temporary import scratch
+from litmeter.kinds.command import Command
 
 def show(text, seconds, end_s):
     if text.endswith("now b"):
         print("up", flush=True)
 
-commands = {"a": ServeSettings(command=sys.argv[1]), "b": ServeSettings(command=sys.argv[2])}
+commands = {"a": Command(command=sys.argv[1]), "b": Command(command=sys.argv[2])}
 with load_generator([b"{}"], "application/json") as sender:
-    subjects = {name: Served(name, one, sender, MODEL, "cpu", 9.0) for name, one in commands.items()}
+    subjects = {name: Served(name, one, sender, "cpu", 9.0) for name, one in commands.items()}
     run(head_to_head(["a", "b"], 4, 60.0, 1, 9.0), subjects, Log(), 60.0, show)
 """
 
@@ -479,7 +480,7 @@ while True:
 def test_a_supervisor_does_not_take_a_pause_for_a_hanging_worker(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "LONG_PAUSE_S", 1.0)
+    monkeypatch.setattr(command_kind, "LONG_PAUSE_S", 1.0)
     with running(command(folder, SUPERVISOR)) as server:
         for _ in range(2):
             server.pause()
@@ -508,7 +509,7 @@ def test_fastapi_under_uvicorn_with_two_workers_is_as_fast_as_itself(
     monkeypatch.setattr(rounds, "FEWEST_ROUNDS", 5)
     (folder / "app.py").write_text(APP)
     text = f"{sys.executable} -m uvicorn app:app --workers 2 --port {{port}} --log-level warning"
-    settings = ServeSettings(command=text, folder=str(folder))
+    settings = Command(command=text, folder=str(folder))
     subjects, log = served(sender, one=settings, other=settings), Log()
 
     def counting(schedule: Schedule[None]) -> Schedule[None]:

@@ -17,12 +17,13 @@ import pytest
 import requests
 import yaml
 
-from litmeter.cli.main import main, other_model
-from litmeter.model.card import CARD_NAME, read_card
-from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings
+from litmeter.classifier.here import other_model
+from litmeter.classifier.model.card import CARD_NAME, read_card
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.cli.main import main
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import StartedServer
 from litmeter.paths import MODEL, ModelFolders
-from litmeter.serve.launcher import RunningServer
 from litmeter.system.files import write_json
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.models import CLASSES
@@ -32,19 +33,19 @@ from tests.support.servers import free_port, healthy, make_project, running_serv
 
 
 @pytest.fixture(scope="module")
-def server(exported: ModelFolders) -> Iterator[RunningServer]:
-    with running_server(exported, ServeSettings(), "cpu", 30.0) as running:
+def server(exported: ModelFolders) -> Iterator[StartedServer]:
+    with running_server(exported, Classifier(), "cpu", 30.0) as running:
         yield running
 
 
 def test_predict_asks_a_running_server(
-    server: RunningServer,
+    server: StartedServer,
     exported: ModelFolders,
     photos: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    predictor = Predictor(exported, "cpu", ServeSettings())
+    predictor = Predictor(exported, "cpu", Classifier())
     [expected] = predictor.predict([predictor.preprocess(photos[0].read_bytes())])
     text = tmp_path / "text.jpg"
     text.write_text("no image")
@@ -153,7 +154,7 @@ def test_a_second_ctrl_c_ends_serve_at_once(
     assert psutil.wait_procs(started, 60)[1] == []
 
 
-def test_predict_ends_quietly_when_its_reader_has_gone(server: RunningServer, photos: list[Path]) -> None:
+def test_predict_ends_quietly_when_its_reader_has_gone(server: StartedServer, photos: list[Path]) -> None:
     ask = [*COMMAND, "predict", "--url", server.url, *map(str, photos)]
     with subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from litmeter.classifier.model.answers import answers_of
+from litmeter.classifier.model.compiled.build import compile_model, time_packages
+from litmeter.classifier.model.compiled.manifest import MANIFEST_NAME, Manifest, Package
+from litmeter.classifier.model.compiled.model import load_package
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.classifier.model.settings import InferenceSettings
 from litmeter.cli.main import main
 from litmeter.errors import LitmeterError, ModelError
-from litmeter.model.answers import answers_of
-from litmeter.model.compiled.build import compile_model, time_packages
-from litmeter.model.compiled.manifest import MANIFEST_NAME, Manifest, Package
-from litmeter.model.compiled.model import load_package
-from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings
+from litmeter.kinds import read as read_keys
+from litmeter.kinds.classifier import Classifier
 from litmeter.paths import ModelFolders
 from litmeter.system.files import write_json
 from litmeter.system.machine import fingerprint
@@ -45,7 +47,7 @@ def test_int8_answers_nearly_as_the_model_and_its_calibration_is_recorded(
     assert two.compiled_ms is not None
     assert manifest.calibration is not None
     assert manifest.calibration.photos == CALIBRATION
-    full, int8 = ServeSettings(preprocess="torchvision"), {"precision": "int8", "compiled": True}
+    full, int8 = Classifier(preprocess="torchvision"), {"precision": "int8", "compiled": True}
     eager = Predictor(folders, "cpu", full)
     compiled = Predictor(folders, "cpu", full.model_copy(update=int8))
     images = [eager.preprocess(path.read_bytes()) for path in photos[: 2 * SIZE + 1]]
@@ -68,7 +70,9 @@ def test_processes_share_the_photos_and_answer_as_the_model(
 ) -> None:
     folders, _ = built
     configurations = [
-        ServeSettings.model_validate({"precision": precision, "preprocess": "torchvision", "compiled": True})
+        InferenceSettings.model_validate(
+            {"precision": precision, "preprocess": "torchvision", "compiled": True}
+        )
         for precision in ("full", "int8")
     ]
     photos = photos[: 2 * SIZE]
@@ -90,7 +94,7 @@ def test_without_photos_to_calibrate_int8_there_is_none_and_it_says_so(
     compiled_full = manifest.model_copy(update={"skipped_reason": None})
     write_json(folders.compiled / MANIFEST_NAME, compiled_full.model_dump())
     with pytest.raises(ModelError, match=r"'int8' has no package for a single image: compile\.int8_photos"):
-        Predictor(folders, "cpu", ServeSettings(precision="int8", preprocess="torchvision", compiled=True))
+        Predictor(folders, "cpu", Classifier(precision="int8", preprocess="torchvision", compiled=True))
 
 
 def test_every_precision_is_compiled_or_it_says_why(built: tuple[ModelFolders, Manifest]) -> None:
@@ -150,7 +154,7 @@ def test_serve_says_that_batches_above_the_compiled_ones_are_split(
 
 def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path) -> None:
     """OpenVINO and NNCF would, and leave an id of the user in the home folder."""
-    command = [sys.executable, "-c", "import litmeter.model.compiled.package, nncf, openvino"]
+    command = [sys.executable, "-c", "import litmeter.classifier.model.compiled.package, nncf, openvino"]
     subprocess.run(command, env=os.environ | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -160,9 +164,7 @@ def test_the_compiled_model_answers_as_the_model_at_every_size(
     built: tuple[ModelFolders, Manifest], photos: list[Path], precision: str, tolerance: float
 ) -> None:
     folders, _ = built
-    settings = ServeSettings.model_validate(
-        {"precision": precision, "preprocess": "torchvision", "threads_per_worker": 1}
-    )
+    settings = read_keys({"precision": precision, "preprocess": "torchvision", "threads_per_worker": 1})
     eager = Predictor(folders, "cpu", settings)
     compiled = Predictor(folders, "cpu", settings.model_copy(update={"compiled": True}))
     assert not isinstance(compiled.model, torch.nn.Module)

@@ -16,12 +16,12 @@ import pytest
 import requests
 from PIL import Image
 
+from litmeter.classifier.model.card import CARD_NAME
+from litmeter.direct.binding import Binding
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import StartedServer, bound_socket
 from litmeter.measure.figures import read_scrape
-from litmeter.model.card import CARD_NAME
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import Binding
-from litmeter.serve.launcher import RunningServer, bound_socket
 from tests.integration.asking import HEAD, in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
@@ -29,7 +29,7 @@ from tests.support.server_processes import by_role, loading_server, stopped, tre
 from tests.support.servers import running_server
 
 MAX_QUEUE = 12
-SETTINGS = ServeSettings(
+SETTINGS = Classifier(
     max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct", max_queue=MAX_QUEUE
 )
 
@@ -44,7 +44,7 @@ def heavy(photos: list[Path]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(exported: ModelFolders) -> Iterator[RunningServer]:
+def server(exported: ModelFolders) -> Iterator[StartedServer]:
     with running_server(exported, SETTINGS, "cpu", 30.0) as running:
         yield running
         assert in_flight(running.url) == 0
@@ -54,21 +54,21 @@ def server(exported: ModelFolders) -> Iterator[RunningServer]:
     assert processes_mentioning(str(exported.exported)) == []
 
 
-def health(server: RunningServer) -> tuple[int, str]:
+def health(server: StartedServer) -> tuple[int, str]:
     answer = requests.get(f"{server.url}/health", timeout=5)
     return answer.status_code, answer.json()["status"]
 
 
-def batched(server: RunningServer) -> float:
+def batched(server: StartedServer) -> float:
     return read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text).batched[0]
 
 
-def refusals(server: RunningServer) -> float:
+def refusals(server: StartedServer) -> float:
     """Requests that have been answered with 503."""
     return metric(server.url, 'litmeter_request_seconds_count{code="503"}')
 
 
-def test_a_killed_worker_loses_only_its_requests_and_comes_back(server: RunningServer, heavy: bytes) -> None:
+def test_a_killed_worker_loses_only_its_requests_and_comes_back(server: StartedServer, heavy: bytes) -> None:
     refused_before = refusals(server)
     victim, other = by_role(server.url, "worker")
     with ThreadPoolExecutor(MAX_QUEUE) as pool, stopped([victim, other]):
@@ -97,7 +97,7 @@ def test_a_killed_worker_loses_only_its_requests_and_comes_back(server: RunningS
     assert f"worker {victim.pid} was killed by SIGKILL; another is started" in server.log.read_text()
 
 
-def test_without_a_worker_health_is_down_and_requests_wait(server: RunningServer, photos: list[Path]) -> None:
+def test_without_a_worker_health_is_down_and_requests_wait(server: StartedServer, photos: list[Path]) -> None:
     for worker in by_role(server.url, "worker"):
         worker.kill()
     wait_for(lambda: health(server) == (503, "down"), 5)
@@ -105,7 +105,7 @@ def test_without_a_worker_health_is_down_and_requests_wait(server: RunningServer
     wait_for(lambda: health(server) == (200, "ok"))
 
 
-def test_a_killed_forkserver_is_replaced_with_its_workers(server: RunningServer, photos: list[Path]) -> None:
+def test_a_killed_forkserver_is_replaced_with_its_workers(server: StartedServer, photos: list[Path]) -> None:
     workers = by_role(server.url, "worker")
     [forkserver] = {parent for worker in workers if (parent := worker.parent()) is not None}
     assert forkserver.pid != server.pid
@@ -117,7 +117,7 @@ def test_a_killed_forkserver_is_replaced_with_its_workers(server: RunningServer,
 
 
 def test_beyond_max_queue_requests_are_refused_before_their_body(
-    server: RunningServer, photos: list[Path]
+    server: StartedServer, photos: list[Path]
 ) -> None:
     photo = photos[0].read_bytes()
     refused_before = refusals(server)
@@ -157,12 +157,12 @@ def received(client: socket.socket, expected: bytes) -> bytes:
     return content
 
 
-def connection(server: RunningServer) -> socket.socket:
+def connection(server: StartedServer) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
     return socket.create_connection((host, int(port)), timeout=10)
 
 
-def test_an_upgrade_to_websocket_disturbs_no_other_answer(server: RunningServer, photos: list[Path]) -> None:
+def test_an_upgrade_to_websocket_disturbs_no_other_answer(server: StartedServer, photos: list[Path]) -> None:
     photo = photos[0].read_bytes()
     upgrade = (
         b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -176,7 +176,7 @@ def test_an_upgrade_to_websocket_disturbs_no_other_answer(server: RunningServer,
     assert b"workers" in health
 
 
-def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, photos: list[Path]) -> None:
+def test_no_worker_works_for_a_client_that_went_away(server: StartedServer, photos: list[Path]) -> None:
     photo = photos[0].read_bytes()
     before = batched(server)
     with stopped(by_role(server.url, "worker")), ThreadPoolExecutor(2) as pool:
@@ -198,7 +198,7 @@ def test_a_worker_that_dies_right_after_each_start_is_started_after_ever_longer_
 ) -> None:
     """A start alone takes a fraction of a second."""
     settings = SETTINGS.model_copy(update={"workers_per_device": 1})
-    with running_server(exported, settings, "cpu", 30.0, null_model=True) as server:
+    with running_server(exported, settings, "cpu", 30.0, null=True) as server:
         for pause_s in (1.0, 2.0):
             [worker] = by_role(server.url, "worker")
             worker.kill()
@@ -218,7 +218,7 @@ def test_a_worker_that_dies_right_after_each_start_is_started_after_ever_longer_
 def test_the_server_ends_when_its_http_or_main_process_dies(
     role: str, reason: str | None, exported: ModelFolders
 ) -> None:
-    with running_server(exported, SETTINGS, "cpu", 30.0, null_model=True) as server:
+    with running_server(exported, SETTINGS, "cpu", 30.0, null=True) as server:
         processes = tree(server)
         assert len(processes) == 6  # main, resource tracker, http, forkserver, two workers
         (victim,) = by_role(server.url, role) if role == "http" else [psutil.Process(server.pid)]
@@ -248,7 +248,7 @@ def test_the_server_ends_after_three_failed_starts_of_a_worker(
 ) -> None:
     folder = Path(shutil.copytree(exported.exported, tmp_path / "vanishing"))
     folders = ModelFolders(folder, exported.compiled)
-    with running_server(folders, SETTINGS, "cpu", 30.0, null_model=True) as server:
+    with running_server(folders, SETTINGS, "cpu", 30.0, null=True) as server:
         processes = tree(server)
         (folder / CARD_NAME).unlink()
         victim, _ = by_role(server.url, "worker")

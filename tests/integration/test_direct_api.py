@@ -19,11 +19,12 @@ import requests
 from PIL import Image
 
 from litmeter.cli.main import main
+from litmeter.direct.binding import KEY_HEADER, KEY_VARIABLE
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.server import StartedServer
 from litmeter.measure.figures import read_scrape
-from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
-from litmeter.serve.binding import KEY_HEADER, KEY_VARIABLE
-from litmeter.serve.launcher import RunningServer
 from litmeter.system.processes import process_group
 from tests.integration.asking import in_flight, metric, wait_for
 from tests.support.server_processes import by_role, stopped
@@ -127,11 +128,11 @@ REQUESTS: Mapping[str, list[Sent]] = {
 }
 
 
-def settings(name: str, max_batch_size: int = 1, **others: Any) -> ServeSettings:
+def settings(name: str, max_batch_size: int = 1, **others: Any) -> Configuration:
     given: dict[str, Any] = {"max_batch_size": max_batch_size, "transport": "direct", **others}
     if max_batch_size > 1:
         given.setdefault("batch_timeout_s", 0.02)
-    return ServeSettings(api=name if ":" in name else f"lit_apis:{name}", folder=str(APIS), **given)
+    return LitApi(api=name if ":" in name else f"lit_apis:{name}", folder=str(APIS), **given)
 
 
 def ask(url: str, sent: Sent) -> requests.Response:
@@ -183,7 +184,7 @@ def test_whoever_sends_what_cannot_be_read_fills_no_log(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
+def server() -> Iterator[StartedServer]:
     with running_server(MODEL, settings("Anything", 4), "cpu", 30.0) as running:
         yield running
         assert in_flight(running.url) == 0
@@ -193,7 +194,7 @@ def number(value: int) -> Sent:
     return sent_json({"number": value})
 
 
-def in_one_batch(server: RunningServer, sent: list[Sent]) -> list[requests.Response]:
+def in_one_batch(server: StartedServer, sent: list[Sent]) -> list[requests.Response]:
     """The answers to requests that wait together until a worker takes them."""
     workers = by_role(server.url, "worker")
     with ThreadPoolExecutor(len(sent)) as pool, stopped(workers):
@@ -212,7 +213,7 @@ def in_one_batch(server: RunningServer, sent: list[Sent]) -> list[requests.Respo
     ],
 )
 def test_a_bad_item_does_not_fail_the_others_of_its_batch(
-    bad: Sent, status: int, server: RunningServer
+    bad: Sent, status: int, server: StartedServer
 ) -> None:
     answers = in_one_batch(server, [number(1), bad, number(2), number(3)])
     assert [one.status_code for one in answers] == [200, status, 200, 200]
@@ -220,12 +221,12 @@ def test_a_bad_item_does_not_fail_the_others_of_its_batch(
 
 
 @pytest.mark.parametrize("where", ["predict", "encode"])
-def test_a_failing_method_fails_its_batch(where: str, server: RunningServer) -> None:
+def test_a_failing_method_fails_its_batch(where: str, server: StartedServer) -> None:
     answers = in_one_batch(server, [sent_json({"in": where, "raise": "teapot"}), *map(number, range(3))])
     assert [one.status_code for one in answers] == [418] * 4
 
 
-def test_headers_are_kept(server: RunningServer) -> None:
+def test_headers_are_kept(server: StartedServer) -> None:
     """LitServe drops those of an HTTPException."""
     url = f"{server.url}/predict"
     made = ask(url, sent_json({"answer": "json"}))
@@ -234,7 +235,7 @@ def test_headers_are_kept(server: RunningServer) -> None:
     assert "Retry-After" not in ask(url, sent_json({"in": "predict", "raise": "unavailable"})).headers
 
 
-def test_all_else_is_litserves_own(server: RunningServer) -> None:
+def test_all_else_is_litserves_own(server: StartedServer) -> None:
     others = settings("Anything", 4, transport="litserve")
     with running_server(MODEL, others, "cpu", 30.0) as litserve:
         for path in ("/", "/info", "/openapi.json", "/docs", "/predict", "/nowhere"):
@@ -242,7 +243,7 @@ def test_all_else_is_litserves_own(server: RunningServer) -> None:
             assert (ours.status_code, ours.content) == (theirs.status_code, theirs.content), path
 
 
-def test_the_stages_are_timed(server: RunningServer) -> None:
+def test_the_stages_are_timed(server: StartedServer) -> None:
     before = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text)
     for value in range(5):
         ask(f"{server.url}/predict", sent_json({"number": value, "sleep_s": 0.02}))
@@ -329,7 +330,7 @@ def test_health_asks_the_api(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Validated", "Square"])
 def test_a_null_server_takes_the_same_requests(name: str) -> None:
-    with running_server(MODEL, settings(name, 4), "cpu", 30.0, null_model=True) as server:
+    with running_server(MODEL, settings(name, 4), "cpu", 30.0, null=True) as server:
         url = f"{server.url}/predict"
         assert ask(url, sent_json({"input": 3})).content == b"0"
         assert ask(url, sent_json({})).status_code == (422 if name == "Validated" else 200)
@@ -385,7 +386,7 @@ def test_what_cannot_be_served_is_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nothing"], "serve: expected module:Class, got 'nothing'"),
+        (["nothing"], "serve: expected module:Class or a command with {port}, got 'nothing'"),
         (["a:B", "transport=fast"], "serve.transport"),
         (["a:B", "max_bach=2"], "serve.max_bach: unknown key, did you mean max_batch_size?"),
         (["a:B", "8"], "expected key=value"),

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from litmeter.model.environment import modules_of
-from litmeter.params import ServeSettings
+from litmeter.classifier.model.environment import modules_of
+from litmeter.classifier.model.settings import InferenceSettings
+from litmeter.kinds import read as read_keys
+from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import wait_for
 from tests.support.server_processes import by_role, command_of, tree
 from tests.support.servers import running_server
@@ -23,15 +24,15 @@ from tests.support.servers import running_server
 IMPORTED_BY_A_PREDICTOR = """
 import importlib, json, os, sys
 from pathlib import Path
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 modules, settings, exported, compiled = json.loads(sys.argv[1])
 for name in modules:
     importlib.import_module(name)
 before = set(sys.modules)
-from litmeter.model.predictor import Predictor
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.classifier.model.settings import InferenceSettings
 folders = ModelFolders(Path(exported), Path(compiled))
-Predictor(folders, "cpu", ServeSettings.model_validate(settings))
+Predictor(folders, "cpu", InferenceSettings.model_validate(settings))
 print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
 """
 
@@ -39,9 +40,9 @@ print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - befor
 @contextmanager
 def server_of(
     folders: ModelFolders, transport: str
-) -> Iterator[tuple[RunningServer, psutil.Process, list[psutil.Process]]]:
+) -> Iterator[tuple[StartedServer, psutil.Process, list[psutil.Process]]]:
     """A server without time to drain, the process that its two workers were forked from, and these."""
-    settings = ServeSettings.model_validate({"transport": transport, "workers_per_device": 2, "drain_s": 0.0})
+    settings = read_keys({"transport": transport, "workers_per_device": 2, "drain_s": 0.0})
     with running_server(folders, settings, "cpu", 30.0) as server:
         wait_for(lambda: len(by_role(server.url, "worker")) == 2)
         workers = by_role(server.url, "worker")
@@ -76,7 +77,7 @@ def test_workers_of_litserve_end_when_another_process_dies(victim: str, exported
 
 @pytest.mark.parametrize("preprocess", ["torchvision", "timm"])
 def test_a_predictor_imports_no_library_that_was_not_named(preprocess: str, exported: ModelFolders) -> None:
-    settings = ServeSettings.model_validate({"preprocess": preprocess, "compiled": False})
+    settings = InferenceSettings.model_validate({"preprocess": preprocess, "compiled": False})
     job = [modules_of(settings, "cpu"), settings.model_dump(), str(exported.exported), str(exported.compiled)]
     command = [sys.executable, "-c", IMPORTED_BY_A_PREDICTOR, json.dumps(job)]
     done = subprocess.run(command, env=os.environ, check=True, capture_output=True, text=True)

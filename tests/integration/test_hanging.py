@@ -14,9 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from litmeter.params import ServeSettings
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.integration.test_crashes import health
 from tests.support.processes import processes_mentioning
@@ -24,7 +24,7 @@ from tests.support.server_processes import by_role
 from tests.support.servers import running_server
 
 TIMEOUT_S = 6.0
-SETTINGS = ServeSettings(
+SETTINGS = Classifier(
     workers_per_device=2, threads_per_worker=1, transport="direct", worker_timeout_s=TIMEOUT_S
 )
 
@@ -38,7 +38,7 @@ def huge(photos: list[Path]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(exported: ModelFolders) -> Iterator[RunningServer]:
+def server(exported: ModelFolders) -> Iterator[StartedServer]:
     with running_server(exported, SETTINGS, "cpu", 30.0) as running:
         yield running
         assert in_flight(running.url) == 0
@@ -55,12 +55,12 @@ def cpu_s(worker: psutil.Process) -> float:
     return times.user + times.system
 
 
-def killed(server: RunningServer) -> float:
+def killed(server: StartedServer) -> float:
     return metric(server.url, "litmeter_workers_killed_total")
 
 
 def test_a_worker_that_hangs_is_killed_and_its_request_answered(
-    server: RunningServer, huge: bytes, photos: list[Path]
+    server: StartedServer, huge: bytes, photos: list[Path]
 ) -> None:
     workers = by_role(server.url, "worker")
     with ThreadPoolExecutor(1) as pool:
@@ -87,7 +87,7 @@ def test_a_worker_that_hangs_is_killed_and_its_request_answered(
     assert other.pid in {process.pid for process in by_role(server.url, "worker")}
 
 
-def test_a_server_that_was_stopped_and_continued_kills_nobody(server: RunningServer, huge: bytes) -> None:
+def test_a_server_that_was_stopped_and_continued_kills_nobody(server: StartedServer, huge: bytes) -> None:
     before, workers = killed(server), {process.pid for process in by_role(server.url, "worker")}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(post_image, server.url, huge)
@@ -103,7 +103,7 @@ def test_a_server_that_was_stopped_and_continued_kills_nobody(server: RunningSer
 
 LOOPS = """
 import re
-from litmeter.model import image
+from litmeter.classifier.model import image
 needed_parts = image.needed_parts
 def looping(content):
     if content.endswith(b"loop"):

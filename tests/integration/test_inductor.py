@@ -9,11 +9,11 @@ import psutil
 import pytest
 from studies import gpu
 
-from litmeter.data.index import Index, Photo
-from litmeter.model.compiled.build import compile_model
-from litmeter.model.compiled.manifest import AOTI_SUFFIX, MANIFEST_NAME, SUFFIXES, Manifest
-from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings
+from litmeter.classifier.data.index import Index, Photo
+from litmeter.classifier.model.compiled.build import compile_model
+from litmeter.classifier.model.compiled.manifest import AOTI_SUFFIX, MANIFEST_NAME, SUFFIXES, Manifest
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.kinds.classifier import Classifier
 from litmeter.paths import INDEX, ModelFolders
 from litmeter.system.files import write_json
 from tests.integration.asking import post_image, wait_for
@@ -22,7 +22,7 @@ from tests.support.server_processes import by_role
 from tests.support.servers import make_project, running_server
 
 SIZE = 2
-SETTINGS = ServeSettings(
+SETTINGS = Classifier(
     max_batch_size=SIZE, preprocess="torchvision", threads_per_worker=1, transport="direct", drain_s=0.0
 )
 COMPILED = SETTINGS.model_copy(update={"compiled": True})
@@ -35,7 +35,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolders, Manif
     folders = export_tiny(tmp_path_factory.mktemp("models"), image_size=32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SUFFIXES, "cpu", AOTI_SUFFIX)
-        patch.setattr("litmeter.model.compiled.build.precisions_on", lambda device: ("full",))
+        patch.setattr("litmeter.classifier.model.compiled.build.precisions_on", lambda device: ("full",))
         manifest = compile_model(folders, "cpu", (1,), [])
     # Whichever is faster here, all are used.
     used = [one.model_copy(update={"skipped_reason": None}) for one in manifest.packages]

@@ -12,7 +12,9 @@ import yaml
 
 from litmeter.cli import init
 from litmeter.cli.main import main
-from litmeter.params import CANDIDATE, Params, ServeSettings, load_params
+from litmeter.kinds.command import Command
+from litmeter.kinds.lit_api import LitApi
+from litmeter.params import CANDIDATE, Params, load_params
 from litmeter.stages.machine import main as check_all
 from tests.support.processes import descendants_mentioning, limited_inotify
 
@@ -154,7 +156,7 @@ def test_a_project_has_settings_with_batches_where_it_takes_these(
     Path(".gitignore").write_text("own\n\n.venv\nlast")
     params = initialised("server.py:Table", "--body", "b.json")
     assert sizes(params) == {"single": 1, "batched": 4, "direct": 1, CANDIDATE: 4}
-    assert params.experiments["single"] == ServeSettings(api="server:Table")
+    assert params.experiments["single"] == LitApi(api="server:Table")
     assert [path.read_text() for path in sorted(Path("bodies").iterdir())] == ['{"input": 1}', '{"input": 2}']
     assert dependencies() == dependencies("candidate") == READ
     ignored = Path(".gitignore").read_text().splitlines()
@@ -206,7 +208,7 @@ def test_files_of_a_server_that_lies_elsewhere_are_found(
 def test_of_a_command_there_is_one_configuration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("dvc.lock").write_text("")  # is none of the files that are written
     params = initialised("python plain.py {port}", "--ready", "/up", "--users", "4")
-    expected = ServeSettings(command="python plain.py {port}", ready="/up")
+    expected = Command(command="python plain.py {port}", ready="/up")
     assert params.configurations() == {"server": expected}
     assert (params.load.users, params.comparison.users) == ((1, 4), 4)
     assert dependencies() == ["plain.py", "weights/table.txt"]

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import requests
 
-from litmeter.measure.api_pipeline import ApiPipeline, payloads_of
-from litmeter.measure.bodies import Bodies
+from litmeter.direct.lit_api import lit_server, load_class, make_api
+from litmeter.direct.pipeline import ApiPipeline, payloads_of
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.preflight_process import as_sent
+from litmeter.load.bodies import Bodies
 from litmeter.measure.figures import read_scrape
-from litmeter.measure.preflight_process import as_sent
 from litmeter.measure.subjects import InProcess
 from litmeter.measure.turn import Turn, Work
-from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
-from litmeter.serve.lit_api import lit_server, load_class, make_api
 from tests.support.processes import descendants_mentioning
 from tests.support.servers import APIS, litserve_alone, running_server
 
@@ -34,10 +35,10 @@ FORM = Bodies(
 BODIES = {"Square": JSON, "Context": JSON, "OwnBatch": JSON, "Validated": JSON, "Form": FORM}
 
 
-def settings(name: str, max_batch_size: int = 1, **others: Any) -> ServeSettings:
+def settings(name: str, max_batch_size: int = 1, **others: Any) -> Configuration:
     timeout_s = 0.02 if max_batch_size > 1 else 0.0
     sizes = {"max_batch_size": max_batch_size, "batch_timeout_s": timeout_s}
-    return ServeSettings(api=f"lit_apis:{name}", folder=str(APIS), **sizes, **others)
+    return LitApi(api=f"lit_apis:{name}", folder=str(APIS), **sizes, **others)
 
 
 def answers(url: str, bodies: Bodies) -> list[Any]:
@@ -65,7 +66,7 @@ def test_answers_are_those_of_litserve_alone(batch: int, monkeypatch: pytest.Mon
         with running_server(MODEL, serve, "cpu", 30.0) as server:
             assert answers(f"{server.url}/predict", bodies) == expected[name]
         api = make_api(serve, load_class(str(serve.api)))
-        payloads = payloads_of(lit_server(api, serve, "cpu", 30.0), bodies)
+        payloads = payloads_of(lit_server(api, serve, "cpu", 30.0), *bodies)
         found = ApiPipeline(api, "cpu", payloads).answers(payloads)
         assert [as_sent(answer) for answer in found] == expected[name]
 
@@ -90,7 +91,7 @@ def test_the_times_of_the_stages_add_up_to_less_than_the_whole(batch: int) -> No
 
 def test_a_null_server_takes_the_same_requests() -> None:
     for name, bodies in BODIES.items():
-        with running_server(MODEL, settings(name, 4), "cpu", 30.0, null_model=True) as server:
+        with running_server(MODEL, settings(name, 4), "cpu", 30.0, null=True) as server:
             assert answers(f"{server.url}/predict", bodies) == [0, 0, 0]
             if name == "Validated":
                 assert answers(f"{server.url}/predict", Bodies([b"{}"], JSON.content_type)) == [422]
@@ -111,7 +112,7 @@ def test_each_work_in_process_has_its_rate(batch: int) -> None:
     serve = settings(
         "Sleeps", batch, api_kwargs={"seconds": 0.01}, workers_per_device=2, threads_per_worker=1
     )
-    subject = InProcess("e1", serve, MODEL, "cpu", bodies=JSON)
+    subject = InProcess("e1", serve, "cpu", JSON)
     with subject.start() as ready:
         ready()
         assert subject.threads == 1
@@ -129,7 +130,7 @@ def test_its_processes_import_nothing_of_the_classifier() -> None:
     serve = settings("Lean")
     with running_server(MODEL, serve, "cpu", 30.0) as server:
         assert answers(f"{server.url}/predict", JSON) == ["none"] * 3
-    subject = InProcess("e1", serve, MODEL, "cpu", bodies=JSON)
+    subject = InProcess("e1", serve, "cpu", JSON)
     with subject.start() as ready:
         ready()
         assert subject.load(Turn("e1", Work("pipeline", 1, 0.1)), lambda: None).blocks.min() > 0

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from litmeter.classifier.accuracy import compare
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.classifier.model.reference import Reference
+from litmeter.kinds.classifier import Classifier
 from litmeter.load import load_generator
-from litmeter.measure.accuracy import compare
+from litmeter.load.settings import LoadSettings
 from litmeter.measure.levels import levels
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
-from litmeter.model.predictor import Predictor
-from litmeter.model.reference import Reference
-from litmeter.params import LoadSettings, ServeSettings, load_params
+from litmeter.params import load_params
 from tests.support.models import export_tiny
 from tests.support.project import ROOT
 
 CLASSES = [f"class {number} of many" for number in range(3000)]
-SETTINGS = ServeSettings(transport="direct", threads_per_worker=1)
+SETTINGS = Classifier(transport="direct", threads_per_worker=1)
 LOAD: LoadSettings = load_params(ROOT / "params.yaml").load.model_copy(
     update={"users": (2,), "requests": 40, "min_s": 0.3}
 )
@@ -33,7 +35,7 @@ def test_answers_of_thousands_of_classes_are_compared_with_the_reference(
     reference = Reference(CLASSES, [0 for _ in tests], ["test" for _ in tests], expected)
     log = Log()
     with load_generator(contents, "image/jpeg") as sender:
-        subjects = {"many": Served("many", SETTINGS, sender, folders, "cpu", LOAD.timeout_s)}
+        subjects = {"many": Served("many", SETTINGS.of(folders), sender, "cpu", LOAD.timeout_s)}
         alone = run(
             levels("many", LOAD, len(contents), tests, null_server=False), subjects, log, budget_s=10.0
         )

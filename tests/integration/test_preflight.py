@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from litmeter.direct.binding import KEY_VARIABLE
 from litmeter.errors import ApiError
-from litmeter.measure import preflight
-from litmeter.measure.bodies import Bodies
-from litmeter.measure.preflight import check_apis, difference, refuse_faulty
-from litmeter.params import ServeSettings
-from litmeter.serve.binding import KEY_VARIABLE
+from litmeter.kinds import preflight
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.command import Command
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.preflight import check_apis, difference
+from litmeter.load.bodies import Bodies
+from litmeter.measure.checks import refuse_faulty
 from tests.support.processes import descendants_mentioning
 
 BODIES = Bodies([json.dumps({"input": number}).encode() for number in (1, 2, 5)], "application/json")
@@ -21,15 +25,15 @@ FOLDER = str(Path(__file__).parents[1] / "support")
 LIMIT_S = 60.0
 
 
-def settings(name: str, max_batch_size: int = 1, **others: Any) -> ServeSettings:
+def settings(name: str, max_batch_size: int = 1, **others: Any) -> Configuration:
     timeout_s = 0.01 if max_batch_size > 1 else 0.0
     others = {"batch_timeout_s": timeout_s, "api": f"lit_apis:{name}", **others}
-    return ServeSettings(folder=FOLDER, max_batch_size=max_batch_size, **others)
+    return LitApi(folder=FOLDER, max_batch_size=max_batch_size, **others)
 
 
 def fault_of(found: dict[str, preflight.Checked], name: str) -> str:
     """A fault is one line with a log that stays, and no process does."""
-    assert descendants_mentioning("litmeter.measure.preflight_process") == []
+    assert descendants_mentioning("litmeter.kinds.preflight_process") == []
     text, _, log = found[name].fault.partition("; its log: ")
     assert "\n" not in text
     assert Path(log).is_file()
@@ -154,7 +158,7 @@ def test_a_larger_batch_that_fails_has_no_time_and_is_no_fault(how: str) -> None
     limit_s = 5.0 if how == "hangs" else LIMIT_S
     [found] = check_apis({"e1": broken}, BODIES, "cpu", limit_s, users=8).values()
     assert (found.fault, found.unavailable, list(found.batch_ms)) == ("", "", [1])
-    assert descendants_mentioning("litmeter.measure.preflight_process") == []
+    assert descendants_mentioning("litmeter.kinds.preflight_process") == []
 
 
 def test_a_larger_batch_that_answers_otherwise_has_no_time() -> None:
@@ -173,8 +177,8 @@ def test_what_works_is_served_and_what_has_no_effect_is_said(monkeypatch: pytest
     works["e1"] = settings("Square", batch_timeout_s=0.01)
     works["consumes"] = settings("Consumes", 2)
     works["stream"] = settings("Stream")
-    works["command"] = ServeSettings(command="serve {port}")
-    works["classifier"] = ServeSettings()
+    works["command"] = Command(command="serve {port}")
+    works["classifier"] = Classifier()
     found = refuse_faulty(works, BODIES, "cpu", LIMIT_S)
     assert list(found) == list(works)
     assert found["e1"].notes == ("e1: batch_timeout_s has no effect at max_batch_size 1",)

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
+from litmeter.classifier.server.client import Client
 from litmeter.cli.main import main
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import Server
 from litmeter.load.stub import running_stub
 from litmeter.measure.subjects import Served
-from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
-from litmeter.serve.binding import Binding
-from litmeter.serve.client import Client
-from litmeter.serve.launcher import RunningServer
 from tests.support.servers import free_port
 
 METRICS = b'# TYPE litmeter_process gauge\nlitmeter_process{pid="7",role="http"} 1.0\n'
@@ -58,9 +57,9 @@ def test_a_prediction() -> None:
 
 def test_the_metrics_of_a_benchmarked_server() -> None:
     with HTTPServer(("127.0.0.1", 0), Metrics) as server, running_stub(0.01) as stub:
-        binding = Binding(server.server_address[1])
+        metrics = f"http://127.0.0.1:{server.server_address[1]}/metrics"
         threading.Thread(target=server.handle_request).start()
         sender: Any = SimpleNamespace(pid=0)
-        served = Served("any", ServeSettings(), sender, MODEL, "cpu", 1.0)
-        served.server = RunningServer(stub.process, served.settings, binding, Path("/dev/null"), 0.0, 0.0)
+        served = Served("any", Classifier(), sender, MODEL, "cpu", 1.0)
+        served.server = Server(stub.url, metrics)
         assert served.scrape().roles == {7: "http"}

@@ -14,30 +14,33 @@ from pathlib import Path
 import psutil
 import pytest
 
+from litmeter.classifier.server.client import request_bodies
 from litmeter.errors import LitmeterError, ServerError
+from litmeter.kinds.classifier import Classifier
 from litmeter.load import LoadGenerator, LoadPlan, load_generator
+from litmeter.load.bodies import Bodies
 from litmeter.load.stub import running_stub
 from litmeter.measure.log import Log
 from litmeter.measure.run import Memory, run
 from litmeter.measure.subjects import InProcess, Served, Subject, Url, pipelines_of
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.client import request_bodies
 from litmeter.system.cores import available_cores
 from tests.integration.asking import wait_for
 from tests.support.load import plan
 from tests.support.processes import descendants_mentioning, processes_mentioning
 
 HOST = "litmeter.measure.inprocess_workers"
-STOCK = ServeSettings(threads_per_worker=1)
-DIRECT = ServeSettings(threads_per_worker=1, transport="direct", max_batch_size=4, preprocess="torchvision")
+STOCK = Classifier(threads_per_worker=1)
+DIRECT = Classifier(threads_per_worker=1, transport="direct", max_batch_size=4, preprocess="torchvision")
 SETTINGS = {"stock": STOCK, "direct": DIRECT, "null": DIRECT}
 LOAD = plan(4, warmup_s=0.2, min_s=0.6, max_s=0.6, timeout_s=30.0)
 WORK = Work("pipeline", 2, 0.2)
 LEAST_CLIENT_S = 20e-6
 """CPU time of the load generator per request: less than two system calls and some lines of Python take. It is
 read in ticks of 10 ms, more than a slow turn's requests take together."""
+BODIES = Bodies([], "image/jpeg")
+"""The classifier's pipeline works on the photos of the index."""
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +57,14 @@ def _no_process_is_left(exported: ModelFolders) -> Iterator[None]:
 
 
 @pytest.fixture
-def subjects(exported: ModelFolders, photos: list[Path], sender: LoadGenerator) -> dict[str, Subject]:
+def subjects(exported: ModelFolders, indexed: Path, sender: LoadGenerator) -> dict[str, Subject]:
     """Three servers, of which two have the same pipeline."""
     served = {
-        name: Served(name, own, sender, exported, "cpu", 30.0, null_model=name == "null")
+        name: Served(name, own.of(exported), sender, "cpu", 30.0, null=name == "null")
         for name, own in SETTINGS.items()
     }
-    return served | pipelines_of(SETTINGS, exported, "cpu", photos)
+    own = {name: one.of(exported) for name, one in SETTINGS.items()}
+    return served | pipelines_of(own, "cpu", BODIES)
 
 
 def servers(folders: ModelFolders) -> dict[str, psutil.Process]:
@@ -68,7 +72,7 @@ def servers(folders: ModelFolders) -> dict[str, psutil.Process]:
     found = {}
     for process in psutil.Process().children():
         command = process.cmdline()
-        if "litmeter.serve" in command and str(folders.exported) in command[-1]:
+        if "litmeter.classifier.server" in command and str(folders.exported) in command[-1]:
             options = json.loads(command[-1])
             stock = options["settings"].get("transport") != DIRECT.transport
             found["null" if options["null_model"] else "stock" if stock else "direct"] = process
@@ -226,10 +230,10 @@ def test_memory_has_room_for_a_fifth_more_than_workers_take() -> None:
 
 
 def test_a_pipeline_that_cannot_start_is_left_out_and_said(
-    subjects: dict[str, Subject], photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    subjects: dict[str, Subject], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = ModelFolders(tmp_path / "nowhere", tmp_path / "compiled")
-    broken = InProcess("broken", STOCK, nowhere, "cpu", photos)
+    broken = InProcess("broken", STOCK.of(nowhere), "cpu", BODIES)
     all_subjects = subjects | {"broken in-process": broken, "twin in-process": broken}
     names = ["broken in-process", "twin in-process", "stock in-process"]
 

@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from litmeter.cli.main import main
+from litmeter.direct.binding import KEY_VARIABLE
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import KEY_VARIABLE
 from tests.integration.conftest import Pem
 from tests.support.servers import Command, serve_command
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from litmeter.cli.main import main
+from litmeter.direct.binding import KEY_VARIABLE
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import KEY_VARIABLE
 from tests.integration.conftest import Pem
 from tests.support.servers import make_project
 

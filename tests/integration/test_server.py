@@ -17,30 +17,30 @@ import pytest
 import requests
 from PIL import Image
 
+from litmeter.classifier.model.card import CARD_NAME
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.classifier.server.client import CONTENT_TYPES, json_body, request_bodies
+from litmeter.direct.binding import Binding
+from litmeter.direct.metrics import STAGES
 from litmeter.errors import ServerError
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import Start, StartedServer
 from litmeter.measure.figures import between, read_scrape
-from litmeter.model.card import CARD_NAME
-from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import Binding
-from litmeter.serve.client import CONTENT_TYPES, json_body, request_bodies
-from litmeter.serve.launcher import RunningServer, starting_server
-from litmeter.serve.metrics import STAGES
 from tests.integration.asking import wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import tree
 from tests.support.servers import free_port, running_server
 
 SETTINGS = {
-    "batched": ServeSettings(
+    "batched": Classifier(
         precision="half",
         max_batch_size=8,
         batch_timeout_s=0.05,
         workers_per_device=2,
         threads_per_worker=1,
     ),
-    "direct": ServeSettings(
+    "direct": Classifier(
         precision="half",
         max_batch_size=4,
         workers_per_device=2,
@@ -52,7 +52,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module", params=list(SETTINGS))
-def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[RunningServer]:
+def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[StartedServer]:
     with running_server(exported, SETTINGS[request.param], "cpu", 30.0) as running:
         yield running
         assert running.log.read_text() == ""
@@ -60,14 +60,14 @@ def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[R
     assert processes_mentioning(str(exported.exported)) == []
 
 
-def post(server: RunningServer, body: bytes, content_type: str = CONTENT_TYPES["json"]) -> requests.Response:
+def post(server: StartedServer, body: bytes, content_type: str = CONTENT_TYPES["json"]) -> requests.Response:
     return requests.post(
         f"{server.url}/predict", data=body, headers={"Content-Type": content_type}, timeout=30
     )
 
 
 def test_each_request_gets_the_models_answer_to_its_photo(
-    server: RunningServer, exported: ModelFolders, photos: list[Path]
+    server: StartedServer, exported: ModelFolders, photos: list[Path]
 ) -> None:
     bodies = request_bodies(photos, "json")
     with ThreadPoolExecutor(8) as pool:
@@ -75,7 +75,7 @@ def test_each_request_gets_the_models_answer_to_its_photo(
     info = requests.get(f"{server.url}/info", timeout=5).json()
     assert info["model"]["architecture"] == "test_efficientnet"
     assert info["model"]["classes"] == ["cat", "dog", "fox"]
-    predictor = Predictor(exported, "cpu", ServeSettings(precision=info["model"]["precision"]))
+    predictor = Predictor(exported, "cpu", Classifier(precision=info["model"]["precision"]))
     tensors = [predictor.preprocess(path.read_bytes()) for path in photos]
     for number, answer in enumerate(answers):
         assert answer.status_code == 200
@@ -86,7 +86,7 @@ def test_each_request_gets_the_models_answer_to_its_photo(
         assert got["probabilities"][got["label"]] == got["probability"]
 
 
-def test_a_bad_body_leaves_the_others_of_its_batch_right(server: RunningServer, photos: list[Path]) -> None:
+def test_a_bad_body_leaves_the_others_of_its_batch_right(server: StartedServer, photos: list[Path]) -> None:
     good = photos[0].read_bytes()
     alone = post(server, good, "image/jpeg").json()
     with ThreadPoolExecutor(8) as pool:
@@ -96,7 +96,7 @@ def test_a_bad_body_leaves_the_others_of_its_batch_right(server: RunningServer, 
         assert answer.json()["probability"] == pytest.approx(alone["probability"], abs=0.02)
 
 
-def test_an_image_file_gets_the_same_answer_as_its_base64(server: RunningServer, photos: list[Path]) -> None:
+def test_an_image_file_gets_the_same_answer_as_its_base64(server: StartedServer, photos: list[Path]) -> None:
     """However large."""
     Image.effect_noise((2000, 1500), 90).convert("RGB").save(large := io.BytesIO(), "PNG")
     for file in (photos[0].read_bytes(), large.getvalue()):
@@ -105,7 +105,7 @@ def test_an_image_file_gets_the_same_answer_as_its_base64(server: RunningServer,
         assert plain.json()["probabilities"] == pytest.approx(wrapped.json()["probabilities"], abs=0.02)
 
 
-def test_metrics_account_for_every_request_and_process(server: RunningServer, photos: list[Path]) -> None:
+def test_metrics_account_for_every_request_and_process(server: StartedServer, photos: list[Path]) -> None:
     before = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text)
     bodies = request_bodies(photos, "json")
     with ThreadPoolExecutor(4) as pool:
@@ -127,7 +127,7 @@ def test_metrics_account_for_every_request_and_process(server: RunningServer, ph
 
 def test_a_null_model_answers_anything_and_costs_nothing(exported: ModelFolders) -> None:
     with running_server(
-        exported, ServeSettings(), "cpu", 30.0, null_model=True, binding=Binding(0, metrics=False)
+        exported, Classifier(), "cpu", 30.0, null=True, binding=Binding(0, metrics=False)
     ) as null:
         answer = post(null, json_body(b"no image at all"))
         assert answer.status_code == 200
@@ -143,7 +143,7 @@ def test_a_server_whose_workers_fail_to_start_shows_its_log(exported: ModelFolde
     folders = ModelFolders(folder, exported.compiled)
     with (
         pytest.raises(ServerError, match=r"(?s)died .*its log ends.*failed to start"),
-        running_server(folders, ServeSettings(), "cpu", 30.0),
+        running_server(folders, Classifier(), "cpu", 30.0),
     ):
         pytest.fail("it must not become ready")
     assert processes_mentioning(str(folder)) == []
@@ -153,7 +153,7 @@ def test_a_server_that_is_not_ready_in_time_is_stopped(exported: ModelFolders) -
     port = free_port()
     with (
         pytest.raises(ServerError, match="not ready within 0 s"),
-        starting_server(exported, ServeSettings(), "cpu", 30.0, Binding(port)) as starting,
+        Classifier().of(exported).starting(Start("cpu", 30.0, Binding(port))) as starting,
     ):
         starting.ready(0.3)
     assert processes_mentioning(f'"port": {port}') == []
@@ -166,7 +166,7 @@ def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(ServerError, match=f"port {port} of 127.0.0.1 is not free"),
-            running_server(exported, ServeSettings(), "cpu", 30.0, binding=Binding(port)),
+            running_server(exported, Classifier(), "cpu", 30.0, binding=Binding(port)),
         ):
             pytest.fail("somebody else listens there")
 
@@ -174,16 +174,16 @@ def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
 @pytest.mark.parametrize("transport", ["direct", "litserve"])
 def test_nobody_takes_the_port_of_a_server_that_starts(transport: str, exported: ModelFolders) -> None:
     """Other servers that start at once, for example, each choose a free port."""
-    settings = ServeSettings.model_validate({"transport": transport})
+    settings = Classifier.model_validate({"transport": transport}).of(exported)
     with (
-        starting_server(exported, settings, "cpu", 30.0, null_model=True) as starting,
+        settings.starting(Start("cpu", 30.0, null=True)) as starting,
         socket.socket() as other,
     ):
         with suppress(OSError):
             other.bind(("127.0.0.1", starting.binding.port))
             other.listen()
-        server = starting.ready()
-        assert requests.get(f"{server.url}/info", timeout=5).json()["model"]["transport"] == transport
+        starting.ready()
+        assert requests.get(f"{starting.url}/info", timeout=5).json()["model"]["transport"] == transport
 
 
 def test_the_server_dies_with_whoever_started_it(exported: ModelFolders) -> None:
@@ -192,12 +192,12 @@ def test_the_server_dies_with_whoever_started_it(exported: ModelFolders) -> None
     program = f"""
 import time
 from pathlib import Path
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import Binding
-from litmeter.serve.launcher import starting_server
+from litmeter.direct.binding import Binding
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import Start
 folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
-with starting_server(folders, ServeSettings(), "cpu", 30.0, Binding({port}), null_model=True) as starting:
+with Classifier().of(folders).starting(Start("cpu", 30.0, Binding({port}), null=True)) as starting:
     starting.ready()
     print("ready", flush=True)
     time.sleep(60)

@@ -16,27 +16,27 @@ import psutil
 import pytest
 import requests
 
-from litmeter.model.card import WEIGHTS_NAME
-from litmeter.params import ServeSettings
+from litmeter.classifier.model.card import WEIGHTS_NAME
+from litmeter.direct.binding import Binding
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.server import StartedServer, bound_socket
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import Binding
-from litmeter.serve.launcher import RunningServer, bound_socket
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.server_processes import by_role, loading_server, started_server, stopped, tree
 from tests.support.servers import running_server
 
-SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
+SETTINGS = Classifier(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
 WAITING = 10
 
 
 @contextmanager
 def server_with_requests_waiting(
     exported: ModelFolders, photo: bytes, drain_s: float
-) -> Iterator[tuple[RunningServer, list[psutil.Process], list[Future[requests.Response]]]]:
+) -> Iterator[tuple[StartedServer, list[psutil.Process], list[Future[requests.Response]]]]:
     """The server, its workers, which stand still, and requests that it has accepted; then nothing is left."""
     settings = SETTINGS.model_copy(update={"drain_s": drain_s})
     with (
-        running_server(exported, settings, "cpu", 60.0, null_model=True) as server,
+        running_server(exported, settings, "cpu", 60.0, null=True) as server,
         ThreadPoolExecutor(WAITING) as pool,
         stopped(workers := by_role(server.url, "worker")),
     ):
@@ -49,7 +49,7 @@ def server_with_requests_waiting(
         bound_socket(Binding(int(server.url.rsplit(":", 1)[1]))).close()
 
 
-def is_stopping(server: RunningServer) -> bool:
+def is_stopping(server: StartedServer) -> bool:
     return bool(requests.get(f"{server.url}/health", timeout=5).json()["status"] == "stopping")
 
 

@@ -9,27 +9,33 @@ import psutil
 import pytest
 
 from litmeter.errors import LitmeterError
-from litmeter.measure.subjects import PIPELINE_KEYS, InProcess
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.lit_api import LitApi
+from litmeter.load.bodies import Bodies
+from litmeter.measure.subjects import InProcess
 from litmeter.measure.turn import Turn, Work, WorkKind
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.cores import whole_cores
 from tests.support.processes import descendants_mentioning
 
 HOST = "litmeter.measure.inprocess_workers"
+NOTHING = Bodies([], "image/jpeg")
+"""The classifier's pipeline works on the photos of the index."""
 WITHOUT_PIPELINE = {
     *("max_batch_size", "batch_timeout_s", "transport", "max_queue", "max_queue_mib"),
-    *("worker_timeout_s", "drain_s", "check_answers", "command", "ready", "path"),
+    *("worker_timeout_s", "drain_s", "check_answers", "path"),
 }
 
 
-def test_every_key_belongs_to_the_pipeline_or_does_not() -> None:
-    assert PIPELINE_KEYS.isdisjoint(WITHOUT_PIPELINE)
-    assert set(ServeSettings.model_fields) == PIPELINE_KEYS | WITHOUT_PIPELINE
+@pytest.mark.parametrize("kind", [Classifier, LitApi])
+def test_every_key_belongs_to_the_pipeline_or_does_not(kind: type[Configuration]) -> None:
+    others = WITHOUT_PIPELINE - kind.pipeline_keys
+    assert set(kind.model_fields) - others == kind.pipeline_keys
 
 
-def test_each_work_has_its_rate(exported: ModelFolders, photos: list[Path]) -> None:
-    subject = InProcess("e1", ServeSettings(threads_per_worker=1), exported, "cpu", photos)
+def test_each_work_has_its_rate(exported: ModelFolders, indexed: Path) -> None:
+    subject = InProcess("e1", Classifier(threads_per_worker=1).of(exported), "cpu", NOTHING)
     with subject.start() as ready:
         ready()
         kinds: tuple[WorkKind, ...] = ("model", "preprocess", "pipeline")
@@ -44,10 +50,10 @@ def test_each_work_has_its_rate(exported: ModelFolders, photos: list[Path]) -> N
 
 
 def test_all_workers_run_at_once_in_their_own_threads_and_in_one_each(
-    exported: ModelFolders, photos: list[Path]
+    exported: ModelFolders, indexed: Path
 ) -> None:
-    serve = ServeSettings(workers_per_device=whole_cores() + 1)
-    subject = InProcess("e3", serve, exported, "cpu", photos)
+    serve = Classifier(workers_per_device=whole_cores() + 1)
+    subject = InProcess("e3", serve.of(exported), "cpu", NOTHING)
     with subject.start() as ready:
         ready()
         kinds: tuple[WorkKind, ...] = ("crowded", "one_thread", "crowded")
@@ -59,14 +65,14 @@ def test_all_workers_run_at_once_in_their_own_threads_and_in_one_each(
 
 @pytest.mark.parametrize("allowed", ["all", "one"])
 def test_workers_beyond_the_cores_are_started_when_they_are_needed(
-    exported: ModelFolders, photos: list[Path], allowed: str, request: pytest.FixtureRequest
+    exported: ModelFolders, indexed: Path, allowed: str, request: pytest.FixtureRequest
 ) -> None:
     """They are on a GPU only."""
     if allowed == "one":
         request.getfixturevalue("one_cpu")
     cores = len(os.sched_getaffinity(0))
-    serve = ServeSettings(workers_per_device=cores + 1, threads_per_worker=1)
-    subject = InProcess("e3", serve, exported, "cpu", photos)
+    serve = Classifier(workers_per_device=cores + 1, threads_per_worker=1)
+    subject = InProcess("e3", serve.of(exported), "cpu", NOTHING)
     assert subject.workers <= cores
     with subject.start() as ready:
         ready()
@@ -77,8 +83,8 @@ def test_workers_beyond_the_cores_are_started_when_they_are_needed(
         assert min(done.blocks) > 0
 
 
-def test_a_worker_that_dies_is_named(exported: ModelFolders, photos: list[Path]) -> None:
-    subject = InProcess("e1", ServeSettings(threads_per_worker=1), exported, "cpu", photos)
+def test_a_worker_that_dies_is_named(exported: ModelFolders, indexed: Path) -> None:
+    subject = InProcess("e1", Classifier(threads_per_worker=1).of(exported), "cpu", NOTHING)
     with subject.start() as ready:
         ready()
         [worker] = psutil.Process(subject.pid).children()
@@ -87,10 +93,10 @@ def test_a_worker_that_dies_is_named(exported: ModelFolders, photos: list[Path])
             subject.load(Turn("e1", Work("model", 1, 0.1)), lambda: None)
 
 
-def test_one_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, photos: list[Path]) -> None:
+def test_one_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, indexed: Path) -> None:
     nowhere = ModelFolders(tmp_path / "nowhere", tmp_path / "compiled")
     with (
-        InProcess("e1", ServeSettings(), nowhere, "cpu", photos).start() as ready,
+        InProcess("e1", Classifier().of(nowhere), "cpu", NOTHING).start() as ready,
         pytest.raises(LitmeterError, match=r"e1 in-process died \(exit status 1\); its log ends") as caught,
     ):
         ready()

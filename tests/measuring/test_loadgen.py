@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from litmeter.classifier.server.client import CONTENT_TYPES
 from litmeter.errors import LoadError
 from litmeter.load import LoadPlan, load_generator
 from litmeter.load.stub import running_stub as stub
@@ -18,7 +19,6 @@ from litmeter.measure.figures import served_row
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn
-from litmeter.serve.client import CONTENT_TYPES
 from litmeter.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
 from tests.support.load import plan
 from tests.support.servers import free_port

@@ -14,8 +14,8 @@ import openvino
 import pytest
 import torch
 
-from litmeter.model.compiled.model import openvino_options
-from litmeter.model.graph import converted
+from litmeter.classifier.model.compiled.model import openvino_options
+from litmeter.classifier.model.graph import converted
 from litmeter.peaks import measured_copying, measured_peaks, measured_reading
 from litmeter.system.cores import whole_cores
 

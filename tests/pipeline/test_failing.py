@@ -69,7 +69,7 @@ def test_a_benchmark_waits_for_another_one_and_says_so(ran: Clone) -> None:
             process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
             ran.wait_for("litmeter is at work on this machine already; waiting for it", process)
             time.sleep(1.0)
-            assert not ran.processes("litmeter.serve")
+            assert not ran.processes("litmeter.classifier.server")
         ran.wait_for("e1_baseline: float32", process)
     finally:
         ran.end(process)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.model.card import read_card
+from litmeter.classifier.model.card import read_card
 from litmeter.paths import CEILINGS, COMPILED_TABLE, MODEL, PRECISIONS_TABLE, TRAIN_METRICS, BenchmarkPaths
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone

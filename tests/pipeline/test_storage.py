@@ -10,8 +10,8 @@ import tempfile
 
 import pytest
 
+from litmeter.classifier.server.client import request_bodies
 from litmeter.params import load_params
-from litmeter.serve.client import request_bodies
 from tests.pipeline.conftest import PET, Clone, results_of
 
 BLOCK = 4096

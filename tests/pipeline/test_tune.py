@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from litmeter.kinds.classifier import Classifier
 from litmeter.measure.log import UNFINISHED
-from litmeter.params import ServeSettings, load_params
+from litmeter.params import load_params
 from litmeter.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_TABLE
 from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
-from litmeter.tune.space import name_of
 from tests.pipeline.conftest import Clone
 
 TUNE = {
@@ -65,7 +65,7 @@ def kill(clone: Clone, search: subprocess.Popen[str]) -> None:
 
 
 def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied(tuned: Clone) -> None:
-    incumbent = name_of(ServeSettings(**SLOW))
+    incumbent = Classifier(**SLOW).search_name
     search = tuned.start(".venv/bin/litmeter", "tune")
     while search.poll() is None and raced(tuned.unfinished_lines("tune"), incumbent) < 2:
         time.sleep(0.1)
@@ -91,7 +91,7 @@ def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied
     assert metrics["combinations"] == CONFIGURATIONS
     assert metrics["rounds"] >= 4
     assert rows[0].status == "winner"
-    assert metrics["winner"]["preprocess"] == rows[0].preprocess
+    assert metrics["winner"]["preprocess"] == rows[0].knobs["preprocess"]
     assert all(row.rate_rps and row.rounds for row in rows)
     assert all(row.ratio for row in read_rows(tuned.path / TUNE_KNOBS, KnobRow))
     tuned.run(".venv/bin/litmeter", "results")

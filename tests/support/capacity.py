@@ -12,8 +12,7 @@ from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Url
-from litmeter.model.device import params_on
-from litmeter.params import ObjectiveSettings
+from litmeter.params import ObjectiveSettings, params_on
 from litmeter.paths import MACHINE, CapacityPaths
 from litmeter.report.machines import Offer
 from litmeter.system.files import digest, read_json, write_json, write_rows

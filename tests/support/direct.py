@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from litmeter.params import ServeSettings
-from litmeter.serve.classifier import is_image
-from litmeter.serve.direct.channel import Channel
-from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.direct.http import DirectRoute
-from litmeter.serve.messages import Reply
+from litmeter.classifier.server.responder import is_image
+from litmeter.direct.channel import Channel
+from litmeter.direct.dispatcher import Dispatcher
+from litmeter.direct.http import DirectRoute
+from litmeter.direct.messages import Reply
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration
 
 IMAGE_HEAD = [(b"content-type", b"image/jpeg")]
 MAX_BYTES = 1_000_000
@@ -58,14 +59,14 @@ def route_to(
     dispatcher: Dispatcher,
     max_bytes: int,
     key: str | None = None,
-    settings: ServeSettings = ServeSettings(drain_s=0.0),  # noqa: B008 -- frozen
+    settings: Configuration = Classifier(drain_s=0.0),  # noqa: B008 -- frozen
 ) -> DirectRoute:
     """A route without an app behind it."""
 
     async def nothing(*_: object) -> None:
         raise NotImplementedError
 
-    return DirectRoute(nothing, dispatcher, settings, key, of_images(max_bytes))
+    return DirectRoute(nothing, dispatcher, settings, "/predict", key, of_images(max_bytes))
 
 
 def of_images(max_bytes: int) -> Callable[[bytes], int]:

@@ -15,12 +15,12 @@ from typing import BinaryIO
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from litmeter.params import ServeSettings
-from litmeter.serve.direct.channel import Channel
-from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.direct.http import DirectRoute, DrainingServer, LimitedProtocol
-from litmeter.serve.messages import Reply, Request
-from litmeter.serve.metrics import RequestTimer
+from litmeter.direct.channel import Channel
+from litmeter.direct.dispatcher import Dispatcher
+from litmeter.direct.http import DirectRoute, DrainingServer, LimitedProtocol
+from litmeter.direct.messages import Reply, Request
+from litmeter.direct.metrics import RequestTimer
+from litmeter.kinds.classifier import Classifier
 from tests.support.direct import of_images, open_channel
 
 PATIENCE_S = 0.3
@@ -28,7 +28,7 @@ KEEP_ALIVE_S = 1
 UNREAD_MS = 5000
 CAPACITY = 2
 MAX_BYTES = 10
-SETTINGS = ServeSettings(drain_s=0.0)
+SETTINGS = Classifier(drain_s=0.0)
 PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5\r\n\r\n"
 BY_THE_APP = 200, b"app"
 """Answer to all other requests."""
@@ -73,7 +73,7 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b"app"})
 
-        route = DirectRoute(slow_app, dispatcher, SETTINGS, key, of_images(MAX_BYTES))
+        route = DirectRoute(slow_app, dispatcher, SETTINGS, "/predict", key, of_images(MAX_BYTES))
         process = HttpProcess(listening.getsockname(), channel, dispatcher, threading.Event(), [])
         process.at_work.set()
 

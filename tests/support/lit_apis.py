@@ -104,7 +104,13 @@ class Sleeps(Square):
 
 def heavy():
     """What of the classifier this process has imported."""
-    names = ("torch", "timm", "openvino", "litmeter.model.predictor", "litmeter.model.image")
+    names = (
+        "torch",
+        "timm",
+        "openvino",
+        "litmeter.classifier.model.predictor",
+        "litmeter.classifier.model.image",
+    )
     return [name for name in names if name in sys.modules]
 
 

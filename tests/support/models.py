@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
-from litmeter.model.compiled.manifest import MANIFEST_NAME, identity
-from litmeter.model.model import build_model, input_config
-from litmeter.params import ModelSettings
+from litmeter.classifier.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.classifier.model.compiled.manifest import MANIFEST_NAME, identity
+from litmeter.classifier.model.model import build_model, input_config
+from litmeter.classifier.model.settings import ModelSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import write_json
 

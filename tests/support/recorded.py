@@ -20,17 +20,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from litmeter.kinds import read as read_keys
+from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.load.settings import LoadSettings
 from litmeter.measure import run as loop
 from litmeter.measure.capacity import capacity
 from litmeter.measure.comparison_rows import comparison_rows, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import comparison, head_to_head
 from litmeter.measure.turn import Schedule
-from litmeter.params import LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
+from litmeter.params import ObjectiveSettings
 from litmeter.report import snapshot as report
 from litmeter.report.claims import claims
 from litmeter.tune.search import Job, search
-from litmeter.tune.space import Machine, Space
+from litmeter.tune.space import Space
 
 MISS = 0.05
 RESULTS = ("params.yaml", "metrics", "plots")
@@ -85,18 +88,17 @@ def schedule_of(recording: Recording) -> Schedule[Any]:
     if recording.schedule == "capacity":
         given["objective"] = ObjectiveSettings.model_validate(given["objective"], strict=False)
     elif recording.schedule == "search":
-        agreement, space = given["agreement"], given["space"]
-        configurations = tuple(ServeSettings.model_validate(one) for one in space["configurations"])
+        agreement, space, serve = given["agreement"], given["space"], read_keys(given["serve"])
+        configurations = tuple(read_keys(one) for one in space["configurations"])
         given = {
             "job": Job(
-                TuneSettings.model_validate(given["tune"], strict=False),
-                ServeSettings.model_validate(given["serve"]),
+                serve.tune_section.model_validate(given["tune"], strict=False),
+                serve,
                 LoadSettings.model_validate(given["load"], strict=False),
                 ObjectiveSettings.model_validate(given["objective"], strict=False),
                 Machine(**given["machine"]),
                 Space(configurations, space["left_out"]),
-                lambda one: agreement[one.model_dump_json()],
-                given["unavailable"],
+                None if agreement is None else lambda one: agreement[one.model_dump_json()],
             )
         }
     return SCHEDULES[recording.schedule](**given)
@@ -137,15 +139,17 @@ class Recorder:
         agreement: dict[str, float] = {}
         if name == "search":
             job: Job = arguments["job"]
+            agrees = job.agreement
 
-            def kept(one: ServeSettings) -> float:
-                return agreement.setdefault(one.model_dump_json(), job.agreement(one))
+            def kept(one: Configuration) -> float:
+                assert agrees is not None
+                return agreement.setdefault(one.model_dump_json(), agrees(one))
 
-            schedule = search(replace(job, agreement=kept))
+            schedule = search(replace(job, agreement=agrees and kept))
         result = _run(schedule, subjects, log, *others, **options)
         if name == "search":
-            arguments = {key: getattr(job, key) for key in asdict(replace(job, agreement=agreement))}  # type: ignore[arg-type]
-            arguments["agreement"] = agreement
+            arguments = {key: getattr(job, key) for key in asdict(replace(job, agreement=None))}
+            arguments["agreement"] = agrees and agreement
         if log.path != file:
             shutil.copy(log.path, file)
         own = {"schedule": name, "arguments": plain(arguments)}

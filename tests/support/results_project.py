@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from litmeter.classifier.model.rows import PackageRow, PrecisionRow
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import load_params
 from litmeter.paths import (
     CEILINGS,
@@ -123,9 +123,9 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
     ]
     write_rows(COMPILED_TABLE, PackageRow, packages)
     changes = [
-        ChangeRow(111, 0.991, 0.958, 0.982, -0.009, 0.002, 0.11, 0.0009, "int8", "torchvision", "test")
+        PrecisionRow(111, 0.991, 0.958, 0.982, -0.009, 0.002, 0.11, 0.0009, "int8", "torchvision", "test")
     ]
-    write_rows(PRECISIONS_TABLE, ChangeRow, changes)
+    write_rows(PRECISIONS_TABLE, PrecisionRow, changes)
 
 
 def searched() -> Tuned:

@@ -12,15 +12,6 @@ WINNER = TuneRow(
     name="int8 direct 2x1 b4",
     status="winner",
     incumbent=False,
-    precision="int8",
-    compiled=True,
-    preprocess="torchvision",
-    transport="direct",
-    workers_per_device=2,
-    threads_per_worker=1,
-    max_batch_size=4,
-    batch_timeout_s=0.0,
-    keep_freed_memory=False,
     predicted_rps=300.0,
     rate_rps=310.0,
     ratio=1.0,
@@ -39,6 +30,17 @@ WINNER = TuneRow(
     capacity_low_rps=None,
     capacity_high_rps=None,
     reason="",
+    knobs={
+        "precision": "int8",
+        "compiled": "True",
+        "preprocess": "torchvision",
+        "transport": "direct",
+        "workers_per_device": "2",
+        "threads_per_worker": "1",
+        "max_batch_size": "4",
+        "batch_timeout_s": "0.0",
+        "keep_freed_memory": "False",
+    },
 )
 
 

@@ -8,33 +8,37 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import requests
 
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.server import LOCAL, Start, StartedServer, bound_socket, of_workers
 from litmeter.measure.figures import read_scrape
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import LOCAL, RunningServer, bound_socket, server_command
+
+MODULE = "litmeter.classifier.server"
 
 
-def tree(server: RunningServer) -> list[psutil.Process]:
+def tree(server: StartedServer) -> list[psutil.Process]:
     """The main process and all that it started."""
     main = psutil.Process(server.pid)
     return [main, *main.children(recursive=True)]
 
 
-def started_server(folders: ModelFolders, settings: ServeSettings, folder: Path) -> subprocess.Popen[str]:
+def started_server(folders: ModelFolders, settings: Configuration, folder: Path) -> subprocess.Popen[str]:
     """A server's main process, which nobody guards, with its log in a pipe.
 
     Args:
         folder: of its metrics.
     """
+    options = {"folders": asdict(folders), "settings": settings.model_dump()}
     with bound_socket(LOCAL) as listener:
         return subprocess.Popen(
-            server_command(folders, settings, "cpu", 30.0, LOCAL, listener),
-            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)},
+            of_workers(MODULE, Start("cpu", 30.0), LOCAL, listener, folder, **options).words,
+            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")},
             pass_fds=(listener.fileno(),),
             stderr=subprocess.PIPE,
             text=True,
@@ -43,7 +47,7 @@ def started_server(folders: ModelFolders, settings: ServeSettings, folder: Path)
 
 @contextmanager
 def loading_server(
-    folders: ModelFolders, settings: ServeSettings, folder: Path
+    folders: ModelFolders, settings: Configuration, folder: Path
 ) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], list[psutil.Process]]]:
     """A server as it starts its workers, all processes that it has started, and those that are workers.
 
@@ -86,7 +90,11 @@ def parent_of(process: psutil.Process) -> int:
 def by_role(url: str, role: str) -> list[psutil.Process]:
     """Those that have a role in the server's metrics: ``http``, ``worker``."""
     roles = read_scrape(requests.get(f"{url}/metrics", timeout=10).text).roles
-    return [psutil.Process(pid) for pid, name in roles.items() if name == role]
+    found = []
+    for pid in (pid for pid, name in roles.items() if name == role):
+        with suppress(psutil.NoSuchProcess):  # its metrics outlive it for a moment
+            found.append(psutil.Process(pid))
+    return found
 
 
 @contextmanager

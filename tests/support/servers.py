@@ -18,10 +18,11 @@ import pytest
 import requests
 import yaml
 
-from litmeter.params import ServeSettings
+from litmeter.direct.binding import KEY_VARIABLE
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.server import Start, StartedServer
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import KEY_VARIABLE
-from litmeter.serve.launcher import RunningServer, starting_server
 from litmeter.system.processes import process_group
 from tests.support.project import ROOT
 
@@ -48,11 +49,14 @@ def make_project(folder: Path, folders: ModelFolders, **settings: object) -> Non
 
 @contextmanager
 def running_server(
-    folders: ModelFolders, settings: ServeSettings, device: str, timeout_s: float, **options: Any
-) -> Iterator[RunningServer]:
-    """A server that is ready; ``options`` are those of ``starting_server``."""
-    with starting_server(folders, settings, device, timeout_s, **options) as starting:
-        yield starting.ready()
+    folders: ModelFolders, settings: Configuration, device: str, timeout_s: float, **options: Any
+) -> Iterator[StartedServer]:
+    """A server that is ready; ``options`` are those of ``starting``."""
+    settings = settings.of(folders) if isinstance(settings, Classifier) else settings
+    with settings.starting(Start(device, timeout_s, **options)) as starting:
+        starting.ready()
+        assert isinstance(starting, StartedServer)
+        yield starting
 
 
 @contextmanager

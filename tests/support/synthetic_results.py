@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration
 from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import ServeSettings
 from litmeter.paths import BenchmarkPaths
 from litmeter.report.results import Result
 from litmeter.system.files import write_json, write_rows
@@ -78,7 +79,7 @@ def result(
     model: float | None = 100.0,
     pipeline: float | None = 100.0,
     *,
-    serve: ServeSettings | None = None,
+    serve: Configuration | None = None,
     machine: Mapping[str, Any] = MACHINE,
     noise: float = 0.01,
     more: Sequence[TurnRow] = (),
@@ -122,7 +123,7 @@ def result(
     rate_rps = served or 1.0
     return Result(
         name=name,
-        serve=serve or ServeSettings(),
+        serve=serve or Classifier(),
         device="cpu",
         machine=machine,
         metrics={

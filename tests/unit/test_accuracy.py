@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from litmeter.classifier.accuracy import compare
+from litmeter.classifier.model.reference import Reference
 from litmeter.errors import LitmeterError
-from litmeter.measure.accuracy import compare
-from litmeter.model.reference import Reference
 
 CLASSES = ["cat", "dog"]
 SURE = np.array([[0.9999, 0.0001], [0.99999, 0.00001], [0.2, 0.8], [0.4, 0.6]])

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from litmeter.params import ServeSettings
-from litmeter.serve.direct.dispatcher import STOPPING, Dispatcher
-from litmeter.serve.direct.http import FULL
-from litmeter.serve.messages import Reply
-from litmeter.serve.middleware import UNAUTHORISED
+from litmeter.direct.dispatcher import STOPPING, Dispatcher
+from litmeter.direct.http import FULL
+from litmeter.direct.messages import Reply
+from litmeter.direct.middleware import UNAUTHORISED
+from litmeter.kinds.classifier import Classifier
 from tests.support.direct import open_channel, route_to
 
 KEY = [(b"x-api-key", b"open-sesame")]
@@ -24,7 +24,7 @@ TOO_LARGE = [(b"content-length", b"11")]
 def dispatcher() -> Iterator[Dispatcher]:
     """With one slot."""
     with open_channel(1) as channel:
-        yield Dispatcher(channel, ServeSettings(), 10.0)
+        yield Dispatcher(channel, Classifier(), 10.0)
 
 
 def status(decision: tuple[int, bytes] | Reply) -> int:
@@ -50,7 +50,7 @@ def test_stopping_comes_before_full_key_type_and_size(dispatcher: Dispatcher) ->
 def test_large_bodies_keep_no_small_one_out() -> None:
     """What is only announced does not count: clients that send nothing would keep others out."""
     with open_channel(4) as channel:
-        settings = ServeSettings(max_queue=4, max_queue_mib=1)
+        settings = Classifier(max_queue=4, max_queue_mib=1)
         route = route_to(Dispatcher(channel, settings, 10.0), 2**20, settings=settings)
         large, small = ([*IMAGE, (b"content-length", b"%d" % size)] for size in (2**18 + 1, 2**18))
         for _ in range(2):

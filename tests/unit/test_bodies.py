@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from litmeter.errors import LoadError
-from litmeter.measure.bodies import Bodies, read_bodies
-from litmeter.measure.target import bodies_to_send
+from litmeter.load.bodies import Bodies, read_bodies
+from litmeter.measure.loadtest import bodies_to_send
 
 
 @pytest.fixture

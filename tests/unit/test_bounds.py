@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from litmeter.params import ServeSettings
+from litmeter.kinds.classifier import Classifier
 from litmeter.report.diagnosis import BOUND_NAMES, bounds_of, diagnose, raised
 from tests.support.synthetic_results import CEILINGS, result
 
@@ -36,7 +36,7 @@ def test_a_bound_above_the_one_before_is_an_error(served: float, error: bool) ->
 
 
 def test_a_model_above_the_measured_roofline_takes_its_place() -> None:
-    half = ServeSettings(precision="half")
+    half = Classifier(precision="half")
     fast, fastest = result("e1", 90.0, 200.0, 190.0), result("e2", 90.0, 230.0, 190.0)
     others = [result("e3", 90.0, 100.0, 95.0), result("e4", 90.0, 160.0, 155.0, serve=half)]
     ceilings, [exceeded] = raised([fast, fastest, *others], CEILINGS)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from litmeter.kinds.classifier import Classifier
+from litmeter.load.bodies import Bodies
 from litmeter.measure.inprocess_workers import measure, run_worker
 from litmeter.measure.subjects import InProcess
 from litmeter.measure.turn import Turn, Work, WorkKind
-from litmeter.params import ServeSettings
-from litmeter.paths import MODEL
 from litmeter.system.processes import JsonLinesProcess
+
+NOTHING = Bodies([], "application/json")
 
 
 class Replayed(JsonLinesProcess):
@@ -41,7 +43,7 @@ class Replayed(JsonLinesProcess):
 
 def in_process(talk: Replayed, workers: int, fewest: int) -> InProcess:
     """As many workers, of which the fewest have a core for each thread."""
-    subject = InProcess("any", ServeSettings(workers_per_device=workers), MODEL, "cuda", [])
+    subject = InProcess("any", Classifier(workers_per_device=workers), "cuda", NOTHING)
     subject.talk, subject.cores, subject.threads = talk, float(fewest), 1
     return subject
 

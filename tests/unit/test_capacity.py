@@ -16,7 +16,7 @@ from litmeter.measure.figures import served_row
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Sample, Serving, Turn
-from litmeter.stats.capacity import Probes, fit, interval
+from litmeter.stats.curve import Probes, fit, interval
 from litmeter.stats.records import FAILED, Floats, LoadRecord
 from tests.support.capacity import OBJECTIVE
 from tests.support.load import plan, record

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.classifier.model.card import CARD_NAME, WEIGHTS_NAME, read_card
 from litmeter.errors import ModelError
-from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, read_card
 from litmeter.paths import ModelFolders
 
 

@@ -10,8 +10,8 @@ import timm
 import torch
 from torch import nn
 
-from litmeter.ceilings import Cost, Traffic, cost_of, roofline, traffic_of
-from litmeter.model.card import ModelCard, read_card
+from litmeter.classifier.ceilings import Cost, Traffic, cost_of, roofline, traffic_of
+from litmeter.classifier.model.card import ModelCard, read_card
 from litmeter.paths import ModelFolders
 from litmeter.peaks import (
     Operation,

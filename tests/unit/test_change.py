@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from litmeter.stats.change import change
+from litmeter.stats.agreement import agreement_of
 from litmeter.stats.rates import lower_bound
 
 REFERENCE = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
@@ -16,7 +16,7 @@ LABELS = [0, 0, 1, 0]
 
 
 def test_equal_answers_change_nothing() -> None:
-    found = change(REFERENCE, REFERENCE, LABELS)
+    found = agreement_of(REFERENCE, REFERENCE, LABELS)
     assert (found.agreement, found.accuracy, found.accuracy_change) == (1.0, 1.0, 0.0)
     assert (found.mean_change, found.largest_change, found.divergence) == (0.0, 0.0, 0.0)
 
@@ -24,7 +24,7 @@ def test_equal_answers_change_nothing() -> None:
 def test_a_changed_label_costs_agreement_and_accuracy() -> None:
     answers = REFERENCE.copy()
     answers[1] = [0.4, 0.6]
-    found = change(REFERENCE, answers, LABELS)
+    found = agreement_of(REFERENCE, answers, LABELS)
     assert (found.photos, found.agreement, found.accuracy) == (4, 0.75, 0.75)
     assert found.accuracy_change == -0.25
     assert found.largest_change == pytest.approx(0.2)
@@ -35,13 +35,13 @@ def test_a_changed_label_costs_agreement_and_accuracy() -> None:
 def test_what_labels_hide_the_probabilities_show() -> None:
     answers = REFERENCE.copy()
     answers[0] = [0.7, 0.3]
-    found = change(REFERENCE, answers, LABELS)
+    found = agreement_of(REFERENCE, answers, LABELS)
     assert found.agreement == 1.0
     assert found.divergence > 0.01
 
 
 def test_a_probability_of_zero_gives_a_finite_divergence() -> None:
-    found = change(np.array([[0.5, 0.5]]), np.array([[1.0, 0.0]]), [0])
+    found = agreement_of(np.array([[0.5, 0.5]]), np.array([[1.0, 0.0]]), [0])
     assert math.isfinite(found.divergence)
 
 

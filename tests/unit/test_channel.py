@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.params import ServeSettings
-from litmeter.serve.direct.channel import (
+from litmeter.direct.channel import (
     MAX_INLINE_BYTES,
     REGISTRATION,
     UNCLAIMED,
@@ -26,8 +25,9 @@ from litmeter.serve.direct.channel import (
     send,
     socket_pair,
 )
-from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.messages import Reply
+from litmeter.direct.dispatcher import Dispatcher
+from litmeter.direct.messages import Reply
+from litmeter.kinds.classifier import Classifier
 from tests.support.direct import ask, open_channel
 
 
@@ -140,7 +140,7 @@ def test_one_user_gets_the_same_worker_every_time() -> None:
         for worker in workers:
             worker.start()
         try:
-            dispatcher = Dispatcher(channel, ServeSettings(workers_per_device=3), 30.0)
+            dispatcher = Dispatcher(channel, Classifier(workers_per_device=3), 30.0)
             dispatcher.start()
             while sum(channel._idle) < len(workers):
                 await asyncio.sleep(0.05)

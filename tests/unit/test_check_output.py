@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from litmeter.cli.check import Found, Limits, Side
 from litmeter.cli.revisions import Revisions
+from litmeter.kinds.command import Command
 from litmeter.measure.comparison_rows import Pair
-from litmeter.params import ServeSettings
 
 OLD = Side("old (main)", 95.5, 300.0, 2.0, 9000, 0, "")
 NEW = Side("new (working tree)", 87.1, 420.0, 2.5, 8200, 0, "")
@@ -16,7 +16,7 @@ SLOWER = Pair(
     *(NEW.name, OLD.name, 0.912, 0.893, 0.931, "slower"),
     *(21.3, 19.8, 1.076, 0.99, 1.17, "no difference resolved"),
 )
-SETTINGS = ServeSettings(command="serve {port}")
+SETTINGS = Command(command="serve {port}")
 REVISIONS = Revisions(
     "f" * 40, (SETTINGS, SETTINGS), ["models"], " a.py | 2 +-", ["serve.max_batch_size: 1 -> 4"]
 )

@@ -18,7 +18,7 @@ from litmeter.report.claims import carried, claims, fastest, next_step, objectiv
 from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot, Tuned, read_snapshot
 from litmeter.say.tables import significant
-from litmeter.stats.comparison import Ratio
+from litmeter.stats.ratios import Ratio
 from litmeter.system.files import read_json, write_json
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import write_project

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from litmeter.params import ServeSettings
+from litmeter.classifier.server.responder import ClassifierResponder, PredictRequest
+from litmeter.direct.messages import Reply, Request
+from litmeter.kinds.classifier import Classifier
 from litmeter.paths import ModelFolders
-from litmeter.serve.classifier import Classifier, PredictRequest
-from litmeter.serve.messages import Reply, Request
 
 OUT_OF_MEMORY = (
     torch.OutOfMemoryError("CUDA out of memory"),
@@ -25,18 +25,18 @@ OUT_OF_MEMORY = (
 
 
 @pytest.fixture
-def classifier(exported: ModelFolders) -> Classifier:
-    classifier = Classifier(exported, ServeSettings(max_batch_size=8))
+def classifier(exported: ModelFolders) -> ClassifierResponder:
+    classifier = ClassifierResponder(exported, Classifier(max_batch_size=8))
     classifier.setup("cpu")
     return classifier
 
 
-def answers_to(classifier: Classifier, files: list[bytes]) -> list[Reply]:
+def answers_to(classifier: ClassifierResponder, files: list[bytes]) -> list[Reply]:
     requests = [Request(number, b"image/jpeg", 0.0, file) for number, file in enumerate(files, start=1)]
     return [*classifier.answer(requests).values()]
 
 
-def fail_above(classifier: Classifier, most: int, error: Exception) -> list[int]:
+def fail_above(classifier: ClassifierResponder, most: int, error: Exception) -> list[int]:
     """Have the model raise ``error`` for a larger batch than ``most``; the sizes that it is asked for."""
     predictor: Any = classifier.predictor
     model, sizes = predictor.model, []
@@ -54,7 +54,7 @@ def fail_above(classifier: Classifier, most: int, error: Exception) -> list[int]
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_a_batch_without_memory_is_answered_in_halves(
-    error: Exception, classifier: Classifier, photos: list[Path]
+    error: Exception, classifier: ClassifierResponder, photos: list[Path]
 ) -> None:
     files = [path.read_bytes() for path in photos[:7]]
     expected = [json.loads(answer.body)["probability"] for answer in answers_to(classifier, files)]
@@ -66,7 +66,7 @@ def test_a_batch_without_memory_is_answered_in_halves(
     assert got == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_request_without_memory_gets_503(classifier: Classifier, photos: list[Path]) -> None:
+def test_one_request_without_memory_gets_503(classifier: ClassifierResponder, photos: list[Path]) -> None:
     with pytest.raises(RuntimeError) as caught:  # torch's own
         torch.empty(2**50, dtype=torch.uint8)
     fail_above(classifier, 0, caught.value)
@@ -75,7 +75,9 @@ def test_one_request_without_memory_gets_503(classifier: Classifier, photos: lis
     assert b"no memory" in answers[0].body
 
 
-def test_an_error_of_the_gpu_that_stays_ends_the_worker(classifier: Classifier, photos: list[Path]) -> None:
+def test_an_error_of_the_gpu_that_stays_ends_the_worker(
+    classifier: ClassifierResponder, photos: list[Path]
+) -> None:
     """In either transport's loop, which catch what is an Exception."""
     error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     sizes = fail_above(classifier, 0, error)
@@ -84,7 +86,9 @@ def test_an_error_of_the_gpu_that_stays_ends_the_worker(classifier: Classifier, 
     assert sizes == [1]
 
 
-def test_another_failure_of_the_model_is_not_retried(classifier: Classifier, photos: list[Path]) -> None:
+def test_another_failure_of_the_model_is_not_retried(
+    classifier: ClassifierResponder, photos: list[Path]
+) -> None:
     sizes = fail_above(classifier, 0, RuntimeError("shapes do not match"))
     answers = answers_to(classifier, [path.read_bytes() for path in photos[:2]])
     assert [answer.status for answer in answers] == [500, 500]
@@ -95,7 +99,7 @@ def test_another_failure_of_the_model_is_not_retried(classifier: Classifier, pho
 def test_an_item_that_fails_unexpectedly_is_refused_alone(
     error: Exception,
     status: int,
-    classifier: Classifier,
+    classifier: ClassifierResponder,
     photos: list[Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -121,11 +125,11 @@ def test_an_item_that_fails_unexpectedly_is_refused_alone(
 NOT_NEEDED = ("fastapi", "litserve", "starlette", "uvicorn", "timm", "torchvision")
 WORKER_OF_A_COMPILED_MODEL = f"""
 import sys
-from litmeter.serve.classifier import Classifier
-from litmeter.serve.direct.worker import run_worker
+from litmeter.classifier.server.responder import ClassifierResponder
+from litmeter.direct.worker import run_worker
 assert "torch" not in sys.modules
-from litmeter.model.predictor import Predictor
-import litmeter.model.preprocess
+from litmeter.classifier.model.predictor import Predictor
+import litmeter.classifier.model.preprocess
 print([name for name in {NOT_NEEDED} if name in sys.modules])
 """
 

@@ -16,8 +16,10 @@ from litmeter.cli.cluster import connected
 from litmeter.cli.load import LoadOptions, ObjectiveOptions
 from litmeter.cli.main import app, main
 from litmeter.errors import LoadError
+from litmeter.load.settings import LoadSettings
 from litmeter.load.stub import running_stub
-from litmeter.params import LoadSettings, ObjectiveSettings, Section, load_params
+from litmeter.params import ObjectiveSettings, load_params
+from litmeter.settings import Section
 from tests.support.project import ROOT
 from tests.support.servers import free_port
 

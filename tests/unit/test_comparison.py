@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from litmeter.stats.comparison import (
+from litmeter.stats.ratios import (
     Ratio,
     block_edges,
     difference,

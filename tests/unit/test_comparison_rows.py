@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from litmeter.measure.comparison_rows import change, comparison_metrics, comparison_rows, pairs, rates_of
+from litmeter.measure.comparison_rows import comparison_metrics, comparison_rows, over_before, pairs, rates_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.stats.records import Floats
 
@@ -166,7 +166,7 @@ def test_the_change_is_that_of_after_over_before_and_null_where_there_is_no_befo
     turns = turns_of(
         {"reference": noisy(5, 0.1, 1), "before": noisy(10, 0.01, 2), "candidate": noisy(12, 0.01, 3)}
     )
-    found = change(turns, latencies(turns, "before"), "reference", "before", "candidate", {"a": [1, 2]})
+    found = over_before(turns, latencies(turns, "before"), "reference", "before", "candidate", {"a": [1, 2]})
     assert found["low"] < 1.2 < found["high"] < 1.3
     assert found["changes"] == {"a": [1, 2]}
     before_ms, after_ms = found["p95_ms"]
@@ -174,6 +174,6 @@ def test_the_change_is_that_of_after_over_before_and_null_where_there_is_no_befo
     ratio, low, high = found["p95_ratio"]
     assert low < ratio < high < 0.6
     others = [turn for turn in turns if turn.subject != "before"]
-    without = change(others, {}, "reference", "before", "candidate", {"a": [1, 2]})
+    without = over_before(others, {}, "reference", "before", "candidate", {"a": [1, 2]})
     assert without.keys() == found.keys()
     assert not any(without.values())

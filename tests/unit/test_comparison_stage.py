@@ -11,15 +11,17 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from litmeter.measure.bodies import Bodies
+from litmeter.classifier.model.card import CARD_NAME, ModelCard
+from litmeter.classifier.model.compiled.manifest import Package
+from litmeter.kinds import read as read_keys
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Checked, Configuration
+from litmeter.load.bodies import Bodies
 from litmeter.measure.log import UNFINISHED, Log
-from litmeter.measure.preflight import Checked
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.measure.subjects import Subject
 from litmeter.measure.turn import Schedule, Work
-from litmeter.model.card import CARD_NAME, ModelCard
-from litmeter.model.compiled.manifest import Package
-from litmeter.params import Params, ServeSettings, load_params
+from litmeter.params import Params, load_params
 from litmeter.paths import (
     COMPARISON,
     COMPARISON_RUN,
@@ -39,7 +41,8 @@ from litmeter.stages.comparison import (
     settings_before,
     signatures_of,
 )
-from litmeter.system.files import code_digest, read_json, read_rows, write_json, write_rows
+from litmeter.system.dvc_file import code_digest
+from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from tests.support.models import write_manifest
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared
@@ -57,7 +60,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("module", "measured_anew"),
     [
-        ("serve/direct/worker.py", True),
+        ("direct/worker.py", True),
         ("system/memory.py", True),
         ("params.py", True),
         ("report/tables.py", False),
@@ -71,12 +74,12 @@ def test_only_code_that_the_stage_runs_counts(project: Path, module: str, measur
     assert (code_digest(DVC_FILE, "comparison") != before) is measured_anew
 
 
-def keep_results(names: Sequence[str], settings: ServeSettings | None = None, **facts: object) -> None:
+def keep_results(names: Sequence[str], settings: Configuration | None = None, **facts: object) -> None:
     """Results of an earlier run, of configurations whose rates rise by 20 req/s from name to name."""
     own = {
         "date": "2026-01-02",
         "model": "the weights",
-        "candidate": (settings or ServeSettings()).model_dump(),
+        "candidate": (settings or Classifier()).model_dump(),
         "signatures": {name: f"{name}'s" for name in names},
     }
     rows = [compared(name, 20.0 * rank, rank) for rank, name in enumerate(names, 1)]
@@ -138,7 +141,7 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     (project / "params.yaml").write_text(text.replace("precision: int8", "precision: full"))
     write_json(MACHINE, {"id": "a machine", "gpu": None, "bfloat16": True})
     card = SimpleNamespace(weights_sha256="the weights", model_dump=lambda: {"architecture": "any"})
-    monkeypatch.setattr("litmeter.model.card.read_card", lambda _: card)
+    monkeypatch.setattr("litmeter.kinds.classifier.read_card", lambda _: card)
     MODEL.exported.mkdir(parents=True)
     (MODEL.exported / CARD_NAME).touch()
     return load_params()
@@ -161,7 +164,7 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 def test_the_settings_before_are_measured_where_they_changed_and_can_be_served(
     params: Params, settings: dict[str, object], facts: dict[str, object], measured: bool
 ) -> None:
-    before = ServeSettings.model_validate(params.serve.model_dump() | settings)
+    before = read_keys(params.serve.model_dump() | settings)
     keep_results(["e1_baseline", "candidate"], before, **facts)
     assert settings_before(params, "cpu", read_last()) == (before if measured else None)
 
@@ -187,7 +190,7 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
             test_images=10,
             weights_sha256="the same",
         )
-        monkeypatch.setattr("litmeter.model.card.read_card", lambda _, card=card: card)
+        monkeypatch.setattr("litmeter.kinds.classifier.read_card", lambda _, card=card: card)
         found.append(signatures_of(load_params(), "cpu", [b"photo"]))
     assert all(found[0][name] != found[1][name] for name in found[0])
     params = load_params()
@@ -236,8 +239,7 @@ def test_a_row_depends_on_all_that_machine_json_has(params: Params) -> None:
 @pytest.fixture
 def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Runs the stage on a machine without servers; returns what is measured there."""
-    monkeypatch.setattr("litmeter.stages.comparison.read_index", lambda: SimpleNamespace(photos=[]))
-    monkeypatch.setattr("litmeter.stages.comparison.bodies_of", lambda _: Bodies([b"photo"], "image/jpeg"))
+    monkeypatch.setattr("litmeter.params.Params.bodies", lambda _: Bodies([b"photo"], "image/jpeg"))
 
     def run_it(
         rates: Mapping[str, float],
@@ -358,7 +360,7 @@ def test_what_cannot_run_in_process_is_only_served_and_the_reason_is_kept(
 ) -> None:
     found = {"api": Checked("", "", (), None, {4: 30.0, 8: 15.0}), "candidate": Checked("", "a command", ())}
     monkeypatch.setattr("litmeter.stages.comparison.refuse_faulty", lambda own, *_: found)
-    monkeypatch.setattr("litmeter.stages.comparison.bodies_of", lambda _: Bodies([b"{}"], "application/json"))
+    monkeypatch.setattr("litmeter.params.Params.bodies", lambda _: Bodies([b"{}"], "application/json"))
     machine = Machine(lambda turn: 40.0)
 
     def run(schedule: Schedule[None], subjects: Mapping[str, Subject], log: Log, *_: object) -> None:

@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 import torch
 
-from litmeter.errors import ModelError
-from litmeter.model.card import sha256
-from litmeter.model.compiled import package as compiler
-from litmeter.model.compiled.build import jobs_of
-from litmeter.model.compiled.manifest import (
+from litmeter.classifier.model.card import sha256
+from litmeter.classifier.model.compiled import package as compiler
+from litmeter.classifier.model.compiled.build import jobs_of
+from litmeter.classifier.model.compiled.manifest import (
     MANIFEST_NAME,
     Package,
     packages_to_use,
     read_manifest,
     verified_file,
 )
-from litmeter.model.compiled.model import compiled_model, split
-from litmeter.model.compiled.package import findings
+from litmeter.classifier.model.compiled.model import compiled_model, split
+from litmeter.classifier.model.compiled.package import findings
+from litmeter.errors import ModelError
 from litmeter.paths import ModelFolders
 from litmeter.report.stage_lines import package_lines
 from litmeter.stages.compile import package_rows

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.params import ServeSettings
+from litmeter.kinds.classifier import Classifier
 from litmeter.stages.comparison import crowds
 from litmeter.system.cores import available_cores, throttled_s, whole_cores
 from litmeter.system.machine import fingerprint
@@ -59,4 +59,4 @@ def test_how_long_quotas_have_stopped_processes(tmp_path: Path, own: str, file: 
 def test_all_count_the_cores_that_may_be_used() -> None:
     """On one CPU two workers crowd each other, however many CPUs the machine has."""
     assert whole_cores() == fingerprint()["cores"] == 1
-    assert crowds(ServeSettings(workers_per_device=2, threads_per_worker=1))
+    assert crowds(Classifier(workers_per_device=2, threads_per_worker=1))

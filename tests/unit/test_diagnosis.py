@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
-from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow
-from litmeter.params import ServeSettings
+from litmeter.classifier.model.rows import TEST, PackageRow, PrecisionRow
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.lit_api import LitApi
 from litmeter.report.diagnosis import Diagnosis, Timed, bounds_of, diagnose
 from litmeter.report.losses import Why, losses_of
 from litmeter.report.results import Result
-from litmeter.stats.change import Change
+from litmeter.stats.agreement import Agreement
 from tests.support.synthetic_results import CEILINGS, MACHINE, SPEEDS, STAGES, result, turn
 
-BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
-FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
+BATCHING = Classifier(max_batch_size=64, batch_timeout_s=0.05)
+FOUR_WORKERS = Classifier(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
 BUSY: dict[str, Any] = {"workers_cpu_ms": 19.0}
 """As in-process: at 60 of its 100 req/s a request costs 13.3 ms more of the two cores, in other parts."""
 DECODES: dict[str, Any] = {"workers_cpu_ms": 39.0}
@@ -132,7 +134,7 @@ def test_without_in_process_rates_of_its_parts_a_loss_is_unexplained() -> None:
 
 
 def test_emulated_half_is_the_cause_whatever_else_is_slow() -> None:
-    half = ServeSettings(precision="half", workers_per_device=4)
+    half = Classifier(precision="half", workers_per_device=4)
     emulating = MACHINE | {"bfloat16": False}
     e4 = result("e4", 0.8, 1.7, 1.6, serve=half, machine=emulating)
     e3 = result("e3", 20.0, 45.0, 40.0, serve=half.model_copy(update={"precision": "full"}))
@@ -150,16 +152,16 @@ def test_a_bound_that_is_none_leaves_no_cause() -> None:
     assert "a bound is none" in found.text
 
 
-COMPILED = ServeSettings(compiled=True, preprocess="torchvision")
+COMPILED = Classifier(compiled=True, preprocess="torchvision")
 
 
 def package(precision: str, compiled_ms: float, eager_ms: float | None = None) -> PackageRow:
     return PackageRow(precision, 1, eager_ms, compiled_ms, None, 10.0, None)
 
 
-def agreement(precision: str, share: float) -> ChangeRow:
-    photos = Change(111, share, share - 0.02, 0.99, 0.0, 0.001, 0.01, 0.0001)
-    return ChangeRow(**vars(photos), precision=precision, preprocess="torchvision", split=TEST)
+def agreement(precision: str, share: float) -> PrecisionRow:
+    photos = Agreement(111, share, share - 0.02, 0.99, 0.0, 0.001, 0.01, 0.0001)
+    return PrecisionRow(**vars(photos), precision=precision, preprocess="torchvision", split=TEST)
 
 
 def test_what_a_precision_brings_is_read_from_timed_packages() -> None:
@@ -269,7 +271,7 @@ def test_a_neighbour_on_a_core_that_the_pipeline_leaves_idle_takes_nothing() -> 
 def test_a_neighbour_takes_from_a_pipeline_on_all_cores_what_its_threads_wait_for() -> None:
     """The model did 232 images/s without it, and 135 beside it."""
     in_process = {"other_percent": 42.0, "workers_cpu_ms": 8.9, "workers_wait_ms": 5.9}
-    two = ServeSettings(workers_per_device=2, threads_per_worker=1)
+    two = Classifier(workers_per_device=2, threads_per_worker=1)
     own = result("e1", 124.0, 135.0, 135.0, serve=two, in_process=in_process, **ALL_CORES)
     undisturbed = geometric_mean(
         rate / speed for rate, speed in zip(own.undisturbed_model, SPEEDS, strict=True) if rate
@@ -331,7 +333,7 @@ def test_preprocessing_comes_first_only_if_it_loses_more_than_all_of_serving() -
     assert not limit(result("e1", 48.0, 68.0, 58.0, **loses)).cause.startswith("preprocessing")
 
 
-def serving(name: str, rate_rps: float, serve: ServeSettings, noise: float = 0.01, **others: Any) -> Result:
+def serving(name: str, rate_rps: float, serve: Configuration, noise: float = 0.01, **others: Any) -> Result:
     """One whose rate differs by ``noise`` from round to round, besides the machine's speed."""
     own = result(name, rate_rps, serve=serve, **BUSY, **others)
     turns = [
@@ -346,8 +348,8 @@ def serving(name: str, rate_rps: float, serve: ServeSettings, noise: float = 0.0
 def test_the_key_is_named_by_which_another_configuration_served_most() -> None:
     """What a cause's own key is known to bring is less."""
     own = result("e1", **BUSY, http_cpu_ms=12.5)
-    direct = serving("e2", 86.0, ServeSettings(transport="direct"))
-    batches = serving("e3", 167.0, ServeSettings(max_batch_size=8, batch_timeout_s=0.01))
+    direct = serving("e2", 86.0, Classifier(transport="direct"))
+    batches = serving("e3", 167.0, Classifier(max_batch_size=8, batch_timeout_s=0.01))
     assert (limit(own).parameter, limit(own).brings) == ("transport", "")
     found = limit(own, Timed([own, direct]))
     assert (found.cause, found.parameter) == ("transport", "transport")
@@ -361,7 +363,7 @@ def test_the_key_is_named_by_which_another_configuration_served_most() -> None:
 
 
 def test_no_key_is_not_said_where_one_was_measured_to_bring_more() -> None:
-    serve = ServeSettings(transport="direct")
+    serve = Classifier(transport="direct")
     own = serving("e1", 60.0, serve, http_cpu_ms=12.5)
     batches = serving("e2", 167.0, serve.model_copy(update={"max_batch_size": 8}))
     assert "no key" in limit(own).text
@@ -373,13 +375,13 @@ def test_no_key_is_not_said_where_one_was_measured_to_bring_more() -> None:
 @pytest.mark.parametrize(
     ("rate_rps", "other"),
     [
-        (90.0, ServeSettings(max_batch_size=8, workers_per_device=2, preprocess="scaled")),  # three keys
-        (90.0, ServeSettings(max_queue=7)),  # no lever
-        (64.0, ServeSettings(max_batch_size=8)),  # not certainly more
+        (90.0, Classifier(max_batch_size=8, workers_per_device=2, preprocess="scaled")),  # three keys
+        (90.0, Classifier(max_queue=7)),  # no lever
+        (64.0, Classifier(max_batch_size=8)),  # not certainly more
     ],
 )
 def test_another_configuration_is_no_advice_where_its_gain_is_no_keys_or_not_resolved(
-    rate_rps: float, other: ServeSettings
+    rate_rps: float, other: Configuration
 ) -> None:
     own = result("e1", **BUSY, http_cpu_ms=12.5)
     assert limit(own, Timed([own, serving("e2", rate_rps, other, noise=0.1)])).brings == ""
@@ -387,7 +389,7 @@ def test_another_configuration_is_no_advice_where_its_gain_is_no_keys_or_not_res
 
 def test_a_row_of_an_earlier_run_is_no_measurement_of_this_one() -> None:
     own = result("e1", **BUSY, http_cpu_ms=12.5)
-    kept = replace(serving("e2", 167.0, ServeSettings(max_batch_size=8)), turns=[])
+    kept = replace(serving("e2", 167.0, Classifier(max_batch_size=8)), turns=[])
     assert limit(own, Timed([own, kept])).brings == ""
 
 
@@ -412,7 +414,7 @@ def test_of_too_many_workers_fewer_threads_are_named_where_they_are_better_than_
 
 
 def test_what_larger_batches_cost_in_process_is_advice_for_a_lit_api() -> None:
-    serve = ServeSettings(api="server:API", transport="direct")
+    serve = LitApi(api="server:API", transport="direct")
     own = replace(result("e1", serve=serve, **BUSY, http_cpu_ms=12.5), batch_ms={1: 28.0, 8: 10.0})
     assert limit(replace(own, batch_ms={})).parameter is None
     found = limit(own)

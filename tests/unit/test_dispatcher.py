@@ -6,10 +6,10 @@ import asyncio
 import multiprocessing
 from collections.abc import Callable
 
-from litmeter.params import ServeSettings
-from litmeter.serve.direct.channel import Channel
-from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.messages import Reply
+from litmeter.direct.channel import Channel
+from litmeter.direct.dispatcher import Dispatcher
+from litmeter.direct.messages import Reply
+from litmeter.kinds.classifier import Classifier
 from tests.support.direct import ask, die, never_disconnects, open_channel
 
 spawn = multiprocessing.get_context("spawn")
@@ -22,7 +22,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_a_request_that_a_dead_worker_had_gets_503_and_one_that_finds_none_in_time_504() -> None:
     async def ask_twice(channel: Channel) -> list[Reply]:
-        dispatcher = Dispatcher(channel, ServeSettings(), 1.5)
+        dispatcher = Dispatcher(channel, Classifier(), 1.5)
         dispatcher.start()
         worker = spawn.Process(target=die, args=(channel, 0.3), daemon=True)
         worker.start()
@@ -43,7 +43,7 @@ def test_a_worker_gone_before_it_is_watched_is_dead() -> None:
     assert gone.pid is not None
 
     async def watch(channel: Channel, worker: int) -> Reply:
-        dispatcher = Dispatcher(channel, ServeSettings(), 60.0)
+        dispatcher = Dispatcher(channel, Classifier(), 60.0)
         slot = dispatcher.slots.acquire()
         asked = asyncio.create_task(dispatcher.submit(slot, b"", b"x", never_disconnects))
         await asyncio.sleep(0)

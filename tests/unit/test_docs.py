@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from types import UnionType
 from typing import Any, get_args
 
 import grimp
@@ -17,11 +16,13 @@ import yaml
 from pydantic import BaseModel
 
 from litmeter.cli.main import app
+from litmeter.direct.metrics import STAGES
+from litmeter.kinds import KINDS
+from litmeter.kinds.configuration import TuneSettings
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import Params, ServeSettings
+from litmeter.params import Params
 from litmeter.paths import README, SECONDS
 from litmeter.report import pages
-from litmeter.serve.metrics import STAGES
 from tests.support.project import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -128,16 +129,23 @@ def test_parameters_exist(page: Path) -> None:
 
 
 def is_parameter(parts: list[str]) -> bool:
-    section: Any = Params
+    sections: list[type[BaseModel]] = [Params]
     if parts[0] == "experiments" and len(parts) > 2:  # whose names are free
         parts = ["serve", *parts[2:]]
     for part in parts:
-        if section is None or part not in section.model_fields:
+        found = [section.model_fields[part] for section in sections if part in section.model_fields]
+        if not found:
             return False
-        annotation = section.model_fields[part].annotation
-        kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-        section = next((kind for kind in kinds if isinstance(kind, type(BaseModel))), None)
+        sections = [below for field in found for below in sections_in(field.annotation)]
+        if TuneSettings in sections:
+            sections = [kind.tune_section for kind in KINDS.values()]
     return True
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type(BaseModel)):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in sections_in(part)]
 
 
 @each_page
@@ -148,8 +156,9 @@ def test_source_files_and_studies_exist(page: Path) -> None:
 
 
 def test_tuning_explains_every_key_of_serve() -> None:
+    keys = dict.fromkeys(key for kind in KINDS.values() for key in kind.model_fields)
     section = (ROOT / "docs/tuning.md").read_text().partition("## The settings\n")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(ServeSettings.model_fields)
+    assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(keys)
 
 
 def test_every_column_and_stage_is_explained() -> None:

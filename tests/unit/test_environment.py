@@ -10,7 +10,7 @@ import pytest
 
 FAULTS_OF_LARGE_BLOCKS = """
 import resource, sys
-from litmeter.model.environment import keep_freed_memory
+from litmeter.classifier.model.environment import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def touch():

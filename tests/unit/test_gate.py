@@ -9,17 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from litmeter.stats.comparison import Ratio, ratio
-from litmeter.stats.gate import (
-    LONGEST_S,
-    OPEN,
-    PASSED,
-    SLOWER,
-    Verdict,
-    exit_status,
-    seconds_needed,
-    verdict,
-)
+from litmeter.stats.gate import LONGEST_S, OPEN, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
+from litmeter.stats.ratios import Ratio, ratio
 
 MARGIN, REPEATS = 0.05, 600
 ROUND_S, START_S, BLOCK_S = 1.5, 8.0, 30.0

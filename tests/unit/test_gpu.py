@@ -18,27 +18,27 @@ import pynvml
 import pytest
 import torch
 
+from litmeter.classifier.model.compiled.build import compile_model
+from litmeter.classifier.model.environment import modules_of
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.classifier.model.rows import PackageRow
+from litmeter.kinds import read as read_keys
+from litmeter.kinds.classifier import Classifier
+from litmeter.load.bodies import Bodies
 from litmeter.measure.log import Log
 from litmeter.measure.run import free_gpu_bytes, run
 from litmeter.measure.subjects import InProcess, Served, Subject
 from litmeter.measure.telemetry import Telemetry
 from litmeter.measure.turn import Schedule, Turn, serve
-from litmeter.model.compiled.build import compile_model
-from litmeter.model.compiled.manifest import split_note
-from litmeter.model.device import end_if_sticky, lacks_memory
-from litmeter.model.environment import modules_of
-from litmeter.model.precision_rows import PackageRow
-from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.report.claims import doubts
-from litmeter.report.snapshot import Snapshot, as_run
-from litmeter.report.tables import describe
+from litmeter.report.snapshot import Snapshot
 from litmeter.stats.records import LoadRecord
 from litmeter.system import gpu
+from litmeter.system.device import end_if_sticky, lacks_memory
 from litmeter.system.gpu import Reading, cuda_available, read_gpu
 
-COMPILED = ServeSettings(compiled=True, preprocess="torchvision")
+COMPILED = Classifier(compiled=True, preprocess="torchvision")
 
 
 def usage_of(telemetry: Telemetry, ticks: int = 1) -> Any:
@@ -150,14 +150,14 @@ def test_memory_of_the_gpu_is_that_of_workers_on_it(
 
 def test_workers_on_a_gpu_are_those_of_models_there(exported: ModelFolders) -> None:
     sender: Any = SimpleNamespace(pid=1)
-    two = ServeSettings(workers_per_device=2)
+    two = Classifier(workers_per_device=2)
     served = [
-        Served("any", two, sender, exported, device, 1.0, null_model=null)
+        Served("any", two.of(exported), sender, device, 1.0, null=null)
         for device, null in (("cuda", False), ("cuda", True), ("cpu", False))
     ]
     assert [one.gpu_workers for one in served] == [2, 0, 0]
-    assert InProcess("any", two, exported, "cuda").gpu_workers == 2
-    assert InProcess("any", two, exported, "cpu").gpu_workers == 0
+    assert InProcess("any", two, "cuda", Bodies([], "image/jpeg")).gpu_workers == 2
+    assert InProcess("any", two, "cpu", Bodies([], "image/jpeg")).gpu_workers == 0
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_without_what_compiles_for_a_gpu_models_run_in_torch_and_it_says_so(
     folders = ModelFolders(exported.exported, tmp_path / "compiled")
     manifest = compile_model(folders, "cuda", (1, 8), [])
     assert manifest.packages == []
-    note = split_note(folders, "cuda", COMPILED)
+    note = COMPILED.of(folders).note("cuda")
     assert note is not None
     assert note.endswith("the model runs in torch")
     with pytest.raises(AssertionError, match=reason):
@@ -210,15 +210,15 @@ def test_a_worker_warms_up_with_one_image_and_with_several(
     sizes: list[int] = []
     monkeypatch.setattr(Predictor, "predict", lambda self, images: sizes.append(len(images)))
     for most in (1, 4, 4096):
-        settings = ServeSettings(max_batch_size=most, batch_timeout_s=0.01)
-        Predictor(exported, "cpu", settings).warm_up(settings)
+        settings = Classifier(max_batch_size=most, batch_timeout_s=0.01)
+        Predictor(exported, "cpu", settings).warm_up(most)
     assert sizes == [1, 1, 1, 4, 1, 8]
 
 
 @pytest.mark.parametrize("preprocess", ["timm", "torchvision"])
 def test_a_warm_up_runs_the_model(preprocess: str, exported: ModelFolders) -> None:
-    settings = ServeSettings.model_validate({"preprocess": preprocess, "max_batch_size": 4})
-    Predictor(exported, "cpu", settings).warm_up(settings)
+    settings = read_keys({"preprocess": preprocess, "max_batch_size": 4})
+    Predictor(exported, "cpu", settings).warm_up(4)
 
 
 def test_a_worker_on_a_gpu_imports_no_openvino(exported: ModelFolders) -> None:
@@ -234,9 +234,9 @@ def test_tables_say_what_runs_where_no_package_is_used() -> None:
     used = PackageRow("full", 1, 20.0, 10.0, None, 5.0, None)
     slower = replace(used, skipped_reason="slower than the model in torch")
     half = replace(used, precision="half")
-    assert describe(as_run(COMPILED, [slower, used]), "cuda").endswith("compiled, torchvision")
+    assert COMPILED.as_run([slower, used]).describe("cuda").endswith("compiled, torchvision")
     for packages in ([], [slower], [half]):
-        assert "compiled" not in describe(as_run(COMPILED, packages), "cuda")
+        assert "compiled" not in COMPILED.as_run(packages).describe("cuda")
 
 
 def test_figures_that_hold_the_gpus_time_are_marked_on_a_gpu(snapshot: Snapshot) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from litmeter.serve.messages import Request
-from litmeter.serve.metrics import RequestTimer
+from litmeter.direct.messages import Request
+from litmeter.direct.metrics import RequestTimer
 from tests.support.http_process import (
     BY_THE_APP,
     PREDICT,

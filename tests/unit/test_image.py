@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litmeter.model.image import (
-    MAX_JUNK,
-    ImageError,
-    decode,
-    needed_parts,
-)
+from litmeter.classifier.model.image import MAX_JUNK, ImageError, decode, needed_parts
 from tests.support.bad_images import chunk, saved
 from tests.support.project import PHOTOS
 from tests.unit.test_image_fuzz import FILES

@@ -13,9 +13,9 @@ from hypothesis import given, settings, target
 from hypothesis import strategies as st
 from PIL import Image
 
-from litmeter.model.card import read_card
-from litmeter.model.image import ImageError, needed_parts, open_image
-from litmeter.model.preprocess import TimmPreprocess, TorchvisionPreprocess
+from litmeter.classifier.model.card import read_card
+from litmeter.classifier.model.image import ImageError, needed_parts, open_image
+from litmeter.classifier.model.preprocess import TimmPreprocess, TorchvisionPreprocess
 from litmeter.paths import ModelFolders
 from tests.support.bad_images import saved
 from tests.support.project import PHOTOS

@@ -10,8 +10,8 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from litmeter.cli import init
-from litmeter.cli.own import OWN, settings_of
-from litmeter.params import ServeSettings
+from litmeter.cli.own import OWN, own_server
+from litmeter.kinds.lit_api import LitApi
 from tests.support.project import ROOT
 
 PEERS = ("bentoml", "fastapi", "litserve", "mosec", "ray")
@@ -41,8 +41,8 @@ def test_a_file_is_imported_from_the_folder_of_its_package(
         ("src/package/server.py:A", "package.server:A", "src"),
         ("package.server:A", "package.server:A", ""),
     ):
-        [found] = settings_of([spec], OWN).values()
-        read = ServeSettings.model_validate(found)
+        read = own_server(spec, [], OWN)
+        assert isinstance(read, LitApi)
         assert (read.api, read.folder) == (api, str(tmp_path / folder))
 
 
@@ -57,9 +57,9 @@ def test_the_next_commands_are_those_that_are_needed(monkeypatch: pytest.MonkeyP
 
 
 def test_each_configuration_is_written_as_a_whole(tmp_path: Path) -> None:
-    [given] = settings_of(["server:A api_kwargs.size=small workers_per_device=3"], OWN).values()
-    tried = init.Tried(0.01, "", batches=True)
-    found = init.configurations(tried, ServeSettings.model_validate(given), "cpu")
+    server = own_server("server:A", ["api_kwargs.size=small", "workers_per_device=3"], OWN)
+    assert isinstance(server, LitApi)
+    found = server.worth_comparing("cpu", batches=True)
     text = init.params_text(found, Path("bodies"), OWN, 0.01)
     content = yaml.safe_load(text)
     written = {**content["experiments"], "candidate": content["serve"]}
@@ -67,7 +67,7 @@ def test_each_configuration_is_written_as_a_whole(tmp_path: Path) -> None:
     assert init.block(found).count("size: small") == len(found) == 4
     assert found["candidate"]["workers_per_device"] == 3
     (path := tmp_path / "params.yaml").write_text(text)
-    for key in init.DEFAULTS:
+    for key in LitApi.knobs:
         apply_overrides(path, [f"serve.{key}={found['candidate'][key]}"])  # as `dvc exp run -S` does
     assert path.read_text() == text
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.classifier.model.card import WEIGHTS_NAME
 from litmeter.errors import ModelError, UsageError
-from litmeter.model.card import WEIGHTS_NAME
-from litmeter.params import ServeSettings
-from litmeter.paths import MODEL, ModelFolders
-from litmeter.serve.launcher import LONGEST_FOLDER, check_model, starting_server
+from litmeter.kinds.classifier import Classifier, check_model
+from litmeter.kinds.server import LONGEST_FOLDER, Start
+from litmeter.paths import ModelFolders
 from tests.support.models import export_tiny
 
-AS_IT_IS = ServeSettings()
-COMPILED = ServeSettings(compiled=True, preprocess="torchvision")
+AS_IT_IS = Classifier()
+COMPILED = Classifier(compiled=True, preprocess="torchvision")
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ def test_a_missing_model_names_the_stage_that_makes_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     made: tuple[str, ...],
-    settings: ServeSettings,
+    settings: Classifier,
     stage: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in made:
         (tmp_path / name).mkdir()
     with pytest.raises(ModelError) as caught:
-        check_model(ModelFolders(tmp_path / "exported", tmp_path / "compiled"), settings)
+        check_model(ModelFolders(tmp_path / "exported", tmp_path / "compiled"), compiled=settings.compiled)
     assert f"{tmp_path}; `.venv/bin/dvc repro {stage}` makes it" in str(caught.value)
 
 
@@ -45,7 +45,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     folders = export_tiny(tmp_path)
     (folders.exported / WEIGHTS_NAME).write_bytes(b"other weights")
     with pytest.raises(ModelError, match="is not the file that"):
-        check_model(folders, AS_IT_IS)
+        check_model(folders, compiled=False)
 
 
 def test_a_temporary_folder_too_long_for_sockets_is_one_line(
@@ -56,7 +56,7 @@ def test_a_temporary_folder_too_long_for_sockets_is_one_line(
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with (
         pytest.raises(UsageError, match=r"^TMPDIR: .* bytes too long .*; set it to a shorter one$"),
-        starting_server(MODEL, AS_IT_IS, "cpu", timeout_s=1.0),
+        AS_IT_IS.starting(Start("cpu", timeout_s=1.0)),
     ):
         pass
     assert list(long.iterdir()) == []

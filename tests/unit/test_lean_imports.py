@@ -13,9 +13,9 @@ WITHOUT_COMPILER = """
 import sys
 import torch
 disable = torch.compiler.disable
-import litmeter.model.model
-import litmeter.model.preprocess
-from litmeter.model.model import timm_model
+import litmeter.classifier.model.model
+import litmeter.classifier.model.preprocess
+from litmeter.classifier.model.model import timm_model
 with torch.inference_mode():
     timm_model("test_efficientnet", 2, 64).eval()(torch.zeros(1, 3, 64, 64))
 print([name for name in sys.modules if name.startswith(("torch._dynamo", "sympy"))])
@@ -68,11 +68,12 @@ for module in pkgutil.walk_packages(litmeter.__path__, "litmeter."):
             print(module.name)
 """
 CLASSIFIER = {
-    *("litmeter.ceilings", "litmeter.data.sources", "litmeter.peaks"),
-    *(f"litmeter.model.{name}" for name in ("graph", "model", "predictor", "preprocess")),
-    *(f"litmeter.model.compiled.{name}" for name in ("model", "package")),
+    *(f"litmeter.classifier.{name}" for name in ("ceilings", "data.sources", "pipeline")),
+    "litmeter.peaks",
+    *(f"litmeter.classifier.model.{name}" for name in ("graph", "model", "predictor", "preprocess")),
+    *(f"litmeter.classifier.model.compiled.{name}" for name in ("model", "package")),
     *(f"litmeter.stages.{name}" for name in ("ceilings", "data", "export", "train")),
-    *(f"litmeter.training.{name}" for name in ("fit", "weights")),
+    *(f"litmeter.classifier.training.{name}" for name in ("fit", "weights")),
 }
 """Modules that may need one."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from litmeter.load import LoadPlan
+from litmeter.load.settings import LoadSettings
 from litmeter.measure.levels import NULL_SERVER, SECONDS, Alone, by_users, levels, reported
 from litmeter.measure.log import Log
 from litmeter.measure.turn import Turn
-from litmeter.params import LoadSettings, load_params
+from litmeter.params import load_params
 from tests.support.project import ROOT
 from tests.support.turns import READY_S, Machine, drive
 

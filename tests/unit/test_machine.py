@@ -14,13 +14,15 @@ from typing import Any
 import openvino
 import pytest
 
+from litmeter.classifier.here import given_weights, said_of_half, slowdown_by_half
+from litmeter.classifier.model.precision import check_precision, has_bfloat16
 from litmeter.errors import ParamsError
-from litmeter.model.device import check_precision, has_bfloat16, resolve_device
 from litmeter.params import load_params
 from litmeter.paths import ModelFolders
 from litmeter.report.machines import describe_machine
-from litmeter.stages.machine import check_params, given_weights, said_of_half, slowdown_by_half
+from litmeter.stages.machine import check_params
 from litmeter.system import machine
+from litmeter.system.device import resolve_device
 from litmeter.system.machine import fingerprint
 from tests.support.project import ROOT, installed
 
@@ -41,7 +43,7 @@ def test_the_fingerprint_names_hardware_and_libraries() -> None:
 DESCRIBE = """
 import json, sys
 from pathlib import Path
-from litmeter.model.compiled.manifest import identity
+from litmeter.classifier.model.compiled.manifest import identity
 from litmeter.system.machine import fingerprint
 print(json.dumps([fingerprint(), identity(Path(sys.argv[1]))]))
 """

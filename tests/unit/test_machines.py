@@ -187,7 +187,7 @@ def test_a_cluster_measures_first(
                         archive.write(file, file.relative_to(name))
             yield f"node-{name}", content.getvalue()
 
-    monkeypatch.setattr("litmeter.cli.project.measure_on_cluster", measure_on_cluster, raising=False)
+    monkeypatch.setattr("litmeter.cli.copies.measure_on_cluster", measure_on_cluster, raising=False)
     prices = ("node-small=1", "--price", "node-large=1", "--price", "node-that-failed=1")
     status, out, _ = said(capsys, "--cluster", "10.0.0.1:6379", *ASKED, *prices)
     assert status == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from litmeter.cli.project import shorten
+from litmeter.cli.copies import shorten
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE
 from litmeter.stages import order

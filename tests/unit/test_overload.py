@@ -7,7 +7,7 @@ from http.client import HTTPResponse
 
 import pytest
 
-from litmeter.serve.metrics import RequestTimer
+from litmeter.direct.metrics import RequestTimer
 from tests.support.http_process import (
     BY_THE_APP,
     CAPACITY,

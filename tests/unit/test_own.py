@@ -7,7 +7,7 @@ import pytest
 from litmeter.cli.main import main
 from litmeter.cli.own import OWN, Own, is_own, project, read_given, settings_of
 from litmeter.errors import UsageError
-from litmeter.measure.bodies import Bodies, bodies_of
+from litmeter.load.bodies import Bodies
 from litmeter.params import Params
 
 
@@ -69,7 +69,7 @@ def test_several_bodies_are_sent_in_their_order(tmp_path: Path) -> None:
     }
     before = Path.cwd()
     with project(content, Own(body=files)) as params:
-        bodies = bodies_of(params.load)
+        bodies = params.bodies()
         assert bodies == Bodies([b"0", b"1", b"2"], "application/json")
         assert Path.cwd() != before
     assert Path.cwd() == before

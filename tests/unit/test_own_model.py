@@ -15,17 +15,19 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from litmeter.ceilings import cost_of, traffic_of
-from litmeter.data.index import Index, Photo
+from litmeter.classifier.ceilings import cost_of, traffic_of
+from litmeter.classifier.data.index import Index, Photo
+from litmeter.classifier.here import given_weights
+from litmeter.classifier.model.card import WEIGHTS_NAME, ModelCard, sha256
+from litmeter.classifier.model.model import check_shapes, input_config, load_model
+from litmeter.classifier.model.own import files_of_factory
+from litmeter.classifier.model.settings import ModelSettings
+from litmeter.classifier.training.fit import freeze_first_layers
+from litmeter.classifier.training.weights import classifier_parameters, pretrained_model
 from litmeter.errors import ModelError, ParamsError
-from litmeter.model.card import WEIGHTS_NAME, ModelCard, sha256
-from litmeter.model.model import check_shapes, input_config, load_model
-from litmeter.model.own import files_of_factory
-from litmeter.params import ModelSettings, Params, load_params
+from litmeter.params import Params, load_params
 from litmeter.stages.ceilings import Memory, ceiling_metrics, roofline_metrics, theoretical_rows
-from litmeter.stages.machine import check_params, given_weights
-from litmeter.training.fit import freeze_first_layers
-from litmeter.training.weights import classifier_parameters, pretrained_model
+from litmeter.stages.machine import check_params
 from tests.support.own_models import PREPROCESS, SIZE, small_net, write_net, write_onnx
 from tests.support.project import ROOT
 
@@ -325,7 +327,9 @@ def test_an_onnx_file_costs_what_its_module_does(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.export's own
 def test_what_ptflops_cannot_count_is_counted_by_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("litmeter.ceilings.get_model_complexity_info", lambda *_, **__: (None, None))
+    monkeypatch.setattr(
+        "litmeter.classifier.ceilings.get_model_complexity_info", lambda *_, **__: (None, None)
+    )
     cost = cost_of(small_net(), SIZE)
     assert cost is not None
     assert cost.counted_by == "OpenVINO's graph"

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+from litmeter.kinds import read as read_keys
+from litmeter.kinds.command import Command
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import CANDIDATE, ServeSettings, load_params
+from litmeter.params import CANDIDATE, load_params
 from litmeter.paths import BENCHMARKS, COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
 from litmeter.report.claims import claims
 from litmeter.report.diagnosis import bounds_of, diagnose
 from litmeter.report.losses import NO_KEY
 from litmeter.report.pages import page, render, write_report, write_results
 from litmeter.report.snapshot import read_snapshot
-from litmeter.report.tables import describe
 from litmeter.stages.report import main
 from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from tests.support import results_project
@@ -50,9 +51,11 @@ def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, An
     configurations = load_params().configurations()
     for number, (name, own) in enumerate(configurations.items(), 1):
         rate_rps, rank = 20.0 * number, len(configurations) + 1 - number
-        beside = (None, None) if own.command else (2 * rate_rps, 1.5 * rate_rps)
+        beside = (None, None) if isinstance(own, Command) else (2 * rate_rps, 1.5 * rate_rps)
         row = compared(name, rate_rps, rank, fastest=20.0 * len(configurations))
-        columns = {"stage_ms": "{}", "http_cpu_ms": None} if own.command else {"http_cpu_ms": 9.0}
+        columns = (
+            {"stage_ms": "{}", "http_cpu_ms": None} if isinstance(own, Command) else {"http_cpu_ms": 9.0}
+        )
         found = result(name, rate_rps, *beside, serve=own, row=row, **columns)
         metrics = {key: value for key, value in found.metrics.items() if key not in OF_PHOTOS}
         write_result(replace(found, metrics=metrics))
@@ -60,7 +63,7 @@ def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, An
         turns += found.turns
     write_rows(COMPARISON, ComparisonRow, rows)
     write_rows(COMPARISON_TURNS, TurnRow, turns)
-    unavailable = {name: WHY for name, own in configurations.items() if own.command}
+    unavailable = {name: WHY for name, own in configurations.items() if isinstance(own, Command)}
     write_json(COMPARISON_RUN, {"unavailable": unavailable, "ready_s": dict.fromkeys(configurations, 1.5)})
 
 
@@ -97,7 +100,7 @@ DIRECT = {"transport": "direct"}
 def test_no_key_is_advised_that_a_litapi_has_not(
     cause: str, rates: tuple[float, float, float], columns: dict[str, float]
 ) -> None:
-    found = result("own", *rates, serve=ServeSettings.model_validate(API | DIRECT), **columns)
+    found = result("own", *rates, serve=read_keys(API | DIRECT), **columns)
     bounds = bounds_of(found, CEILINGS)
     assert [bound.name for bound in bounds] == ["model", "pipeline", "served"]
     diagnosis = diagnose(found, bounds, CEILINGS)
@@ -108,7 +111,7 @@ def test_no_key_is_advised_that_a_litapi_has_not(
 
 def test_the_direct_transport_is_advised() -> None:
     columns = {"workers_cpu_ms": 19.0, "http_cpu_ms": 12.5}
-    found = result("own", 60.0, 100.0, 100.0, serve=ServeSettings.model_validate(API), **columns)
+    found = result("own", 60.0, 100.0, 100.0, serve=read_keys(API), **columns)
     diagnosis = diagnose(found, bounds_of(found, CEILINGS), CEILINGS)
     assert (diagnosis.cause, diagnosis.parameter) == ("transport", "transport")
 
@@ -169,7 +172,7 @@ def test_a_comparison_alone_has_a_report_without_a_candidate() -> None:
 def test_a_configuration_is_described_by_what_it_has() -> None:
     own = API | {"api_kwargs": {"size": "small"}, "check_answers": False}
     write_project({"own": own, "command": COMMAND})
-    described = {name: describe(serve, "cpu") for name, serve in load_params().configurations().items()}
+    described = {name: serve.describe("cpu") for name, serve in load_params().configurations().items()}
     assert described["own"] == (
         "server:MyAPI, size small, max_batch_size 1, 1 worker of 1 thread, answers not compared"
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.classifier.model.card import CARD_NAME
+from litmeter.classifier.model.compiled.manifest import Package
 from litmeter.errors import ModelError
-from litmeter.model.card import CARD_NAME
-from litmeter.model.compiled.manifest import Package
 from litmeter.params import Params, load_params
 from litmeter.paths import COMPILERS, MODEL, PACKAGES
 from litmeter.stages.packages import main

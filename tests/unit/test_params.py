@@ -11,7 +11,9 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from litmeter.errors import ParamsError
-from litmeter.params import PARAMS_FILE, ServeSettings, load_params
+from litmeter.kinds.classifier import Classifier
+from litmeter.params import load_params
+from litmeter.settings import PARAMS_FILE
 from tests.support.project import ROOT
 
 
@@ -38,8 +40,8 @@ def written(tmp_path: Path, **changes: Any) -> Path:
 def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Path) -> None:
     params = load_params(written(tmp_path))
     assert list(params.configurations().items()) == [
-        ("e1_baseline", ServeSettings()),
-        ("e2_batching", ServeSettings(max_batch_size=4)),
+        ("e1_baseline", Classifier()),
+        ("e2_batching", Classifier(max_batch_size=4)),
         ("candidate", params.serve),
     ]
 
@@ -49,7 +51,7 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
     [
         (
             {"serve.precison": "half"},
-            ["serve.precison", "did you mean precision?", "precision, max_batch_size"],
+            ["serve.precison", "did you mean precision?", "precision, preprocess"],
         ),
         ({"serve.precision": "hlaf"}, ["serve.precision", "'hlaf'", "'full', 'half', 'int8' or 'auto'"]),
         (

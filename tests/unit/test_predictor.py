@@ -10,16 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from litmeter.classifier.model.model import timm_model
+from litmeter.classifier.model.precision import dtype_name
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.classifier.model.settings import InferenceSettings
 from litmeter.errors import ModelError
-from litmeter.model.device import dtype_name
-from litmeter.model.model import timm_model
-from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings
+from litmeter.kinds.classifier import Classifier
 from litmeter.paths import ModelFolders
 
 
 def test_channels_last_bytes_give_the_same_answers(exported: ModelFolders, photos: list[Path]) -> None:
-    predictor = Predictor(exported, "cpu", ServeSettings(preprocess="torchvision"))
+    predictor = Predictor(exported, "cpu", Classifier(preprocess="torchvision"))
     batch = predictor.batch([predictor.preprocess(path.read_bytes()) for path in photos[:3]])
     assert (batch.shape[0], batch.dtype) == (3, torch.uint8)
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -30,7 +31,7 @@ def test_channels_last_bytes_give_the_same_answers(exported: ModelFolders, photo
 
 
 def test_probabilities_do_not_depend_on_the_batch(exported: ModelFolders, photos: list[Path]) -> None:
-    predictor = Predictor(exported, "cpu", ServeSettings())
+    predictor = Predictor(exported, "cpu", Classifier())
     tensors = [predictor.preprocess(path.read_bytes()) for path in photos]
     together = predictor.predict(tensors)
     assert together.shape == (len(photos), 3)
@@ -44,7 +45,7 @@ def test_half_precision_is_bfloat16_on_a_cpu(exported: ModelFolders, photos: lis
     assert dtype_name("half", "cpu") == "bfloat16"
     assert dtype_name("half", "cuda:0") == "float16"
     assert dtype_name("full", "cuda") == "float32"
-    half, full = (Predictor(exported, "cpu", ServeSettings(precision=p)) for p in ("half", "full"))
+    half, full = (Predictor(exported, "cpu", Classifier(precision=p)) for p in ("half", "full"))
     assert next(half.model.parameters()).dtype == torch.bfloat16
     tensor = full.preprocess(photos[0].read_bytes())
     assert half.predict([tensor]).dtype == torch.float32
@@ -53,8 +54,8 @@ def test_half_precision_is_bfloat16_on_a_cpu(exported: ModelFolders, photos: lis
 
 def test_a_predictor_preprocesses_as_its_settings_say(exported: ModelFolders, photos: list[Path]) -> None:
     content = photos[0].read_bytes()
-    timm = Predictor(exported, "cpu", ServeSettings(preprocess="timm"))
-    fast = Predictor(exported, "cpu", ServeSettings(preprocess="torchvision"))
+    timm = Predictor(exported, "cpu", Classifier(preprocess="timm"))
+    fast = Predictor(exported, "cpu", Classifier(preprocess="torchvision"))
     assert isinstance(timm.decode(content), Image.Image)
     assert isinstance(fast.decode(content), torch.Tensor)
     images = [[own.preprocess(content)] for own in (timm, fast)]
@@ -64,7 +65,7 @@ def test_a_predictor_preprocesses_as_its_settings_say(exported: ModelFolders, ph
 def test_torch_uses_the_threads_of_the_settings(exported: ModelFolders) -> None:
     before = torch.get_num_threads()
     try:
-        Predictor(exported, "cpu", ServeSettings(threads_per_worker=1))
+        Predictor(exported, "cpu", InferenceSettings(), threads=1)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -81,11 +82,11 @@ def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, pho
     program = f"""
 import sys
 from pathlib import Path
-from litmeter.params import ServeSettings
-from litmeter.model.card import CARD_NAME, WEIGHTS_NAME
+from litmeter.classifier.model.card import CARD_NAME, WEIGHTS_NAME
 from litmeter.paths import ModelFolders
-from litmeter.model.predictor import Predictor
-import litmeter.model.model
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.classifier.model.settings import InferenceSettings
+import litmeter.classifier.model.model
 
 def refuse(event, arguments):
     if event == "pickle.find_class":
@@ -93,7 +94,7 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
-classifier = Predictor(folders, "cpu", ServeSettings(preprocess="torchvision"))
+classifier = Predictor(folders, "cpu", InferenceSettings(preprocess="torchvision"))
 print(classifier.predict([classifier.preprocess(Path({str(photos[0])!r}).read_bytes())]).shape)
 import pickle
 pickle.loads(pickle.dumps(Path))

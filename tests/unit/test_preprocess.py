@@ -15,11 +15,11 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
+from litmeter.classifier.model.card import read_card
+from litmeter.classifier.model.image import ImageError
+from litmeter.classifier.model.model import PixelModel
+from litmeter.classifier.model.preprocess import ScaledPreprocess, TimmPreprocess, TorchvisionPreprocess
 from litmeter.errors import ModelError
-from litmeter.model.card import read_card
-from litmeter.model.image import ImageError
-from litmeter.model.model import PixelModel
-from litmeter.model.preprocess import ScaledPreprocess, TimmPreprocess, TorchvisionPreprocess
 from litmeter.paths import ModelFolders
 from tests.support.project import PHOTOS
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from litmeter.serve.direct.http import LimitedProtocol
+from litmeter.direct.http import LimitedProtocol
 from tests.support.http_process import PATIENCE_S, PREDICT, answer, http_process
 
 

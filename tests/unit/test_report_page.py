@@ -10,13 +10,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+from litmeter.kinds.classifier import Classifier
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, ServeSettings
+from litmeter.params import CANDIDATE
 from litmeter.report.changes import beyond_intervals, changes, ratio_change, runs_table, widened
 from litmeter.report.claims import verdict
 from litmeter.report.pages import markdown, marked, render
 from litmeter.report.snapshot import Snapshot
-from litmeter.stats.comparison import Ratio
+from litmeter.stats.ratios import Ratio
 from tests.support.results_project import searched
 from tests.support.search import WINNER
 from tests.support.synthetic_results import STAGES, compared
@@ -191,7 +192,7 @@ def test_what_was_measured_in_the_same_rounds_is_said_where_it_is_about_these_tw
 @pytest.mark.parametrize(
     ("section", "update", "named"),
     [
-        ("experiments", {"e1_baseline": ServeSettings(max_batch_size=2)}, "the reference"),
+        ("experiments", {"e1_baseline": Classifier(max_batch_size=2)}, "the reference"),
         ("comparison", {"users": 4}, "the number of users"),
         ("model", {"name": "other"}, "the model"),
         ("data", {"task": "breed"}, "the photos"),

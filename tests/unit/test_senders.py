@@ -11,14 +11,7 @@ import pytest
 
 from litmeter.errors import LoadError
 from litmeter.load import LoadPlan
-from litmeter.load.senders import (
-    Member,
-    SenderGroup,
-    clock_difference,
-    merged,
-    on_this_clock,
-    shares_of,
-)
+from litmeter.load.senders import Member, SenderGroup, clock_difference, merged, on_this_clock, shares_of
 from litmeter.stats.records import LoadRecord
 from tests.support.load import plan, record
 

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from litmeter.direct.metrics import exposition
 from litmeter.measure.figures import Scrape, between, read_scrape
-from litmeter.serve.metrics import exposition
 
 
 class Server:

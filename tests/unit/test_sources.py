@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
-from litmeter.data.index import read_index
-from litmeter.data.sources import check_readable, download, make_index
+from litmeter.classifier.data.index import read_index
+from litmeter.classifier.data.settings import DataSettings
+from litmeter.classifier.data.sources import check_readable, download, make_index
 from litmeter.errors import DataError
-from litmeter.params import DataSettings
 from litmeter.paths import DOWNLOAD_FOLDER, INDEX
 from litmeter.system.files import write_json
 from tests.support.project import PHOTOS, ROOT

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.command import Command
+from litmeter.kinds.lit_api import LitApi
 from litmeter.measure.comparison_rows import Pair
-from litmeter.params import ServeSettings, changed_settings
+from litmeter.params import changed_settings
 from litmeter.paths import BOUNDS, DIAGNOSIS, LEVELS, PICTURES_FOLDER, STAGES, SUMMARY
 from litmeter.report.diagnosis import bounds_of, diagnose, share_cell
 from litmeter.report.results import Result
@@ -25,7 +28,7 @@ from litmeter.report.tables import (
 )
 from litmeter.say.tables import fitted_table, ratio_cell, significant, text_table
 from litmeter.stages.report import main
-from litmeter.stats.comparison import Ratio
+from litmeter.stats.ratios import Ratio
 from litmeter.system.files import read_json
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import CEILINGS, compared, result, turn
@@ -111,10 +114,10 @@ def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
 
 
 def test_changed_settings_are_named_as_in_params() -> None:
-    after = ServeSettings(max_batch_size=8, keep_freed_memory=True)
-    found = changed_settings(ServeSettings(), after)
+    after = Classifier(max_batch_size=8, keep_freed_memory=True)
+    found = changed_settings(Classifier(), after)
     assert found == {"max_batch_size": [1, 8], "keep_freed_memory": [False, True]}
-    assert changes_text(found) == "max_batch_size 1 -> 8, keep_freed_memory false -> true"
+    assert changes_text(found) == "keep_freed_memory false -> true, max_batch_size 1 -> 8"
 
 
 def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:
@@ -143,14 +146,14 @@ def test_an_interval_has_the_digits_that_tell_its_ends_apart(
 
 
 def test_what_is_compared_is_said_by_what_differs_from_the_first() -> None:
-    first = ServeSettings(api="server:A", api_kwargs={"size": "small"})
+    first = LitApi(api="server:A", api_kwargs={"size": "small"})
     command = "python server.py --port {port} " + "--option " * 20 + "--last"
     found = differences(
         {
             "one": first,
             "eight": first.model_copy(update={"max_batch_size": 8, "transport": "direct"}),
             "one (2)": first,
-            "other": ServeSettings(command=command),
+            "other": Command(command=command),
         },
         "cpu",
     )
@@ -200,7 +203,7 @@ def test_a_share_above_the_whole_has_its_interval_wherever_it_stands() -> None:
     assert shown in bounds_table({"e1": bounds})
 
 
-OWN = result("e1_baseline", serve=ServeSettings(api="server:MyAPI"))
+OWN = result("e1_baseline", serve=LitApi(api="server:MyAPI"))
 ALONE = replace(OWN.compared, model_rps=None, pipeline_rps=None)
 WHY = "a command is not run in-process"
 

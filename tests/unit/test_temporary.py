@@ -15,13 +15,7 @@ import pytest
 
 from litmeter.system import files, temporary
 from litmeter.system.files import atomic_folder, atomic_write
-from litmeter.system.temporary import (
-    TEMPORARY_SUFFIX,
-    claim,
-    remove_stale_files,
-    report_stale_files,
-    scratch,
-)
+from litmeter.system.temporary import TEMPORARY_SUFFIX, claim, remove_stale_files, report_stale_files, scratch
 
 USES_A_FOLDER_AND_WRITES = """
 import time

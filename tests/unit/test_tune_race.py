@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pytest
 
 from litmeter.errors import ServerError
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Turn
-from litmeter.params import ServeSettings, load_params
+from litmeter.params import load_params
 from litmeter.tune.search import FEWEST_ROUNDS, Race, Racer, finalists, race
-from litmeter.tune.space import name_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
@@ -24,8 +25,8 @@ PLAN = turn_plan(8, PARAMS.load.timeout_s, PARAMS.load.seed, 0)
 SEEDS = 12
 NOISE = 0.065
 """Of a turn, in logarithms: 4% of a window of four seconds, for one and a half."""
-LETTERS = {letter: ServeSettings(max_batch_size=size) for size, letter in enumerate("sabcdef", 1)}
-NAMES = {letter: name_of(settings) for letter, settings in LETTERS.items()}
+LETTERS = {letter: Classifier(max_batch_size=size) for size, letter in enumerate("sabcdef", 1)}
+NAMES = {letter: settings.search_name for letter, settings in LETTERS.items()}
 
 
 def racer(letter: str, **given: Any) -> Racer:
@@ -167,9 +168,9 @@ def surface(seed: int) -> npt.NDArray[np.float64]:
     return np.array(rates) + rng.normal(0, 0.03, len(rates))
 
 
-def settings_at(number: int) -> ServeSettings:
+def settings_at(number: int) -> Configuration:
     half, compiled, scaled, direct, keep, workers, batch, timeout = POINTS[number]
-    return ServeSettings(
+    return Classifier(
         precision="half" if half else "full",
         compiled=bool(compiled),
         preprocess="scaled" if scaled else "torchvision",
@@ -192,15 +193,15 @@ def rate_lost(seed: int, error: float) -> float:
     truth, rng = surface(seed), np.random.default_rng(1000 + seed)
     part = np.repeat(rng.normal(0, error, 16), len(truth) // 16)
     predicted = np.exp(truth + (part + rng.normal(0, error, len(truth))) / np.sqrt(2))
-    numbers = {name_of(settings_at(number)): number for number in range(len(truth))}
+    numbers = {settings_at(number).search_name: number for number in range(len(truth))}
 
     def racer_at(number: int) -> Racer:
         return Racer(settings_at(number), float(predicted[number]), 1.0)
 
-    def neighbours(leader: ServeSettings) -> list[Racer]:
-        own = np.array(POINTS[numbers[name_of(leader)]])
+    def neighbours(leader: Configuration) -> list[Racer]:
+        own = np.array(POINTS[numbers[leader.search_name]])
         near = np.flatnonzero((np.array(POINTS) != own).sum(axis=1) == 1)
-        near = near[predicted[near] >= 0.5 * predicted[numbers[name_of(leader)]]]
+        near = near[predicted[near] >= 0.5 * predicted[numbers[leader.search_name]]]
         return [racer_at(int(one)) for one in sorted(near, key=lambda one: -predicted[one])]
 
     racing = Race(PARAMS.tune.model_copy(update={"seed": seed}))

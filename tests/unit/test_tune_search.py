@@ -10,14 +10,26 @@ import numpy as np
 import pytest
 
 from litmeter.errors import LitmeterError
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.load import LoadPlan
 from litmeter.measure.turn import Sample, Serve, Serving, Turn, Work
-from litmeter.params import ServeSettings, TuneSettings, load_params
+from litmeter.params import load_params
 from litmeter.report.tables import tune_table
 from litmeter.system.files import read_rows, write_rows
 from litmeter.tune.rows import TuneRow
-from litmeter.tune.search import COST_ROUNDS, RACERS, Job, Outcome, part_names, predicted_rps, search, steady
-from litmeter.tune.space import Machine, name_of, space_of
+from litmeter.tune.search import (
+    COST_ROUNDS,
+    RACERS,
+    Job,
+    Outcome,
+    search,
+    steady,
+    subject_of,
+)
+from litmeter.tune.space import space_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
@@ -33,7 +45,7 @@ KNOBS: Mapping[str, Any] = {
     "keep_freed_memory": (False,),
 }
 """32 configurations, all of which can run."""
-SERVE = ServeSettings(threads_per_worker=1)
+SERVE = Classifier(threads_per_worker=1)
 PART_S = {
     "full": 0.012,
     "half": 0.008,
@@ -45,7 +57,7 @@ PART_S = {
 """What the parts cost."""
 
 
-def job_of(agreement: Callable[[ServeSettings], float] = lambda one: 1.0, **limits: Any) -> Job:
+def job_of(agreement: Callable[[Configuration], float] = lambda one: 1.0, **limits: Any) -> Job:
     params = load_params(ROOT / "params.yaml")
     tune = params.tune.model_copy(update={**KNOBS, "max_s": 300.0, **limits})
     machine = Machine("cpu", 2)
@@ -54,7 +66,7 @@ def job_of(agreement: Callable[[ServeSettings], float] = lambda one: 1.0, **limi
     return Job(tune, SERVE, params.load, objective, machine, space, agreement)
 
 
-def true_rps(one: ServeSettings) -> float:
+def true_rps(one: Configuration) -> float:
     """The rate of a configuration: batches gain a little where they form."""
     batches = 1.1 if one.max_batch_size == 4 and one.transport == "direct" else 1.0
     seconds = PART_S[one.precision] / batches + PART_S[one.preprocess] + PART_S[one.transport]
@@ -62,21 +74,21 @@ def true_rps(one: ServeSettings) -> float:
 
 
 def machine_of(
-    job: Job, rps: Callable[[ServeSettings], float] = true_rps, memory_mib: float = 300.0, **given: Any
+    job: Job, rps: Callable[[Configuration], float] = true_rps, memory_mib: float = 300.0, **given: Any
 ) -> MadeUpMachine:
     """Costs as they are, and served rates as ``rps`` has them."""
-    settings = {name_of(one): one for one in job.configurations}
-    parts = {part.subject: part for part in job.parts}
+    settings = {one.search_name: one for one in job.configurations}
+    parts = {subject_of(part): part for part in job.parts}
 
     def rate_rps(turn: Turn) -> float:
         if turn.subject in settings:
             return rps(settings[turn.subject])
         part = parts[turn.subject]
-        if part.kind == "request":
+        if part.work == "request":
             return 100.0
         size = turn.load.batch_size if isinstance(turn.load, Work) else 1
-        own = PART_S[part.settings.precision if part.kind == "model" else part.settings.preprocess]
-        return part.workers / own * (1.1 if part.kind == "model" and size == 4 else 1.0)
+        own = PART_S[part.settings.precision if part.work == "model" else part.settings.preprocess]
+        return part.workers / own * (1.1 if part.work == "model" and size == 4 else 1.0)
 
     def columns(turn: Turn) -> dict[str, float]:
         if turn.subject not in parts:
@@ -118,7 +130,11 @@ def test_the_fastest_wins_and_every_configuration_is_accounted_for() -> None:
     assert outcome.prediction_error < 0.1
     assert len(outcome.rows) + sum(outcome.left_out.values()) == outcome.combinations == 32
     [incumbent] = [row for row in outcome.rows if row.incumbent]
-    assert (incumbent.name, incumbent.over_serve, incumbent.rounds) == (name_of(SERVE), 1.0, outcome.rounds)
+    assert (incumbent.name, incumbent.over_serve, incumbent.rounds) == (
+        SERVE.search_name,
+        1.0,
+        outcome.rounds,
+    )
     assert incumbent.status == "slower"
 
 
@@ -164,26 +180,26 @@ def test_a_short_search_takes_one_round_of_costs() -> None:
 def test_parts_that_find_no_memory_together_are_measured_in_groups() -> None:
     job = job_of()
     outcome, machine = searched(job, places=4)
-    assert {turn.subject for turn in machine.turns if turn.note == "costs"} == {p.subject for p in job.parts}
+    assert {turn.subject for turn in machine.turns if turn.note == "costs"} == set(map(subject_of, job.parts))
     assert outcome.winner == max(job.space.configurations, key=true_rps)
 
 
 def test_configurations_whose_part_does_not_start_are_left_out() -> None:
     job = job_of()
-    failed = next(part for part in job.parts if part.kind == "model" and part.settings.precision == "half")
-    outcome, machine = searched(job, broken=frozenset({failed.subject}))
+    failed = next(part for part in job.parts if part.work == "model" and part.settings.precision == "half")
+    outcome, machine = searched(job, broken=frozenset({subject_of(failed)}))
     assert outcome.winner.precision == "full"
-    without = [one for one in job.space.configurations if failed.name in part_names(one)]
+    without = [one for one in job.space.configurations if failed.name in one.part_names()]
     assert len(without) in outcome.left_out.values()
-    assert {turn.subject for turn in machine.turns}.isdisjoint(map(name_of, without))
+    assert {turn.subject for turn in machine.turns}.isdisjoint(one.search_name for one in without)
     with pytest.raises(LitmeterError, match="does not start"):
-        searched(job, broken=frozenset({job.parts[0].subject}))
+        searched(job, broken=frozenset({subject_of(job.parts[0])}))
 
 
 def test_the_best_is_found_where_predictions_miss_a_knob() -> None:
     """Two workers are three times as slow as predicted: the best is a neighbour of who was predicted best."""
 
-    def rps(one: ServeSettings) -> float:
+    def rps(one: Configuration) -> float:
         return true_rps(one) / (1 if one.workers_per_device == 1 else 3)
 
     job = job_of(max_s=400.0)
@@ -192,14 +208,14 @@ def test_the_best_is_found_where_predictions_miss_a_knob() -> None:
     assert outcome.prediction_error > 0.3
 
 
-def equally_fast(one: ServeSettings) -> float:
+def equally_fast(one: Configuration) -> float:
     return 100.0 if one.transport == "direct" else 50.0
 
 
 def test_the_cheapest_of_those_that_are_as_fast_wins() -> None:
     outcome, _ = searched(job_of(), rps=equally_fast)
     first, *others = [row for row in outcome.rows if row.status in ("winner", "equal", "not resolved")]
-    assert (first.memory_mib, first.transport) == (300.0, "direct")
+    assert (first.memory_mib, first.knobs["transport"]) == (300.0, "direct")
     assert max(row.memory_mib or 0.0 for row in others) == 600.0
     worth = {(row.knob, row.value): row for row in outcome.knobs}
     assert worth["transport", "litserve"].ratio == pytest.approx(0.95, abs=0.02)
@@ -212,10 +228,12 @@ def test_the_cheapest_of_those_that_are_as_fast_wins() -> None:
 def test_who_breaks_a_limit_is_excluded_and_cannot_win() -> None:
     outcome, _ = searched(job_of(max_memory_mib=400.0))
     assert outcome.winner.workers_per_device == 1
-    assert all(row.workers_per_device == 2 and row.reason for row in by_status(outcome)["excluded"])
+    assert all(
+        row.knobs["workers_per_device"] == "2" and row.reason for row in by_status(outcome)["excluded"]
+    )
     outcome, _ = searched(job_of(lambda one: 0.5 if one.precision == "half" else 1.0))
     assert outcome.winner.precision == "full"
-    assert all(row.precision == "full" for row in outcome.rows)
+    assert all(row.knobs["precision"] == "full" for row in outcome.rows)
     with pytest.raises(LitmeterError, match="max_p95_ms"):
         searched(job_of(max_p95_ms=30.0))
 
@@ -244,43 +262,43 @@ def test_a_search_repeats_its_decisions_from_what_it_was_answered() -> None:
     assert again.run(search(job)) == first
 
 
-OWN = ServeSettings(api="server:MyAPI")
+OWN = LitApi(api="server:MyAPI")
 ITEM_S = {1: 0.010, 2: 0.006, 4: 0.004, 8: 0.003}
 """In a worker of one thread; with two it takes three quarters of the time, on two cores."""
 REQUEST_S, OF_WORKER_S = 0.001, 0.0004
 
 
 def job_of_api(unavailable: str = "") -> Job:
-    params, machine = load_params(ROOT / "params.yaml"), Machine("cpu", 2)
+    params, machine = load_params(ROOT / "params.yaml"), Machine("cpu", 2, unavailable=unavailable)
     objective = params.objective.model_copy(update={"max_s": 30.0})
-    tune = TuneSettings(max_s=600.0)
+    tune = WorkerTuneSettings(max_s=600.0)
     space = space_of(tune, OWN, machine)
-    return Job(tune, OWN, params.load, objective, machine, space, lambda one: 1.0, unavailable)
+    return Job(tune, OWN, params.load, objective, machine, space, None)
 
 
-def item_s(one: ServeSettings, size: int) -> float:
+def item_s(one: Configuration, size: int) -> float:
     return ITEM_S[size] * (1 if one.threads_per_worker == 1 else 0.75)
 
 
-def cpu_s(one: ServeSettings, size: int) -> float:
+def cpu_s(one: Configuration, size: int) -> float:
     return item_s(one, size) * (one.threads_per_worker or 2)
 
 
-def served_rps(one: ServeSettings) -> float:
+def served_rps(one: Configuration) -> float:
     """As the costs have it, but that a wait for a batch costs more."""
-    pipeline, request = part_names(one)
+    pipeline, request = one.part_names()
     costs = {
         pipeline: {size: item_s(one, size) for size in ITEM_S},
         f"{pipeline}: CPU time": {size: cpu_s(one, size) for size in ITEM_S},
         request: {1: REQUEST_S},
         f"{request}: CPU time": {1: OF_WORKER_S},
     }
-    return predicted_rps(one, costs, Machine("cpu", 2), 8) * (0.8 if one.batch_timeout_s else 1.0)
+    return one.predicted_rps(costs, Machine("cpu", 2), 8) * (0.8 if one.batch_timeout_s else 1.0)
 
 
 def searched_for_api(job: Job) -> tuple[Outcome, MadeUpMachine]:
-    settings = {name_of(one): one for one in job.configurations}
-    parts = {part.subject: part for part in job.parts}
+    settings = {one.search_name: one for one in job.configurations}
+    parts = {subject_of(part): part for part in job.parts}
 
     def rate_rps(turn: Turn) -> float:
         if turn.subject in settings:
@@ -315,7 +333,7 @@ def test_a_search_for_an_api_predicts_by_its_pipeline_and_reports_its_knobs_alon
     assert outcome.prediction_error < 0.2
     knobs = {"workers x threads", "max_batch_size", "batch_timeout_s", "transport"}
     assert {row.knob for row in outcome.knobs} <= knobs
-    assert {(row.precision, row.agreement) for row in outcome.rows} == {(None, None)}
+    assert {(*row.knobs, row.agreement) for row in outcome.rows} == {(*OWN.knobs, None)}
     head, rows = tune_table(outcome.rows)
     assert "agreement" not in head
     assert {len(row) for row in rows} == {len(head)}
@@ -326,7 +344,7 @@ def test_a_search_for_an_api_predicts_by_its_pipeline_and_reports_its_knobs_alon
 def test_where_nothing_runs_in_process_a_race_alone_decides() -> None:
     job = job_of_api("stream")
     outcome, machine = searched_for_api(job)
-    assert {turn.subject for turn in machine.turns} <= {name_of(one) for one in job.configurations}
+    assert {turn.subject for turn in machine.turns} <= {one.search_name for one in job.configurations}
     assert served_rps(outcome.winner) >= 0.97 * max(map(served_rps, job.space.configurations))
     assert len(outcome.rows) >= RACERS
     assert outcome.prediction_error is None

@@ -6,18 +6,14 @@ from typing import Any
 
 import pytest
 
-from litmeter.params import ServeSettings, TuneSettings, load_params
-from litmeter.tune.search import (
-    Costs,
-    batch_formed,
-    cpu_of,
-    model_part,
-    part_names,
-    parts_of,
-    predicted_rps,
-    ranking,
-)
-from litmeter.tune.space import DUPLICATE, Machine, changed_knobs, name_of, simplicity, space_of
+from litmeter.kinds import read as read_keys
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Configuration, Costs, Machine, TuneSettings, cpu_of
+from litmeter.kinds.lit_api import LitApi, batch_formed
+from litmeter.kinds.workers import WorkerTuneSettings
+from litmeter.params import load_params
+from litmeter.tune.search import ranking, subject_of
+from litmeter.tune.space import DUPLICATE, changed_knobs, space_of
 from tests.support.project import ROOT
 
 CPU = Machine("cpu", 2)
@@ -38,8 +34,8 @@ def tune(**knobs: Any) -> TuneSettings:
     return load_params(ROOT / "params.yaml").tune.model_copy(update={**NARROW, **knobs})
 
 
-def spaces(machine: Machine = CPU, **knobs: Any) -> tuple[list[ServeSettings], dict[str, int]]:
-    space = space_of(tune(**knobs), ServeSettings(max_queue=7), machine)
+def spaces(machine: Machine = CPU, **knobs: Any) -> tuple[list[Configuration], dict[str, int]]:
+    space = space_of(tune(**knobs), Classifier(max_queue=7), machine)
     return list(space.configurations), dict(space.left_out)
 
 
@@ -56,13 +52,12 @@ def test_what_cannot_run_is_left_out_with_the_reason() -> None:
     assert len(found) == 4
     assert left_out["precision ('int8'): allowed without compiled: full or half"] == 2
     assert sum(number for reason, number in left_out.items() if reason.startswith("preprocess ('timm')")) == 2
-    other = Machine(
-        "cpu", 2, {"half": "no instructions"}, {"int8": "no package"}, {"scaled": "no large photo"}
-    )
+    reasons = {"precision": {"half": "no instructions"}, "preprocess": {"scaled": "no large photo"}}
+    other = Machine("cpu", 2, reasons, {"int8": "no package"})
     assert spaces(other, precision=("half",)) == ([], {"half: no instructions": 1})
     assert spaces(other, precision=("int8",), compiled=(True,))[1] == {"int8, compiled: no package": 1}
     assert spaces(other, preprocess=("scaled",))[1] == {"scaled: no large photo": 1}
-    compiled_only = Machine("cpu", 2, in_torch="an ONNX file")
+    compiled_only = Machine("cpu", 2, {"compiled": {False: "an ONNX file"}})
     found, left_out = spaces(compiled_only, compiled=(True, False))
     assert [one.compiled for one in found] == [True]
     assert left_out == {"not compiled: an ONNX file": 1}
@@ -123,64 +118,64 @@ def test_a_predicted_rate_is_what_cores_workers_and_batches_allow(
     knobs: dict[str, Any], model_s: dict[int, float], request_s: float, rps: float
 ) -> None:
     [settings] = spaces(**knobs)[0]
-    found = costs({model_part(settings): model_s}, request_s)
-    assert predicted_rps(settings, found, CPU, 8) == pytest.approx(rps)
+    found = costs({settings.part_names()[0]: model_s}, request_s)
+    assert settings.predicted_rps(found, CPU, 8) == pytest.approx(rps)
 
 
 def test_a_model_on_a_gpu_takes_none_of_the_cores_and_bounds_the_rate() -> None:
     gpu = Machine("cuda", 2)
     [settings] = spaces(gpu, workers_per_device=(4,), max_batch_size=(2,))[0]
-    found = costs({model_part(settings): {2: 0.004}}, 0.001)
-    assert predicted_rps(settings, found, gpu, 8) == pytest.approx(1 / 0.004)  # the cores allow 2 / 0.003
-    fast = costs({model_part(settings): {2: 0.0001}}, 0.001)
-    assert predicted_rps(settings, fast, gpu, 8) == pytest.approx(2 / 0.003)
+    found = costs({settings.part_names()[0]: {2: 0.004}}, 0.001)
+    assert settings.predicted_rps(found, gpu, 8) == pytest.approx(1 / 0.004)  # the cores allow 2 / 0.003
+    fast = costs({settings.part_names()[0]: {2: 0.0001}}, 0.001)
+    assert settings.predicted_rps(fast, gpu, 8) == pytest.approx(2 / 0.003)
 
 
 def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
     found, _ = spaces(max_batch_size=(1, 4), keep_freed_memory=(True, False))
-    ranked = ranking(found, costs({model_part(one): {1: 0.010, 4: 0.006} for one in found}), CPU, 8)
+    ranked = ranking(found, costs({one.part_names()[0]: {1: 0.010, 4: 0.006} for one in found}), CPU, 8)
     assert [one.max_batch_size for one, _ in ranked] == [4, 4, 1, 1]
     assert [one.keep_freed_memory for one, _ in ranked] == [False, True, False, True]
-    assert simplicity(ranked[0][0]) < simplicity(ranked[1][0])
+    assert ranked[0][0].simplicity < ranked[1][0].simplicity
 
 
 def test_each_part_is_measured_once_on_as_many_cores_as_there_are() -> None:
     found, _ = spaces(max_batch_size=(1, 4), transport=("litserve", "direct"), threads_per_worker=(1, 2))
-    parts = {part.name: part for part in parts_of(found, "cpu", 2)}
+    parts = {part.name: part for part in Classifier.parts(found, "cpu", 2)}
     assert len(parts) == 5
-    models = [part for part in parts.values() if part.kind == "model"]
+    models = [part for part in parts.values() if part.work == "model"]
     assert sorted((part.settings.threads_per_worker, part.workers) for part in models) == [(1, 2), (2, 1)]
     assert all(part.batch_sizes == (1, 4) for part in models)
     assert parts["preprocess torchvision"].settings.workers_per_device == 2
-    assert {part.subject for part in parts.values() if part.kind == "request"} == {
+    assert {subject_of(part) for part in parts.values() if part.work == "request"} == {
         "request litserve",
         "request direct",
     }
 
 
 def test_workers_and_threads_are_one_knob() -> None:
-    one = ServeSettings(workers_per_device=1, threads_per_worker=2)
-    two = ServeSettings(workers_per_device=2, threads_per_worker=1)
+    one = Classifier(workers_per_device=1, threads_per_worker=2)
+    two = Classifier(workers_per_device=2, threads_per_worker=1)
     assert changed_knobs(one, two) == ["workers x threads"]
     assert changed_knobs(one, one) == []
     assert len(changed_knobs(one, two.model_copy(update={"max_batch_size": 4}))) == 2
 
 
 def test_without_batches_a_timeout_is_no_difference() -> None:
-    one = ServeSettings(max_batch_size=4, batch_timeout_s=0.01)
-    assert changed_knobs(one, ServeSettings()) == changed_knobs(ServeSettings(), one) == ["max_batch_size"]
-    assert len(changed_knobs(one, ServeSettings(max_batch_size=2))) == 2
+    one = Classifier(max_batch_size=4, batch_timeout_s=0.01)
+    assert changed_knobs(one, Classifier()) == changed_knobs(Classifier(), one) == ["max_batch_size"]
+    assert len(changed_knobs(one, Classifier(max_batch_size=2))) == 2
 
 
-OWN = ServeSettings(api="server:MyAPI", api_kwargs={"depth": 2}, path="/answer")
+OWN = LitApi(api="server:MyAPI", api_kwargs={"depth": 2}, path="/answer")
 
 
-def own(**knobs: Any) -> ServeSettings:
-    return ServeSettings.model_validate(OWN.model_dump() | knobs)
+def own(**knobs: Any) -> Configuration:
+    return read_keys(OWN.model_dump() | knobs)
 
 
 def test_the_space_of_an_api_has_its_knobs_alone_and_reaches_as_far_as_is_useful() -> None:
-    space = space_of(TuneSettings(), OWN, CPU)
+    space = space_of(WorkerTuneSettings(), OWN, CPU)
     found = space.configurations
     assert {(one.workers_per_device, one.threads_per_worker) for one in found} == {
         *((1, 1), (1, 2), (2, 1)),
@@ -190,30 +185,32 @@ def test_the_space_of_an_api_has_its_knobs_alone_and_reaches_as_far_as_is_useful
     assert {one.batch_timeout_s for one in found} == {0.0, 0.002, 0.01}
     assert all((one.api, one.api_kwargs, one.path) == (OWN.api, OWN.api_kwargs, OWN.path) for one in found)
     assert {one.transport for one in found} == {"litserve", "direct"}
-    assert len(set(map(name_of, found))) == len(found) == 2 * 4 * (1 + 3 * 3)
-    assert name_of(own(workers_per_device=2, threads_per_worker=1)) == "2x1 b1 0ms"
-    three = space_of(TuneSettings(users=3, workers_per_device=(3,)), OWN, Machine("cpu", 3)).configurations
+    assert len({one.search_name for one in found}) == len(found) == 2 * 4 * (1 + 3 * 3)
+    assert own(workers_per_device=2, threads_per_worker=1).search_name == "2x1 b1 0ms"
+    three = space_of(
+        WorkerTuneSettings(users=3, workers_per_device=(3,)), OWN, Machine("cpu", 3)
+    ).configurations
     assert {one.max_batch_size for one in three} == {1, 2, 3}
-    gpu = space_of(TuneSettings(), OWN, Machine("cuda", 32)).configurations
+    gpu = space_of(WorkerTuneSettings(), OWN, Machine("cuda", 32)).configurations
     assert {one.workers_per_device for one in gpu} == {1, 2, 4}
 
 
 def test_a_batch_size_with_a_fault_is_left_out() -> None:
     fault = "predict, batch of 2: ValueError"
-    space = space_of(TuneSettings(), OWN, Machine("cpu", 2, batch_sizes={2: fault, 4: fault}))
+    space = space_of(WorkerTuneSettings(), OWN, Machine("cpu", 2, {"max_batch_size": {2: fault, 4: fault}}))
     assert {one.max_batch_size for one in space.configurations} == {1, 8}
     assert space.left_out[fault] == 2 * 2 * 3 * 4
 
 
 def test_a_transport_with_a_fault_is_left_out() -> None:
-    space = space_of(TuneSettings(), OWN, Machine("cpu", 2, transports={"direct": "it streams"}))
+    space = space_of(WorkerTuneSettings(), OWN, Machine("cpu", 2, {"transport": {"direct": "it streams"}}))
     assert {one.transport for one in space.configurations} == {"litserve"}
     assert space.left_out["it streams"] > 0
 
 
 def test_an_apis_pipeline_is_measured_as_it_is_batched() -> None:
-    parts = parts_of([own(threads_per_worker=1), own(threads_per_worker=1, max_batch_size=8)], "cpu", 2)
-    assert [(part.kind, part.workers, part.batch_sizes) for part in parts] == [
+    parts = LitApi.parts([own(threads_per_worker=1), own(threads_per_worker=1, max_batch_size=8)], "cpu", 2)
+    assert [(part.work, part.workers, part.batch_sizes) for part in parts] == [
         ("pipeline", 2, (1, 8)),
         ("request", 2, (1,)),
     ]
@@ -221,7 +218,7 @@ def test_an_apis_pipeline_is_measured_as_it_is_batched() -> None:
     assert (pipeline.workers_per_device, pipeline.max_batch_size) == (2, 8)
     assert (null.api, null.workers_per_device, null.max_batch_size) == (OWN.api, 2, 1)
     for settings in (pipeline, null):  # processes read them so
-        assert ServeSettings.model_validate(settings.model_dump()) == settings
+        assert read_keys(settings.model_dump()) == settings
 
 
 @pytest.mark.parametrize(
@@ -248,7 +245,7 @@ def test_batches_as_litserves_loop_forms_them(
 
 def test_the_rate_of_an_api_is_bound_by_the_cores_or_by_its_workers() -> None:
     """An item takes a worker 10 ms, of which it computes 2; a request costs 1 ms, half of it the worker's."""
-    pipeline, request = part_names(own(threads_per_worker=1))
+    pipeline, request = own(threads_per_worker=1).part_names()
     found = {
         pipeline: {1: 0.010},
         cpu_of(pipeline): {1: 0.002},
@@ -256,13 +253,13 @@ def test_the_rate_of_an_api_is_bound_by_the_cores_or_by_its_workers() -> None:
         cpu_of(request): {1: 0.0005},
     }
     rates = [
-        predicted_rps(own(threads_per_worker=1, workers_per_device=workers), found, CPU, 32)
+        own(threads_per_worker=1, workers_per_device=workers).predicted_rps(found, CPU, 32)
         for workers in (1, 4, 16)
     ]
     assert rates == pytest.approx([1 / 0.0105, 4 / 0.0105, 2 / 0.003])
     found[pipeline] = found[cpu_of(pipeline)] = {1: 1e-6}
     polling = own(threads_per_worker=1, workers_per_device=4, max_batch_size=4)
-    assert predicted_rps(polling, found, CPU, 32) == pytest.approx(2 * 3 / 7 / 0.0005)
+    assert polling.predicted_rps(found, CPU, 32) == pytest.approx(2 * 3 / 7 / 0.0005)
     direct = polling.model_copy(update={"transport": "direct"})
     found |= {"request direct": found[request], cpu_of("request direct"): found[cpu_of(request)]}
-    assert predicted_rps(direct, found, CPU, 32) > 1000
+    assert direct.predicted_rps(found, CPU, 32) > 1000

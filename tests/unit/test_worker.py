@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from litmeter.serve.direct.channel import Channel
-from litmeter.serve.direct.worker import collect_batch
-from litmeter.serve.messages import Request
+from litmeter.direct.channel import Channel
+from litmeter.direct.messages import Request
+from litmeter.direct.worker import collect_batch
 from tests.support.direct import open_channel
 
 

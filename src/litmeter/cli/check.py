@@ -7,9 +7,10 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Annotated, Any
@@ -22,20 +23,21 @@ from litmeter.cli.own import USERS, Sent, read_given
 from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import LitmeterError, NoVerdict, StorageError, UsageError, missing_extra, storage_error
 from litmeter.load import load_generator
-from litmeter.measure.bodies import bodies_of
+from litmeter.load.bodies import Bodies
+from litmeter.load.settings import LoadSettings
 from litmeter.measure.comparison_rows import Pair, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.device import resolve_device
-from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load_params
-from litmeter.paths import MODEL
+from litmeter.params import CANDIDATE, load_params
 from litmeter.report.claims import disturbances
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.say.tables import markdown_table, number_cell, significant
-from litmeter.stats.comparison import Ratio
+from litmeter.settings import PARAMS_FILE, Positive
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
+from litmeter.stats.ratios import Ratio
+from litmeter.system.device import resolve_device
 from litmeter.system.files import append_line, check_outputs
 from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine
@@ -298,17 +300,19 @@ def measured(
     """Serve both and load them in turn; raise LitmeterError where that is not possible."""
     load: LoadSettings = LOAD
     device, users = "auto", USERS
+    own: Callable[[], Bodies] = partial(read_given, sent)
     if command is not None and sent.body:
         pass  # a params.yaml may be of another program
     elif PARAMS_FILE.exists():
         params = load_params()
         device, load, users = params.device, params.load, params.comparison.users
+        own = params.bodies
     else:
         raise UsageError(f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it")
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
-    bodies = read_given(sent) if sent.body else bodies_of(load)
+    bodies = read_given(sent) if sent.body else own()
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")
     with (
@@ -319,7 +323,7 @@ def measured(
     ):
         print_wrapped(f"{names[0]} and {names[1]} in turn, at {users} users: about {duration(seconds)}")
         subjects = {
-            name: Served(name, settings, sender, MODEL, device, load.timeout_s)
+            name: Served(name, settings, sender, device, load.timeout_s)
             for name, settings in zip(names, both.settings, strict=True)
         }
         log = Log()

@@ -13,28 +13,25 @@ from cyclopts import Parameter
 
 from litmeter.cli.own import OWN, USERS, Own, check_only_own, is_own, project, settings_of
 from litmeter.errors import UsageError
+from litmeter.kinds.configuration import Configuration
 from litmeter.load import load_generator
-from litmeter.measure.bodies import bodies_of
+from litmeter.measure.checks import refuse_faulty
 from litmeter.measure.comparison_rows import Pair, comparison_rows, pairs
 from litmeter.measure.log import Log
-from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.device import has_bfloat16, resolve_device
-from litmeter.params import Positive, ServeSettings, load_params
-from litmeter.paths import MODEL
+from litmeter.params import params_here
 from litmeter.report.claims import claims, disturbances
 from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
 from litmeter.report.snapshot import read_snapshot
 from litmeter.report.tables import differences, pairs_table
 from litmeter.say.progress import print_wrapped
-from litmeter.serve.launcher import check_model
+from litmeter.settings import Positive
 from litmeter.stages import comparison
 from litmeter.system.files import check_outputs, write_text
-from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine
 
 COLUMNS = (
@@ -57,7 +54,7 @@ def compare(
 
     Args:
         servers: configurations of params.yaml; or your own, NAME=SPEC, where SPEC is module:Class with keys
-            of serve: as key=value, or a command with {port}
+            of serve: as key=value, a command with {port}, or the URL of a server that runs already
         seconds: in all, the servers' starts included
         as_json: print JSON instead of a table
     """
@@ -85,7 +82,7 @@ class Found:
         table, said: for a terminal: all figures, and what they say.
     """
 
-    settings: Mapping[str, ServeSettings]
+    settings: Mapping[str, Configuration]
     device: str
     users: int
     rows: Sequence[ComparisonRow]
@@ -108,24 +105,20 @@ class Found:
 
 def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     """Compare configurations of params.yaml head to head, for a time that nothing shortens or extends."""
-    params = load_params()
-    device, load = resolve_device(params.device, cuda_available()), params.load
-    params = params.on(lambda: device != "cpu" or has_bfloat16())
-    settings = {}
+    params, device = params_here()
+    settings, load = dict[str, Configuration](), params.load
     for place, name in enumerate(names):
         again = names[:place].count(name)
         settings[f"{name} ({again + 1})" if again else name] = params.configuration(name)
-    for serve in settings.values():
-        if serve.kind == "classifier":
-            check_model(MODEL, serve)
-    bodies, log, users = bodies_of(load), Log(), params.comparison.users
+    notes = [note for serve in settings.values() for note in serve.check_servable(device)]
+    print_wrapped("\n".join(dict.fromkeys(notes)))
+    bodies, log, users = params.bodies(), Log(), params.comparison.users
     print_wrapped(f"{', '.join(settings)} in turn, at {users} users: about {seconds:.0f} s")
     with exclusive_machine():
         refuse_faulty(settings, bodies, device, load.timeout_s)
         with load_generator(*bodies) as sender, progress(seconds, "compare") as show:
             subjects = {
-                name: Served(name, serve, sender, MODEL, device, load.timeout_s)
-                for name, serve in settings.items()
+                name: Served(name, serve, sender, device, load.timeout_s) for name, serve in settings.items()
             }
             schedule = head_to_head(list(settings), users, seconds, seed=load.seed, timeout_s=load.timeout_s)
             run(schedule, subjects, log, seconds, show)

@@ -18,22 +18,25 @@ from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from litmeter.cli.cluster import cluster_senders
+from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.load import LoadPlan, Trace, load_generator
+from litmeter.load.first_request import check_first_request
 from litmeter.load.senders import Sender, local_senders
+from litmeter.load.settings import LoadSettings
 from litmeter.load.trace import read_trace
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.capacity import capacity as search
+from litmeter.measure.loadtest import bodies_to_send, one_after_another, request_headers
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Url
-from litmeter.measure.target import bodies_to_send, check_first_request, one_after_another, request_headers
 from litmeter.measure.turn import Sample
-from litmeter.params import Count, LoadSettings, Miss, ObjectiveSettings, Positive, Section, Timeout
+from litmeter.params import ObjectiveSettings
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import number_cell, rate_cell, significant, text_table, without_empty
-from litmeter.serve.binding import check_ca_file
+from litmeter.settings import Count, Miss, Positive, Section, Timeout
 from litmeter.stats.records import WINDOWS, misses
 from litmeter.system.files import check_outputs, write_rows
 from litmeter.system.http import CA_VARIABLE, check_url

@@ -13,7 +13,6 @@ from zipfile import ZipFile
 from cyclopts import Parameter
 
 from litmeter.errors import ReportError, UsageError
-from litmeter.params import Positive
 from litmeter.report.charts import prices as chart
 from litmeter.report.charts import save_png
 from litmeter.report.machines import Offer, offers_table, offers_text, read_offers
@@ -21,6 +20,7 @@ from litmeter.report.pages import write_machines
 from litmeter.report.snapshot import entered
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import text_table
+from litmeter.settings import Positive
 from litmeter.system.files import check_outputs
 
 FOLDER = Path("machines")
@@ -100,7 +100,7 @@ def price_of_each(
 
 def measured_on(cluster: str) -> dict[str, str]:
     """By node the folder of the results that it has measured; raise ReportError where there is none."""
-    from litmeter.cli.project import measure_on_cluster
+    from litmeter.cli.copies import measure_on_cluster
 
     found = {}
     for node, content in measure_on_cluster(cluster, print_wrapped):

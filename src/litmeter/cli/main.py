@@ -5,8 +5,6 @@ A subcommand imports its packages when it runs, so that ``predict`` does not loa
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import signal
@@ -120,13 +118,14 @@ def mistake(error: CycloptsError) -> str:
     """What is wrong with the command line, in one line that names the option as it is typed."""
     from pydantic import ValidationError
 
-    from litmeter.params import explain
+    from litmeter.settings import explain
 
     if isinstance(error.__cause__, ValidationError) and error.argument is not None:
+        said = explain(error.__cause__)
         options = {child.keys[-1]: child.name for child in error.argument.children}
         if not options:  # an option by itself
-            return f"{error.argument.name}: {explain(error.__cause__).removeprefix(': ')}"
-        return re.sub(r"\w+", lambda word: options.get(word[0], word[0]), explain(error.__cause__))
+            return f"{error.argument.name}: {said.removeprefix(': ')}"
+        return re.sub(r"\w+", lambda word: options.get(word[0], word[0]), said)
     error.verbose = False
     return " ".join(str(error).split()).rstrip(".")
 
@@ -162,72 +161,36 @@ def serve(
         metrics: serve /metrics, or not
         docs: serve /docs, /redoc and /openapi.json, or not
     """
-    from litmeter.model.compiled.manifest import split_note
-    from litmeter.model.device import check_precision, has_bfloat16, resolve_device
-    from litmeter.params import PARAMS_FILE, load_params
-    from litmeter.paths import MODEL
-    from litmeter.serve.binding import Binding
-    from litmeter.serve.launcher import check_model, serve_in_foreground
+    from litmeter.cli.load import LOAD
+    from litmeter.cli.own import Sent, own_server
+    from litmeter.direct.binding import Binding
+    from litmeter.kinds.server import Start, StartedServer, wait_in_foreground
+    from litmeter.params import params_here
+    from litmeter.settings import PARAMS_FILE
+    from litmeter.system.device import resolve_device
     from litmeter.system.gpu import cuda_available
 
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()
     if server is not None:
-        from litmeter.cli.load import LOAD
-        from litmeter.cli.own import lit_api_settings
-
+        own, timeout_s = own_server(server, keys, Sent()), LOAD.timeout_s
         device = resolve_device("auto", cuda_available())
-        return serve_in_foreground(MODEL, lit_api_settings(server, keys), device, LOAD.timeout_s, binding)
-    params = load_params()
-    if "serve" not in params.model_fields_set:
-        raise ParamsError(f"{PARAMS_FILE}: serve: missing; it says what is served")
-    if params.serve.kind == "command" and binding != Binding(port):
-        raise UsageError("serve: names a command, which has options of its own; allowed: --port")
-    device = resolve_device(params.device, cuda_available())
-    if params.serve.kind != "classifier":
-        return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
-    params = params.on(lambda: device != "cpu" or has_bfloat16())
-    check_precision(params.serve.precision, device)
-    if said := other_model(MODEL.exported):
+        if not own.takes_binding:
+            raise UsageError(f"serve: expected module:Class, got {server!r}")
+    else:
+        params, device = params_here()
+        own, timeout_s = params.serve, params.load.timeout_s
+        if "serve" not in params.model_fields_set:
+            raise ParamsError(f"{PARAMS_FILE}: serve: missing; it says what is served")
+        if not own.takes_binding and binding != Binding(port):
+            raise UsageError(f"serve: names a {own.kind}, which has options of its own; allowed: --port")
+    for said in own.check_servable(device):
         print(said, flush=True)
-    check_model(MODEL, params.serve)
-    if note := split_note(MODEL, device, params.serve):  # fails here instead of in the log of each worker
-        print(note, flush=True)
-    return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
-
-
-def other_model(folder: Path) -> str | None:
-    """Which model ``folder`` has where it is not that of dvc.lock, as after an interrupted run; else None."""
-    import yaml
-
-    from litmeter.model.card import read_card
-    from litmeter.paths import DVC_LOCK
-
-    try:
-        with DVC_LOCK.open("rb") as file:
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            outs = yaml.load(file, loader)["stages"]["export"]["outs"]  # noqa: S506
-        [locked] = [out["md5"] for out in outs if out["path"] == str(folder)]
-        card = read_card(folder)
-        if folder_md5(folder) == locked:
-            return None
-    except (OSError, LitmeterError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return None  # there is no lock, or no model, which is said where it is needed
-    return (
-        f"{folder} is not the model of {DVC_LOCK}, but {card.architecture}, test accuracy "
-        f"{card.test_accuracy:.3f}, weights {card.weights_sha256[:12]}; `dvc checkout` brings that one back"
-    )
-
-
-def folder_md5(folder: Path) -> str:
-    """The hash of a folder as DVC computes it: of its files' names and hashes, as JSON."""
-
-    def md5(content: bytes) -> str:
-        return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = [{"md5": md5(file.read_bytes()), "relpath": str(file.relative_to(folder))} for file in files]
-    return f"{md5(json.dumps(listed, sort_keys=True).encode())}.dir"
+    page = ", and {url} is a page to try it" if own.page else ""
+    with own.starting(Start(device, timeout_s, binding, in_foreground=True)) as started:
+        if not isinstance(started, StartedServer):
+            raise UsageError(f"serve: {own.spec} runs already")
+        return wait_in_foreground(started, own.starts_by, page, own.drain_limit_s)
 
 
 @app.command(
@@ -249,7 +212,7 @@ def predict(
         url: the server's
         ca: CA certificates to trust with HTTPS (PEM)
     """
-    from litmeter.serve.client import Client
+    from litmeter.classifier.server.client import Client
 
     client, failed = Client(url, ca), 0
     for path in images:
@@ -335,7 +298,7 @@ app.command(
   litmeter tune --apply      # writes the winner into params.yaml""",
 )
 app.command(
-    "litmeter.cli.project:quick",
+    "litmeter.cli.copies:quick",
     name="quick",
     help="Compare all configurations within minutes, with wide intervals; nothing is kept.",
     help_epilogue="examples:\n  litmeter quick              # what `make quick` does",

@@ -17,25 +17,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmeter.cli.load import LOAD, OBJECTIVE
 from litmeter.errors import LoadError, UsageError
-from litmeter.measure.bodies import Bodies, read_bodies
-from litmeter.params import (
-    KEYS_OF,
-    PARAMS_FILE,
-    WITHOUT_EFFECT,
-    Count,
-    Params,
-    ParamsLoader,
-    ServeSettings,
-    explain,
-    unknown_key,
-)
+from litmeter.kinds import TYPED, kind_of
+from litmeter.kinds.configuration import Configuration, Given
+from litmeter.load.bodies import Bodies, read_bodies
+from litmeter.params import Params
 from litmeter.paths import MACHINE
+from litmeter.settings import PARAMS_FILE, Count, explain
 from litmeter.system.files import atomic_folder, write_json
 from litmeter.system.machine import fingerprint
 from litmeter.system.temporary import scratch
 
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
-API = re.compile(r"(?:[^:]*/)?[\w.-]+:\w+")
 NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
 USERS = 8
 """Requests in flight at once to servers of one's own, unless said."""
@@ -87,7 +79,7 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
 
     Args:
         servers: ``NAME=SPEC``, or the SPEC alone, which is named a, b and so on: ``module:Class key=value``
-            or ``FILE.py:Class key=value``, with any keys of ``serve:``, or a command with {port}.
+            or ``FILE.py:Class key=value``, with any keys of ``serve:``, a URL, or a command with {port}
 
     Raises:
         UsageError: a name stands twice, or a SPEC cannot be read.
@@ -102,62 +94,31 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
             first, *words = shlex.split(spec)
         except ValueError as error:
             raise UsageError(f"{name}: expected module:Class or a command, got {spec!r} ({error})") from error
-        if API.fullmatch(first):
-            found[name] = {**_api(first), "path": own.path, **_values(name, words)}
-        else:
-            found[name] = {"command": spec, "ready": own.ready, "path": own.path, "folder": str(Path.cwd())}
+        given = Given(name, spec, first, words, own.path, own.ready)
+        found[name] = next(keys for kind in TYPED if (keys := kind.recognised(given)) is not None)
     return found
 
 
-def lit_api_settings(api: str, keys: Sequence[str]) -> ServeSettings:
-    """Those of a LitAPI, ``module:Class`` or ``FILE.py:Class``, with keys of ``serve:`` as key=value.
+def own_server(server: str, keys: Sequence[str], sent: Sent) -> Configuration:
+    """A server of one's own, with keys of ``serve:`` as key=value; raise UsageError for what is none."""
+    [(name, given)] = settings_of([f"serve={with_keys(server, keys)}"], sent).items()
+    if not is_own(server):
+        raise UsageError(f"{name}: expected module:Class or a command with {{port}}, got {server!r}")
+    return configuration_of(given, name)
 
-    Raise UsageError for what is none.
-    """
-    [(name, given)] = settings_of([f"serve={with_keys(api, keys)}"], Sent()).items()
-    if "api" not in given:
-        raise UsageError(f"{name}: expected module:Class, got {api!r}")
+
+def configuration_of(given: Mapping[str, Any], name: str) -> Configuration:
+    """The configuration with these keys; raise UsageError, with its name, for a wrong one."""
+    kind = kind_of(given)
     try:
-        return ServeSettings.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise UsageError(f"{name}.{explain(error)}") from None
+        raise UsageError(f"{name}.{explain(error, kind)}") from None
 
 
 def with_keys(server: str, keys: Sequence[str]) -> str:
     """A server and its keys, which may be arguments of their own, as a single one."""
     return " ".join([server, *map(shlex.quote, keys)])
-
-
-def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """Keys and values of words as ``max_batch_size=8`` and ``api_kwargs.size=small``."""
-    found: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise UsageError(f"{name}: expected key=value behind the class, got {word!r}")
-        section, _, inner = key.partition(".")
-        if section not in KEYS_OF["api"]:
-            allowed = [key for key in ServeSettings.model_fields if key in KEYS_OF["api"] - {"api"}]
-            reason = f"{unknown_key(section, allowed)} (api_kwargs.NAME=value)"
-            raise UsageError(f"{name}.{section}: {WITHOUT_EFFECT.get(section, reason)}")
-        value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
-        if inner:
-            found.setdefault(section, {})[inner] = value
-        else:
-            found[section] = value
-    return found
-
-
-def _api(spec: str) -> dict[str, str]:
-    """Module and class, and the folder from which the module is imported: for a file, that of its package."""
-    place, _, name = spec.partition(":")
-    file, folder = Path(place), Path.cwd()
-    if file.suffix != ".py":
-        return {"api": spec, "folder": str(folder)}
-    module, folder = file.stem, (folder / file).parent
-    while (folder / "__init__.py").exists():
-        module, folder = f"{folder.name}.{module}", folder.parent
-    return {"api": f"{module}:{name}", "folder": str(folder)}
 
 
 @contextmanager
@@ -180,7 +141,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
         try:
             params = Params.model_validate(sections)
         except ValidationError as error:
-            raise UsageError(explain(error).removeprefix("experiments.")) from None
+            raise UsageError(explain(error, Params).removeprefix("experiments.")) from None
         (folder / PARAMS_FILE).write_text(yaml.safe_dump(sections), encoding="utf-8")
         os.chdir(folder)  # all paths of a project are relative to the current folder
         try:

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from pydantic import ValidationError
 
+from litmeter.cli.copies import project_files
 from litmeter.cli.own import Sent, settings_of
-from litmeter.cli.project import project_files
 from litmeter.cli.requirements import changed_requirements
-from litmeter.errors import ParamsError, UsageError
-from litmeter.params import CANDIDATE, PARAMS_FILE, ParamsLoader, ServeSettings, explain, section_of
+from litmeter.errors import UsageError
+from litmeter.kinds import kind_of
+from litmeter.kinds.command import Command
+from litmeter.kinds.configuration import Configuration
+from litmeter.params import CANDIDATE, Params
 from litmeter.paths import MODEL
 from litmeter.report.git import changes, commit_of, forget_removed, git, share_ignored, worktree
+from litmeter.settings import PARAMS_FILE, checked, read_sections
 from litmeter.system.temporary import scratch
 
 
@@ -37,7 +40,7 @@ class Revisions(NamedTuple):
     """
 
     commit: str
-    settings: tuple[ServeSettings, ServeSettings]
+    settings: tuple[Configuration, Configuration]
     shared: list[str]
     files: str
     keys: list[str]
@@ -81,14 +84,14 @@ def revisions(
 
 
 @contextmanager
-def _served(tree: Path, configuration: str, name: str) -> Iterator[ServeSettings]:
+def _served(tree: Path, configuration: str, name: str) -> Iterator[Configuration]:
     """The settings of a configuration of a tree's params.yaml; a tree's own code serves a classifier."""
     content = _read_params(tree)
     section = content.get("serve") if configuration == CANDIDATE else None
     section = section or content.get("experiments", {}).get(configuration)
     if section is None:
-        raise UsageError(f"{name}: {PARAMS_FILE} has no {section_of(configuration)}")
-    if section.keys() & {"api", "command"}:
+        raise UsageError(f"{name}: {PARAMS_FILE} has no {Params.section_of(configuration)}")
+    if "folder" in kind_of(section).model_fields:
         yield _settings({**section, "folder": str(tree / (section.get("folder") or ""))}, name)
         return
     with ExitStack() as stack:
@@ -98,21 +101,18 @@ def _served(tree: Path, configuration: str, name: str) -> Iterator[ServeSettings
         # The package had another name once.
         package = next((path.parts[-3] for path in tree.glob("src/*/cli/main.py")), "litmeter")
         words = [sys.executable, "-m", f"{package}.cli.main", "serve", "--port"]
-        yield ServeSettings(command=f"{shlex.join(words)} {{port}}", folder=str(tree))
+        yield Command(command=f"{shlex.join(words)} {{port}}", folder=str(tree))
 
 
-def _settings(content: Mapping[str, Any], name: str) -> ServeSettings:
-    try:
-        return ServeSettings.model_validate(content)
-    except ValidationError as error:
-        raise ParamsError(f"{name}: {explain(error)}") from None
+def _settings(content: Mapping[str, Any], name: str) -> Configuration:
+    return checked(kind_of(content), content, f"{name}: ")
 
 
 OWN_SETTINGS = """
 import json, sys
-from litmeter import params
+from litmeter.direct.settings import LitApiSettings
 try:
-    getattr(params, "ServeSettings", dict)(**json.loads(sys.argv[1]))
+    LitApiSettings(**json.loads(sys.argv[1]))
 except ValueError as error:
     first = error.errors()[0]
     sys.exit(".".join(map(str, first["loc"])) + ": " + first["msg"])
@@ -120,10 +120,10 @@ except ValueError as error:
 """Python that reads a LitAPI's settings as a tree's own litmeter does, if it has one."""
 
 
-def _check_own_litmeter(settings: ServeSettings, name: str) -> None:
+def _check_own_litmeter(settings: Configuration, name: str) -> None:
     """Raise UsageError where a LitAPI lies beside a litmeter that does not serve it, as before it did."""
-    folders = [Path(settings.folder or "") / place for place in ("src", "")]
-    if settings.kind != "api" or not any((folder / "litmeter").is_dir() for folder in folders):
+    folders = [(settings.place or Path()) / part for part in ("src", "")]
+    if not settings.runs_litmeter or not any((folder / "litmeter").is_dir() for folder in folders):
         return
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     words = [sys.executable, "-c", OWN_SETTINGS, settings.model_dump_json(exclude_defaults=True)]
@@ -146,13 +146,7 @@ def _copy() -> Iterator[Path]:
 
 def _read_params(tree: Path) -> dict[str, Any]:
     """The content of a tree's params.yaml, which other code may check; empty where it has none."""
-    if not (tree / PARAMS_FILE).exists():
-        return {}
-    try:
-        content = yaml.load((tree / PARAMS_FILE).read_text(encoding="utf-8"), ParamsLoader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{tree / PARAMS_FILE}: not YAML: {' '.join(str(error).split())}") from error
-    return content if isinstance(content, dict) else {}
+    return read_sections(tree / PARAMS_FILE) if (tree / PARAMS_FILE).exists() else {}
 
 
 def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

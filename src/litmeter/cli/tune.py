@@ -7,13 +7,12 @@ import sys
 from contextlib import redirect_stdout
 from typing import Annotated
 
-import yaml
 from cyclopts import Parameter
 
 from litmeter.cli.own import OWN, Own, check_only_own, project, settings_of
 from litmeter.errors import ParamsError, ReportError, UsageError
-from litmeter.model.card import served_digest
-from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, ServeSettings, changed_settings, load_params
+from litmeter.kinds.configuration import Configuration
+from litmeter.params import changed_settings, load_params
 from litmeter.paths import MACHINE, TUNE_METRICS
 from litmeter.report import stage_lines
 from litmeter.report.claims import disturbances
@@ -22,6 +21,7 @@ from litmeter.report.snapshot import OUTDATED, outdated, read_tuned
 from litmeter.report.tables import at_users, tune_table, value_text
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import ratio_cell, text_table
+from litmeter.settings import PARAMS_FILE, Positive, read_sections
 from litmeter.stages.tune import main as search
 from litmeter.system.files import check_outputs, read_json
 from litmeter.system.machine import exclusive_machine
@@ -88,10 +88,10 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
         print_wrapped("\n".join(claim.plain for claim in disturbances(turns)))
 
 
-def spec_of(given: ServeSettings, winner: ServeSettings) -> str:
+def spec_of(given: Configuration, winner: Configuration) -> str:
     """The winner as one types it."""
     changes = changed_settings(given, winner).items()
-    return " ".join([str(given.api), *(f"{key}={value_text(new)}" for key, (_, new) in changes)])
+    return " ".join([given.spec, *(f"{key}={value_text(new)}" for key, (_, new) in changes)])
 
 
 def apply_winner() -> None:
@@ -108,7 +108,7 @@ def apply_winner() -> None:
         metrics = read_json(TUNE_METRICS)
         winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
         changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
-        here = (read_json(MACHINE)["id"], served_digest(params))
+        here = (read_json(MACHINE)["id"], params.served_digest())
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -118,7 +118,7 @@ def apply_winner() -> None:
     if outdated(TUNE_METRICS):
         print_wrapped(f"{OUTDATED}: {TUNE_METRICS}; `make tune` searches again")
     before = PARAMS_FILE.read_text(encoding="utf-8")
-    section = yaml.load(before, ParamsLoader)["serve"]  # noqa: S506 -- a SafeLoader
+    section = read_sections()["serve"]
     overrides = []  # as `dvc exp run -S` takes them: + adds a key, and JSON's words are Hydra's
     for key, value in changed.items():
         text = value if isinstance(value, str) else json.dumps(value)

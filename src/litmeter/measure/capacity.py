@@ -1,7 +1,7 @@
 """Capacity: probes of arrivals, each for some seconds, around where the objective is just kept.
 
 The rate of a closed loop says where to begin. The probes then offer absolute rates, a staircase of steps
-around a pooled fit of all probes so far (litmeter.stats.capacity). Every probe counts: to leave some out
+around a pooled fit of all probes so far (litmeter.stats.curve). Every probe counts: to leave some out
 because of how they ended would move the result. A search always takes its whole time: one that ended as soon
 as its interval is narrow would have too narrow ones.
 """
@@ -21,7 +21,7 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Result, Sample, Schedule, Turn, measure, serve
 from litmeter.params import ObjectiveSettings
 from litmeter.say.tables import pluralise, significant
-from litmeter.stats.capacity import Curve, Probes, fit, interval
+from litmeter.stats.curve import Curve, Probes, fit, interval
 from litmeter.stats.rates import wilson_interval
 from litmeter.stats.records import OK, WINDOWS, LoadRecord, misses
 from litmeter.system.files import rounded

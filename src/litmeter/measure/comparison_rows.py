@@ -10,7 +10,8 @@ from statistics import geometric_mean
 from typing import Any, Literal
 
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.stats.comparison import (
+from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
+from litmeter.stats.ratios import (
     Ratio,
     block_edges,
     comparable,
@@ -20,7 +21,6 @@ from litmeter.stats.comparison import (
     ratios,
     simultaneous,
 )
-from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 
@@ -172,7 +172,7 @@ def pairs(
     return found
 
 
-def change(
+def over_before(
     rows: Sequence[TurnRow],
     latencies_ms: Mapping[int, Floats],
     reference: str,

@@ -2,14 +2,11 @@
 
 Started by ``subjects.InProcess``, which writes jobs as lines of JSON and reads a line for each.
 As many workers are started at first as there are cores; on a GPU, others when so many are asked for.
-The classifier's libraries are loaded once, and its workers are forked from a process in which torch starts no
-thread. The workers of a LitAPI are spawned, and it is pickled to them, as LitServe does.
+A kind says whether workers are forked, once its libraries are loaded, or spawned.
 """
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import json
 import math
 import multiprocessing
@@ -19,77 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from time import perf_counter, process_time, sleep
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from litmeter.model.environment import modules_of
-from litmeter.params import ServeSettings
-from litmeter.paths import ModelFolders
+from litmeter.kinds import KINDS
+from litmeter.kinds.configuration import Pipeline
+from litmeter.kinds.preflight import ANSWER_TIMEOUT_S
 from litmeter.stats.records import block_rates
 from litmeter.system.cores import available_cores
-from litmeter.system.imports import freeze_gc_after
 
-if TYPE_CHECKING:
-    import torch
-
-ANSWER_TIMEOUT_S = 300.0
 BEGIN_S = 0.005
 """After this all workers begin at once, however late one of them wakes up."""
 COMMON_SHARE = 0.5
 """Share of the time in which all workers have to run."""
-
-
-class Pipeline(Protocol):
-    """What a worker runs, on one request after another.
-
-    Attributes:
-        threads: of its libraries.
-    """
-
-    threads: int
-
-    def batch(self, size: int) -> Any:
-        """The next ``size`` requests, ready for the model."""
-
-    def run(self, kind: str, size: int, batch: Any) -> None:
-        """Do work of a kind on the next ``size`` requests, the model alone on ``batch``."""
-
-
-class ClassifierPipeline:
-    """The classifier's, on photos; ``threads`` are torch's."""
-
-    def __init__(
-        self, folders: ModelFolders, device: str, settings: ServeSettings, photos: Sequence[bytes]
-    ) -> None:
-        import torch
-
-        from litmeter.model.device import wait_for
-        from litmeter.model.predictor import Predictor
-
-        self._predictor = Predictor(folders, device, settings)
-        self._wait = partial(wait_for, self._predictor.device)
-        self._next_photo = itertools.cycle(photos).__next__
-        self.threads = torch.get_num_threads()
-
-    def batch(self, size: int) -> torch.Tensor:
-        """Photos on the device, preprocessed."""
-        return self._predictor.batch(self._images(size))
-
-    def run(self, kind: str, size: int, batch: torch.Tensor) -> None:
-        """Preprocess, predict, or both."""
-        if kind == "preprocess":
-            self._images(size)
-        elif kind == "pipeline":
-            self._predictor.predict(self._images(size))
-        else:
-            self._predictor.forward(batch)
-            self._wait()
-
-    def _images(self, size: int) -> list[torch.Tensor]:
-        return [self._predictor.preprocess(self._next_photo()) for _ in range(size)]
 
 
 def run_worker(
@@ -187,9 +128,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a LitAPI prints goes to the log
     setup = json.loads(sys.stdin.readline())
-    settings = ServeSettings.model_validate(setup["settings"])
-    start = partial(start_workers, *(_api if settings.kind == "api" else _classifier)(setup, settings))
-    workers, threads = start(min(settings.workers_per_device, math.ceil(available_cores())))
+    configuration = KINDS[setup["kind"]].model_validate(setup["settings"])
+    start = partial(start_workers, *configuration.pipeline(setup["inputs"], setup["device"]))
+    workers, threads = start(min(configuration.workers, math.ceil(available_cores())))
     print(json.dumps(threads), file=answers, flush=True)
     for line in sys.stdin:
         job = json.loads(line)
@@ -198,28 +139,6 @@ def main() -> None:
         kind, size, seconds, threads = (job[key] for key in ("kind", "batch_size", "seconds", "threads"))
         result = measure(workers[: job["busy"]], kind, size, seconds, threads=threads)
         print(json.dumps(result), file=answers, flush=True)
-
-
-def _classifier(setup: Any, settings: ServeSettings) -> tuple[str, Callable[[], Pipeline]]:
-    """How its workers are started, and what they run."""
-    photos = [Path(path).read_bytes() for path in setup["photos"]]
-    folders = ModelFolders(Path(setup["exported"]), Path(setup["compiled"]))
-    with freeze_gc_after():
-        for name in modules_of(settings, setup["device"]):
-            importlib.import_module(name)
-    return "fork", partial(ClassifierPipeline, folders, setup["device"], settings, photos)
-
-
-def _api(setup: Any, settings: ServeSettings) -> tuple[str, Callable[[], Pipeline]]:
-    """As ``_classifier``."""
-    from litmeter.measure.api_pipeline import ApiPipeline, payloads_of
-    from litmeter.measure.bodies import Bodies
-    from litmeter.serve.lit_api import lit_server, load_class, make_api
-
-    api = make_api(settings, load_class(str(settings.api)))
-    server = lit_server(api, settings, setup["device"], ANSWER_TIMEOUT_S)
-    payloads = payloads_of(server, Bodies.from_json(setup["bodies"]))
-    return "spawn", partial(ApiPipeline, api, setup["device"], payloads)
 
 
 def start_workers(method: str, build: Callable[[], Pipeline], number: int) -> tuple[list[Connection], int]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from litmeter.load import LoadPlan
+from litmeter.load.settings import LoadSettings
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Schedule, Turn, measure, serve
-from litmeter.params import LoadSettings
 from litmeter.stats.records import OK, WINDOWS
 
 NULL_SERVER = "null server"

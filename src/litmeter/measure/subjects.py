@@ -6,30 +6,26 @@ Until a subject is started, it costs nothing; then it is one or several processe
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 
 import numpy as np
 import requests
 
 from litmeter.errors import LoadError, ServerError
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.server import DYING_S, Server, Start
 from litmeter.load import LoadGenerator, LoadPlan
+from litmeter.load.bodies import Bodies
+from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.senders import Sender
-from litmeter.measure.bodies import Bodies
 from litmeter.measure.figures import Scrape, read_scrape
-from litmeter.measure.target import LOADING, check_first_request
 from litmeter.measure.turn import Turn, Work, in_process
-from litmeter.model.environment import worker_environment
-from litmeter.params import ServeSettings
-from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer, starting_server
 from litmeter.stats.records import Floats, LoadRecord
 from litmeter.system.cores import available_cores
 from litmeter.system.http import direct_session
@@ -82,47 +78,40 @@ class Subject(ABC):
         """
 
 
-DYING_S = 0.5
-"""A server that dies of a request may take so long to end."""
-
-
 @dataclass(eq=False)
 class Served(Subject):
-    """A configuration behind HTTP, in a process group of its own.
+    """A configuration behind HTTP.
 
-    It is stopped (SIGSTOP) except in its turns: LitServe polls while it is idle.
+    What was started for it is stopped (SIGSTOP) except in its turns: LitServe polls while it is idle.
     Its name is said with its errors; a null model, which does nothing, is served on the CPU.
     """
 
     name: str
-    settings: ServeSettings
+    configuration: Configuration
     sender: LoadGenerator
-    folders: ModelFolders
     device: str
     timeout_s: float
-    null_model: bool = False
-    server: RunningServer = field(init=False)
+    null: bool = False
+    server: Server = field(init=False)
 
     def __post_init__(self) -> None:
-        self.workers, self.client_pid = self.settings.workers_per_device, self.sender.pid
-        self.gpu_workers = self.workers if self.device == "cuda" and not self.null_model else 0
+        self.workers, self.client_pid = self.configuration.workers, self.sender.pid
+        self.gpu_workers = self.workers if self.device == "cuda" and not self.null else 0
 
     @contextmanager
     def start(self) -> Iterator[Callable[[], None]]:
         """Start the server."""
-        device = "cpu" if self.null_model else self.device
+        device = "cpu" if self.null else self.device
         with (
             named(self.name),
-            starting_server(
-                self.folders, self.settings, device, self.timeout_s, null_model=self.null_model
-            ) as starting,
+            self.configuration.starting(Start(device, self.timeout_s, null=self.null)) as starting,
         ):
 
             def ready() -> None:
                 with named(self.name):
                     self.server = starting
                     starting.ready(ask=partial(self._ask, LOADING))
-                    if self.settings.kind != "classifier":  # one's own may answer anything
+                    if self.configuration.asked_first:
                         self._ask()
                 self.server.pause()
                 self.pid, self.ready_s = self.server.pid, self.server.ready_s
@@ -132,12 +121,9 @@ class Served(Subject):
     def _ask(self, others: Collection[int] = ()) -> int:
         """Send one request; return its status, 200 or one of ``others``, or raise ServerError."""
         try:
-            url = f"{self.server.url}{self.settings.path}"
-            return check_first_request(url, *self.sender.first, self.timeout_s, others)
+            return check_first_request(self.server.target, *self.sender.first, self.timeout_s, others)
         except ServerError:
-            with suppress(subprocess.TimeoutExpired):
-                self.server.process.wait(DYING_S)
-            self.server.check()  # a server that died is the cause
+            self.server.check(DYING_S)  # a server that died is the cause
             raise
 
     @contextmanager
@@ -152,13 +138,13 @@ class Served(Subject):
             self.server.pause()
 
     def scrape(self) -> Scrape | None:
-        """Read its ``/metrics``, which a command has not; raise ServerError if it does not answer."""
-        if self.settings.kind == "command":
+        """Read its metrics; raise ServerError if they do not answer."""
+        if self.server.metrics is None:
             return None
         with named(self.name):
             try:
                 with direct_session() as session:
-                    answer = session.get(f"{self.server.url}/metrics", timeout=10)
+                    answer = session.get(self.server.metrics, timeout=10)
                 answer.raise_for_status()
             except requests.RequestException as error:
                 self.server.check()
@@ -175,8 +161,7 @@ class Served(Subject):
 
         with named(self.name):
             try:
-                url = self.server.url + self.settings.path
-                return self.sender.run(url, turn.load, on_progress=on_progress)
+                return self.sender.run(self.server.target, turn.load, on_progress=on_progress)
             except LoadError:
                 self.server.check()  # a server that died is the cause
                 raise
@@ -208,13 +193,6 @@ class Url(Subject):
         return self.sender.run(self.url, turn.load, on_progress=lambda seconds: tick())
 
 
-PIPELINE_KEYS = {
-    *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
-    *("workers_per_device", "threads_per_worker"),
-    *("api", "api_kwargs", "folder"),
-}
-"""Keys of a configuration on which its pipeline depends. Those that agree in all of them share processes; a
-LitAPI depends on ``max_batch_size``, too."""
 PROBE_S, SLOW_PROBE = 0.3, 1 / 3
 """Seconds of a probe in the search for the number of busy workers. Each number has two probes, of which the
 slower one counts, as threads that outnumber the cores spin in most of them; or one, below SLOW_PROBE of the
@@ -226,15 +204,13 @@ class InProcess(Subject):
     """A configuration's workers without a server: processes that hold the model and wait for work.
 
     On a CPU no more of them run than there are cores: they would only take turns. ``threads`` are those of
-    the model's libraries in each. The classifier works on ``photos``, a LitAPI on ``bodies``.
+    the model's libraries in each. They work on what the kind makes of ``bodies``.
     """
 
     name: str
-    settings: ServeSettings
-    folders: ModelFolders
+    configuration: Configuration
     device: str
-    photos: Sequence[Path] = ()
-    bodies: Bodies | None = None
+    bodies: Bodies
     talk: JsonLinesProcess = field(init=False)
     threads: int = field(init=False)
     _busy: int | None = field(default=None, init=False)
@@ -242,19 +218,21 @@ class InProcess(Subject):
     def __post_init__(self) -> None:
         self.essential = False
         self.cores = available_cores() if self.device == "cpu" else 0.0
-        self.workers = min(self.settings.workers_per_device, math.ceil(self.cores) or sys.maxsize)
+        self.workers = min(self.configuration.workers, math.ceil(self.cores) or sys.maxsize)
         self.gpu_workers = self.workers if self.device == "cuda" else 0
 
     @contextmanager
     def start(self) -> Iterator[Callable[[], None]]:
         """Start the processes."""
-        module, env = "litmeter.measure.inprocess_workers", worker_environment(self.settings)
-        setup = {"device": self.device, "settings": self.settings.model_dump()}
-        setup |= {name: str(path) for name, path in vars(self.folders).items()}
-        setup |= {"photos": [str(path) for path in self.photos]}
-        setup |= {"bodies": self.bodies.to_json()} if self.bodies and self.settings.api else {}
-        cwd = self.settings.folder
-        with json_lines_process(module, setup, env, in_process(self.name), cwd=cwd) as self.talk:
+        module, own = "litmeter.measure.inprocess_workers", self.configuration
+        setup = {
+            "kind": own.kind,
+            "settings": own.model_dump(),
+            "inputs": own.pipeline_inputs(self.bodies),
+            "device": self.device,
+        }
+        name, place = in_process(self.name), None if own.place is None else str(own.place)
+        with json_lines_process(module, setup, own.environment(), name, cwd=place) as self.talk:
 
             def ready() -> None:
                 self.threads = int(self.talk.answer())
@@ -268,7 +246,7 @@ class InProcess(Subject):
         tick()  # a short turn has no other
         if turn.load.kind in ("crowded", "one_thread"):
             threads = 1 if turn.load.kind == "one_thread" else None
-            work = replace(turn.load, kind="pipeline", busy=self.settings.workers_per_device)
+            work = replace(turn.load, kind="pipeline", busy=self.configuration.workers)
             return self._run(work, tick, threads)
         return self._run(replace(turn.load, busy=turn.load.busy or self.busiest()), tick)
 
@@ -300,18 +278,14 @@ class InProcess(Subject):
 
 
 def pipelines_of(
-    configurations: Mapping[str, ServeSettings],
-    folders: ModelFolders,
-    device: str,
-    photos: Sequence[Path] = (),
-    bodies: Bodies | None = None,
+    configurations: Mapping[str, Configuration], device: str, bodies: Bodies
 ) -> dict[str, InProcess]:
     """The in-process subject of each configuration; those with the same pipeline share one."""
-    shared: dict[str, InProcess] = {}
+    shared: dict[tuple[str, str], InProcess] = {}
     return {
         in_process(name): shared.setdefault(
-            settings.model_dump_json(include=PIPELINE_KEYS | ({"max_batch_size"} if settings.api else set())),
-            InProcess(name, settings, folders, device, photos, bodies),
+            (one.kind, one.model_dump_json(include=set(one.pipeline_keys))),
+            InProcess(name, one, device, bodies),
         )
-        for name, settings in configurations.items()
+        for name, one in configurations.items()
     }

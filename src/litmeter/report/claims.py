@@ -9,19 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from litmeter.kinds.configuration import Configuration
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
-from litmeter.model.device import BLOCKING
-from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, changed_settings, knobs_of
+from litmeter.params import CANDIDATE, ObjectiveSettings, changed_settings
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.losses import server_share
 from litmeter.report.machines import capacity_sentence, describe_machine
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import OUTDATED, Snapshot, Tuned
-from litmeter.report.tables import at_users, changes_text, ratio_text, served_name, value_text
+from litmeter.report.tables import at_users, changes_text, ratio_text, value_text
 from litmeter.say.tables import pluralise, rate_cell, ratio_cell, significant
-from litmeter.stats.comparison import Ratio
 from litmeter.stats.rates import objective_percent, samples_needed, wilson_interval
+from litmeter.stats.ratios import Ratio
+from litmeter.system.device import BLOCKING
 
 FEW_ROUNDS = 10
 """Rounds below which the claims point it out: with ten an interval is about as wide as one round's noise."""
@@ -149,10 +150,10 @@ def carried(snapshot: Snapshot) -> Claim | None:
     """
     if snapshot.params.load.request_body != "image" or snapshot.params.load.bodies is not None:
         return None
-    own = {one.name: one for one in snapshot.results if one.serve.kind == "classifier"}
-    encoded = [one for one in own.values() if one.serve.transport == "litserve"]
+    own = {one.name: one for one in snapshot.results if one.serve.recodes is not None}
+    encoded = [one for one in own.values() if one.serve.recodes]
     whole = [row.experiment for row in fastest_first(snapshot.compared) if row.experiment in own]
-    whole = [name for name in whole if own[name].serve.transport == "direct"]
+    whole = [name for name in whole if not own[name].serve.recodes]
     if not encoded or not whole:
         return None
     encoded.sort(key=lambda one: one.name != snapshot.reference)
@@ -200,8 +201,8 @@ def next_step(snapshot: Snapshot) -> Claim | None:
     serve = snapshot.params.configurations().get(CANDIDATE)
     if snapshot.label or serve is None:
         return None
-    tune = "make" if snapshot.params.has_classifier else "litmeter"
-    search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.kind != "command" else ""
+    tune = "make" if snapshot.params.stages else "litmeter"
+    search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.knobs else ""
     if snapshot.tuned is not None:
         sentence = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
         return Claim("next", sentence + on_day("; searched", snapshot.tuned.metrics.get("measured_at", "")))
@@ -228,7 +229,7 @@ def next_step(snapshot: Snapshot) -> Claim | None:
     return Claim("next", text + (f" Or {search}." if search else ""))
 
 
-def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
+def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
     """What the search has found, and whether ``serve`` has it already."""
     winner = tuned.rows[0]
     found = changed_settings(serve, serve.model_copy(update=tuned.metrics["winner"]))
@@ -244,8 +245,8 @@ def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
         return f"{advice}: of those that the search measured it takes most requests within the objective."
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    incumbents, knobs = [row for row in tuned.rows if row.incumbent], knobs_of(serve.kind)
-    same = all(getattr(row, knob) == getattr(serve, knob) for row in incumbents for knob in knobs)
+    incumbents = [row.knobs for row in tuned.rows if row.incumbent]
+    same = all(own.get(knob) == str(getattr(serve, knob)) for own in incumbents for knob in serve.knobs)
     than = "the candidate" if same else "what `serve:` was then"
     return f"{advice}, for {gain} times {than} at {pluralise(tuned.metrics['users'], 'user')}."
 
@@ -357,16 +358,18 @@ def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
 
 
 def subject(snapshot: Snapshot) -> str:
-    """What is served: the classifier's model, or each LitAPI and command."""
-    if snapshot.params.has_classifier:
+    """What is served: the model that stages make, or each server of one's own."""
+    if snapshot.ceilings:
         return str(snapshot.ceilings["architecture"])
-    served = (served_name(result.serve) for result in snapshot.results)
+    served = (
+        result.serve.spec if result.serve.knobs else result.serve.describe("") for result in snapshot.results
+    )
     return ", ".join(dict.fromkeys(served))
 
 
 def setting(snapshot: Snapshot) -> str:
-    """The model, where it is the classifier, and the machine."""
-    if not snapshot.params.has_classifier:
+    """The model that stages make, and the machine."""
+    if not snapshot.ceilings:
         return describe_machine(snapshot.machine)
     model = f"{subject(snapshot)} at {snapshot.params.model.side} px"
     return f"{model}, on {describe_machine(snapshot.machine)}"
@@ -386,14 +389,14 @@ def reading(snapshot: Snapshot) -> str:
         "Ratios are taken within rounds, with 95% intervals for all together; the fastest, and all that "
         "cannot be told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. "
         "Slow ones have fewer turns, and a ratio of these rounds alone. Held back by: the main cause of what "
-        f"is lost in serving{model if params.has_classifier else ''}."
+        f"is lost in serving{model if snapshot.ceilings else ''}."
     )
 
 
 def provenance(snapshot: Snapshot) -> str:
     """The machine, the model with its accuracy and cost, and the peaks."""
     params, ceilings, train = snapshot.params, snapshot.ceilings, snapshot.train
-    if not params.has_classifier:
+    if not snapshot.train:
         return f"Measured: {setting(snapshot)}. Users send what is in `{params.load.bodies}`."
     form = "image files" if params.load.request_body == "image" else "base64 in JSON"
     peaks = " and ".join(

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from litmeter.classifier.model.rows import PackageRow, PrecisionRow
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
-from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow
-from litmeter.params import knobs_of
+from litmeter.params import changed_settings
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
 from litmeter.say.tables import pluralise, ratio_cell, significant
-from litmeter.stats.comparison import FAMILY_ERROR, Ratio, ratio, simultaneous
+from litmeter.stats.ratios import FAMILY_ERROR, Ratio, ratio, simultaneous
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")
 DATASHEET, ROOFLINE, MODEL, PIPELINE, SERVED = BOUND_NAMES
@@ -48,8 +48,6 @@ WORTH = 1.05
 EMULATED, PREPROCESSING = "half precision is emulated", "preprocessing"
 NOT_AVAILABLE = "not available"
 """The cause of what cannot be run in-process."""
-BATCHING_KEYS = {"max_batch_size", "batch_timeout_s"}
-"""Keys on which a pipeline in-process does not depend."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,7 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     """
     row = result.compared
     served = result.rates("served")
-    peaks = ceilings if result.serve.kind == "classifier" else {}
-    constants = {name: peaks.get(f"{name}_{result.serve.precision}_rps") for name in (DATASHEET, ROOFLINE)}
+    constants = {name: ceilings.get(f"{name}_{result.serve.ceiling}_rps") for name in (DATASHEET, ROOFLINE)}
     known: dict[str, tuple[float | None, Rates]] = {
         **{name: (rate_rps, [rate_rps] * len(served)) for name, rate_rps in constants.items()},
         MODEL: (row.model_rps, result.rates("model")),
@@ -126,12 +123,12 @@ def raised(results: Sequence[Result], ceilings: Mapping[str, Any]) -> tuple[dict
     """
     found: dict[str, Exceeded] = {}
     for result in results:
-        precision = result.serve.precision
+        ceiling = result.serve.ceiling or ""
         for bound in bounds_of(result, ceilings):
-            most = found[precision].bound.rate_rps if precision in found else 0.0
+            most = found[ceiling].bound.rate_rps if ceiling in found else 0.0
             if bound.upper == ROOFLINE and bound.is_error and bound.rate_rps > most:
-                found[precision] = Exceeded(result.name, precision, bound)
-    rooflines = {f"roofline_{precision}_rps": one.bound.rate_rps for precision, one in found.items()}
+                found[ceiling] = Exceeded(result.name, ceiling, bound)
+    rooflines = {f"roofline_{ceiling}_rps": one.bound.rate_rps for ceiling, one in found.items()}
     return {**ceilings, **rooflines}, [*found.values()]
 
 
@@ -154,7 +151,7 @@ class Timed:
 
     results: Sequence[Result] = ()
     packages: Sequence[PackageRow] = ()
-    changes: Sequence[ChangeRow] = ()
+    changes: Sequence[PrecisionRow] = ()
 
 
 @dataclass(frozen=True)
@@ -259,24 +256,28 @@ def _rates(loss: Bound, owner: str, unit: str) -> str:
 
 def _emulated(result: Result, timed: Timed) -> Diagnosis:
     text = "this CPU has no instructions for bfloat16"
-    full = result.serve.model_copy(update={"precision": "full"}).model_dump(exclude=BATCHING_KEYS)
-    own_rps = result.compared.pipeline_rps
-    same = [one for one in timed.results if one.serve.model_dump(exclude=BATCHING_KEYS) == full]
+    native = result.serve.native(half_is_native=False)
+    [key] = changed_settings(result.serve, native)
+    levers = (result.serve.lever("batch size"), result.serve.lever("batch window"))
+    batching = {key for key in levers if key}
+    full, own_rps = native.model_dump(exclude=batching), result.compared.pipeline_rps
+    same = [one for one in timed.results if one.serve.model_dump(exclude=batching) == full]
     if same and own_rps and (full_rps := same[0].compared.pipeline_rps):
         times = f"{significant(full_rps / own_rps)} times as many images/s"
         text += f"; in-process, full precision (`{same[0].name}`) does {times}"
-    sentence = f"{EMULATED.capitalize()}: {text}; `precision` (full, or auto) moves it."
-    return Diagnosis(EMULATED, "precision", sentence)
+    sentence = f"{EMULATED.capitalize()}: {text}; `{key}` (full, or auto) moves it."
+    return Diagnosis(EMULATED, key, sentence)
 
 
 def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any], timed: Timed) -> Diagnosis:
     """The loss from the datasheet to the roofline, or from the roofline to the model in-process."""
-    binding = ceilings[f"roofline_{result.serve.precision}_bound"]
+    binding = ceilings[f"roofline_{result.serve.ceiling}_bound"]
     reached = loss.name == ROOFLINE or (loss.share.low or 0.0) >= CLOSE_TO_ROOFLINE
     doubtful = not reached and (loss.share.high or 1.0) >= CLOSE_TO_ROOFLINE
     cause = "hardware" if reached else "hardware or kernels" if doubtful else "kernels"
     options = [*_models(result, timed)]
-    parameter, advice = _advice(options or [*_rooflines(result, ceilings)])
+    higher = result.serve.higher_ceilings(ceilings, result.half_is_native, result.device)
+    parameter, advice = _advice(options or [Option(*one) for one in higher])
     what = "the roofline measured here is" if loss.name == ROOFLINE else "the model in-process does"
     rate = _rates(loss, f"the {loss.upper}'s", "images/s")
     doubt = f"whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved; " if doubtful else ""
@@ -289,7 +290,7 @@ def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any], timed: Time
 class Option:
     """Another value of a key, and how many times the rate it brings, served or in-process."""
 
-    key: str
+    key: str | None
     gain: float
     text: str
 
@@ -306,10 +307,10 @@ def _advice(options: Sequence[Option]) -> tuple[str | None, str]:
 
 def _measured(result: Result, timed: Timed) -> Iterator[Option]:
     """Configurations that differ by MOST_KEYS at most, and served more in the rounds of both, for certain."""
-    knobs, near = set(knobs_of(result.serve.kind)), []
+    knobs, near = set(result.serve.knobs), []
     for other in timed.results:
         before, after = (one.serve.model_dump(mode="json") for one in (result, other))
-        changed = {key: value for key, value in after.items() if value != before[key]}
+        changed = {key: value for key, value in after.items() if value != before.get(key)}
         if changed and changed.keys() <= knobs and len(changed) <= MOST_KEYS and other.compared.rate_rps:
             near.append((other, changed))
     for other, changed in near:
@@ -332,63 +333,38 @@ def _in_process(result: Result, timed: Timed) -> Iterator[Option]:
     if len(result.batch_ms) > 1:
         formed, larger = min(result.batch_ms), max(result.batch_ms)
         gain = result.batch_ms[formed] / result.batch_ms[larger]
-        yield Option("max_batch_size", gain, f"{larger} does {gain:.2f} times as many requests/s in-process")
+        yield Option(
+            result.serve.lever("batch size"),
+            gain,
+            f"{larger} does {gain:.2f} times as many requests/s in-process",
+        )
     if (crowded_rps := mean(result.crowded, "rate_rps")) is None:
         return
     alone_rps, all_rps = result.compared.pipeline_rps, mean(result.one_thread, "rate_rps")
     if alone_rps:
         text = f"fewer do {alone_rps / crowded_rps:.2f} times as many {result.item}s/s in-process"
-        yield Option("workers_per_device", alone_rps / crowded_rps, text)
+        yield Option(result.serve.lever("workers"), alone_rps / crowded_rps, text)
     if all_rps:
         text = f"1 does {all_rps / crowded_rps:.2f} times as many {result.item}s/s in-process"
-        yield Option("threads_per_worker", all_rps / crowded_rps, text)
+        yield Option(result.serve.lever("threads"), all_rps / crowded_rps, text)
 
 
 def _models(result: Result, timed: Timed) -> Iterator[Option]:
-    """The model compiled, or in another precision, by the times of its packages."""
+    """What makes the model faster, by the times of its packages, and with it the pipeline."""
     model_rps, pipeline_rps = result.compared.model_rps, result.compared.pipeline_rps
     if not model_rps or not pipeline_rps:
         return
-
-    def option(key: str, faster: float, what: str) -> Option:
+    for key, faster, what in result.serve.faster_models(timed.packages, timed.changes):
         gain = 1 / (1 - pipeline_rps / model_rps * (1 - 1 / faster))
-        return Option(key, gain, f"{what} the pipeline would do {gain:.2f} times as many images/s in-process")
-
-    own_ms = image_ms(timed.packages, result.serve.precision)
-    if not result.serve.compiled:
-        pairs = [
-            (row.eager_ms / row.compiled_ms)
-            for row in timed.packages
-            if row.precision == result.serve.precision and row.eager_ms and row.compiled_ms
-        ]
-        if pairs:
-            yield option("compiled", max(pairs), "compiled, the model is faster, and")
-        return
-    for precision in ("full", "half", "int8"):
-        ms = image_ms(timed.packages, precision)
-        if precision == result.serve.precision or not own_ms or not ms:
-            continue
-        kept = [row.agreement for row in timed.changes if row.precision == precision and row.split == TEST]
-        labels = f" ({min(kept):.1%} of the test photos keep their label)" if kept else ""
-        times = f"{ms:.1f} ms an image against {own_ms:.1f}"
-        yield option("precision", own_ms / ms, f"{precision} takes {times}{labels}, and")
-
-
-def _rooflines(result: Result, ceilings: Mapping[str, Any]) -> Iterator[Option]:
-    """Precisions by their rooflines, where nothing was timed."""
-    own_rps = ceilings[f"roofline_{result.serve.precision}_rps"]
-    allowed = {"half": result.half_is_native, "int8": result.serve.compiled and result.device == "cpu"}
-    for name, usable in allowed.items():
-        rps = ceilings.get(f"roofline_{name}_rps")
-        if usable and rps and rps > own_rps:
-            yield Option("precision", rps / own_rps, f"the roofline is {significant(rps)} in {name}")
+        text = f"{what}, and the pipeline would do {gain:.2f} times as many images/s in-process"
+        yield Option(key, gain, text)
 
 
 def _preprocessing(result: Result, timed: Timed) -> Why:
     idle = (mean(result.in_process("pipeline"), "cpu_percent") or 100.0) < CPU_FULL_PERCENT
     parameter: str | None
-    if idle and result.serve.workers_per_device < result.cores:
-        parameter, advice = "workers_per_device", more_workers(result)
+    if idle and result.serve.workers < result.cores:
+        parameter, advice = result.serve.lever("workers"), more_workers(result)
     else:
         parameter, advice = _advice([*_decoders(result, timed)])
     what = "to decode and preprocess an image" if result.item == "image" else "all of a request but `predict`"
@@ -399,14 +375,17 @@ def _preprocessing(result: Result, timed: Timed) -> Why:
 def _decoders(result: Result, timed: Timed) -> Iterator[Option]:
     """Other ways to preprocess, by what other configurations' pipelines take beyond the model."""
     own_ms, whole_ms = _preprocess_ms(result), mean(result.in_process("pipeline"), "workers_cpu_ms")
-    for other in timed.results if result.serve.kind == "classifier" else ():
-        if other.serve.kind != "classifier":
+    if (key := result.serve.preprocess_key) is None:
+        return
+    for other in timed.results:
+        if type(other.serve) is not type(result.serve):
             continue
         ms = None if other.emulated else _preprocess_ms(other)  # there it is lost in the model's noise
-        if other.serve.preprocess != result.serve.preprocess and own_ms and whole_ms and ms:
+        own, another = getattr(result.serve, key), getattr(other.serve, key)
+        if own != another and own_ms and whole_ms and ms:
             gain = whole_ms / max(whole_ms - own_ms + ms, 1e-3)
-            text = f"{other.serve.preprocess} takes {ms:.1f} ms of CPU (in `{other.name}`), not {own_ms:.1f}"
-            yield Option("preprocess", gain, text)
+            text = f"{another} takes {ms:.1f} ms of CPU (in `{other.name}`), not {own_ms:.1f}"
+            yield Option(key, gain, text)
 
 
 def _preprocess_ms(result: Result) -> float | None:
@@ -450,13 +429,3 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed
     text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
     first = losses.get(PIPELINE, served) if named[0].why.cause == PREPROCESSING else served
     return Diagnosis(cause, named[0].why.key, text, first)
-
-
-def image_ms(packages: Sequence[PackageRow], precision: str) -> float | None:
-    """Milliseconds of one thread for an image, at the fastest batch size; None where nothing was compiled."""
-    times = [
-        row.compiled_ms / row.batch_size
-        for row in packages
-        if row.precision == precision and row.compiled_ms is not None and row.skipped_reason is None
-    ]
-    return min(times, default=None)

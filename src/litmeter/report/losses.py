@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 from litmeter.measure.rows import TurnRow
 from litmeter.report.results import Result, Taken, mean
 from litmeter.say.tables import pluralise, rate_cell
-from litmeter.stats.comparison import Ratio
+from litmeter.stats.ratios import Ratio
 from litmeter.stats.records import Floats
 
 WORKERS, SERVER, CLIENT = "workers", "server", "client"
@@ -137,16 +137,16 @@ def _batches(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
     at_size_ms = result.pipeline_cpu_ms(size) if size else None
     if not size or not fastest or at_size_ms is None or round(size) == fastest:
         return None
-    cause, key = "small batches", "max_batch_size"
+    cause, key = "small batches", serve.lever("batch size")
     if size > fastest:
-        cause, advice = "large batches", f"a smaller `max_batch_size` than {serve.max_batch_size} moves it"
-    elif size >= 0.9 * serve.max_batch_size:
-        advice = f"a larger `max_batch_size` than {serve.max_batch_size} moves it"
+        cause, advice = "large batches", moves(f"a smaller `{key}` than {serve.largest_batch}", key)
+    elif size >= 0.9 * serve.largest_batch:
+        advice = moves(f"a larger `{key}` than {serve.largest_batch}", key)
     elif size >= 0.9 * result.compared.users:
         key, advice = "comparison.users", "only more users (`comparison.users`) fill them"
     else:
-        key = "batch_timeout_s"
-        advice = f"a longer `batch_timeout_s` than {serve.batch_timeout_s:g} s fills them"
+        key = serve.lever("batch window")
+        advice = moves(f"a longer `{key}` than {serve.batch_window_s:g} s", key, "fills them")
     text = (
         f"batches hold {size:.1f} {result.item}s, each of which takes {at_size_ms:.1f} ms of CPU in-process, "
         f"and {fastest_ms:.1f} ms in batches of {fastest}; {advice}"
@@ -162,7 +162,8 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
     """
     if not (crowded := result.crowded):
         return None
-    workers, all_rps = pluralise(result.serve.workers_per_device, "worker"), mean(crowded, "rate_rps")
+    workers, all_rps = pluralise(result.serve.workers, "worker"), mean(crowded, "rate_rps")
+    fewer, threads = result.serve.lever("workers"), result.serve.lever("threads")
     fitting_rps = result.compared.pipeline_rps
     text = (
         f"the same pipeline in-process does {rate_cell(all_rps)} {result.item}s/s in all {workers} of "
@@ -171,10 +172,15 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
     )
     if (mean(result.one_thread, "low_rps") or 0.0) > (fitting_rps or 0.0):
         one_rps = rate_cell(mean(result.one_thread, "rate_rps"))
-        advice = f"`threads_per_worker` (1) moves it: {one_rps} in all of them"
-        return Why("too many workers", "threads_per_worker", text + advice), math.inf
-    advice = "fewer `workers_per_device` or `threads_per_worker` move it"
-    return Why("too many workers", "workers_per_device", text + advice), math.inf
+        advice = moves(f"`{threads}` (1)", threads, f"moves it: {one_rps} in all of them")
+        return Why("too many workers", threads, text + advice), math.inf
+    advice = moves(f"fewer `{fewer}` or `{threads}`", fewer, "move it")
+    return Why("too many workers", fewer, text + advice), math.inf
+
+
+def moves(what: str, key: str | None, verb: str = "moves it") -> str:
+    """Advice to move a key; where there is none, that."""
+    return f"{what} {verb}" if key else NO_KEY
 
 
 def _contention(result: Result, in_process_ms: float) -> Why:
@@ -182,9 +188,10 @@ def _contention(result: Result, in_process_ms: float) -> Why:
         f"the workers take {mean(result.served, 'workers_cpu_ms') or 0.0:.1f} ms of CPU per {result.item}, "
         f"{in_process_ms:.1f} ms in-process, as server and load generator use the same cores and caches"
     )
-    if result.device == "cpu" and result.threads > 1:
-        advice = "fewer `threads_per_worker` may move it: threads that share a batch wait for each other"
-        return Why("contention", "threads_per_worker", f"{text}; {advice}")
+    key = result.serve.lever("threads")
+    if result.device == "cpu" and result.threads > 1 and key:
+        advice = f"fewer `{key}` may move it: threads that share a batch wait for each other"
+        return Why("contention", key, f"{text}; {advice}")
     return Why("contention", None, f"{text}; {NO_KEY}")
 
 
@@ -196,9 +203,8 @@ def _transport(result: Result) -> Why:
 
 
 def _direct(result: Result, cause: str, text: str) -> Why:
-    litserve = result.serve.kind != "command" and result.serve.transport == "litserve"
-    advice = "`transport` (direct) moves it" if litserve else NO_KEY
-    return Why(cause, "transport" if litserve else None, f"{text}; {advice}")
+    key = result.serve.lever("transport")
+    return Why(cause, key, f"{text}; {moves(f'`{key}` (direct)', key)}")
 
 
 def _load_generator(result: Result) -> Why:
@@ -230,7 +236,7 @@ def _waiting(result: Result) -> Why:
         return Why("idle cores", None, "cores are idle")
     whole_ms = 1000 * result.compared.users / rate_rps
     waits_ms = stages["queue"] + stages.get("batch_wait", 0.0)
-    window_ms = min(waits_ms, 1000 * serve.batch_timeout_s if serve.max_batch_size > 1 else 0.0)
+    window_ms = min(waits_ms, 1000 * serve.batch_window_s if serve.largest_batch > 1 else 0.0)
     waits = {
         "batch window": window_ms,
         "too few workers": waits_ms - window_ms,
@@ -240,11 +246,12 @@ def _waiting(result: Result) -> Why:
     cause = max(waits, key=waits.__getitem__)
     text = f"cores are idle while of {whole_ms:.0f} ms a request waits {waits[cause]:.0f} ms "
     if cause == "batch window":
-        advice = f"a shorter `batch_timeout_s` than {serve.batch_timeout_s:g} s moves it"
-        return Why(cause, "batch_timeout_s", f"{text}for a batch that does not fill; {advice}")
+        key = serve.lever("batch window")
+        advice = moves(f"a shorter `{key}` than {serve.batch_window_s:g} s", key)
+        return Why(cause, key, f"{text}for a batch that does not fill; {advice}")
     if cause == "too few workers":
-        free = f"for a free one of {pluralise(serve.workers_per_device, 'worker')}"
-        return Why(cause, "workers_per_device", f"{text}{free}; {more_workers(result)}")
+        free = f"for a free one of {pluralise(serve.workers, 'worker')}"
+        return Why(cause, serve.lever("workers"), f"{text}{free}; {more_workers(result)}")
     if cause == "transport":
         return _direct(result, cause, f"{text}between the server's processes")
     return Why(cause, None, f"{text}for the load generator")
@@ -252,8 +259,9 @@ def _waiting(result: Result) -> Why:
 
 def more_workers(result: Result) -> str:
     """Advice to start more workers, with fewer threads each where these would outnumber the cores."""
-    text, threads = "more `workers_per_device` move it", result.threads
-    crowded = threads > 1 and threads * (result.serve.workers_per_device + 1) > result.cores
-    if result.device == "cpu" and crowded:
-        text += f", with fewer threads than {threads} in each (`threads_per_worker`)"
+    key, threads = result.serve.lever("workers"), result.threads
+    text = moves(f"more `{key}`", key, "move it")
+    crowded = threads > 1 and threads * (result.serve.workers + 1) > result.cores
+    if result.device == "cpu" and crowded and key:
+        text += f", with fewer threads than {threads} in each (`{result.serve.lever('threads')}`)"
     return text

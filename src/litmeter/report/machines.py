@@ -9,7 +9,7 @@ from typing import Any
 
 from litmeter.errors import ReportError
 from litmeter.measure.capacity import CapacityMetrics
-from litmeter.model.device import params_on
+from litmeter.params import params_on
 from litmeter.paths import MACHINE, CapacityPaths
 from litmeter.report.snapshot import OUTDATED, outdated, read_capacities
 from litmeter.report.tables import capacity_text

@@ -101,8 +101,8 @@ def readme_section(snapshot: Snapshot) -> str:
 
 
 def page(snapshot: Snapshot) -> str:
-    """docs/results.md; a project without a classifier has no other pages that it could lead to."""
-    own = not snapshot.params.has_classifier
+    """docs/results.md; a project without stages for a model has no other pages that it could lead to."""
+    own = not snapshot.params.stages
     about = (
         "`make run` writes this page. How each number is measured: [measuring.md](measuring.md); what the "
         "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md)."
@@ -123,10 +123,10 @@ def page(snapshot: Snapshot) -> str:
 
 def parts(snapshot: Snapshot) -> Iterator[Part]:
     """All sections."""
-    classifier = snapshot.params.has_classifier
-    scale = "the hardware's peak" if classifier else "the model"
+    modelled = bool(snapshot.ceilings)
+    scale = "the hardware's peak" if modelled else "the model"
     bounds = (
-        f"From {scale} down to the served rate, in {'images/s = ' if classifier else ''}requests/s, with the "
+        f"From {scale} down to the served rate, in {'images/s = ' if modelled else ''}requests/s, with the "
         "share of the bound to the left. The model and the pipeline (all of a request but the server) ran "
         f"in-process in the rounds of the comparison.\n\n{bounds_table(snapshot.bounds)}\n\n"
     )
@@ -147,7 +147,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
             "In its own stage, one after the other, so not for comparing: seconds until it was ready, memory "
             f"of all its processes, the latency of a lone user, the rate at the best number of users{null}; "
             "CPU and GPU at the most users."
-            f"{labels if classifier else ''}\n\n{levels_table(snapshot.results)}",
+            f"{labels if snapshot.train else ''}\n\n{levels_table(snapshot.results)}",
         )
     if snapshot.capacities:
         found = {name: one.metrics for name, one in snapshot.capacities.items()}
@@ -174,7 +174,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     if snapshot.tuned:
         yield _search(snapshot.tuned)
     yield Part(
-        "The machine and the model" if classifier else "The machine", markdown_text(provenance(snapshot))
+        "The machine and the model" if snapshot.train else "The machine", markdown_text(provenance(snapshot))
     )
 
 

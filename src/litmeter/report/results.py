@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from litmeter.kinds.configuration import Configuration
 from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow
-from litmeter.model.device import dtype_name, half_is_native
-from litmeter.params import ServeSettings
+from litmeter.params import half_is_native
 
 ROLES = ("http", "workers", "manager", "client")
 """Whose times a turn has."""
@@ -40,7 +40,7 @@ class Result:
     """
 
     name: str
-    serve: ServeSettings
+    serve: Configuration
     device: str
     machine: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -59,12 +59,12 @@ class Result:
     def threads(self) -> int:
         """Threads of the model's library in each worker, on a CPU."""
         cpus = int(self.machine.get("cpus", self.machine["cores"]))  # libraries do not know of quotas
-        return 1 if self.serve.compiled else self.serve.threads_per_worker or cpus
+        return self.serve.threads or cpus
 
     @property
     def item(self) -> str:
         """What its rates count."""
-        return "image" if self.serve.kind == "classifier" else "request"
+        return self.serve.item
 
     @property
     def half_is_native(self) -> bool:
@@ -73,8 +73,8 @@ class Result:
 
     @property
     def emulated(self) -> bool:
-        """Whether it computes in bfloat16 on a CPU that has no instructions for it."""
-        return dtype_name(self.serve.precision, self.device) == "bfloat16" and not self.half_is_native
+        """Whether it computes in a number format that the device has no instructions for."""
+        return self.serve.native(self.half_is_native) != self.serve
 
     @property
     def served(self) -> list[TurnRow]:
@@ -119,7 +119,7 @@ class Result:
 
     def taken(self, row: TurnRow) -> Taken | None:
         """What others took from one of its turns."""
-        return taken(row, self.cores, self.serve.workers_per_device)
+        return taken(row, self.cores, self.serve.workers)
 
     def disturbed_percent(self, work: str) -> float | None:
         """Of the cores, what others and the hypervisor took beside ``work`` in-process; None: not known."""

@@ -15,18 +15,18 @@ from zipfile import ZipFile
 import yaml
 
 from litmeter import paths
+from litmeter.classifier.model.rows import PackageRow, PrecisionRow
 from litmeter.errors import LitmeterError, ReportError, UsageError
+from litmeter.kinds.configuration import Configuration
 from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.card import served_digest
-from litmeter.model.device import params_on
-from litmeter.model.precision_rows import ChangeRow, PackageRow
-from litmeter.params import PARAMS_FILE, Params, ServeSettings
+from litmeter.params import Params, params_on
 from litmeter.report.diagnosis import Bound, Diagnosis, Exceeded, Timed, bounds_of, diagnose, raised
 from litmeter.report.git import commit_of
 from litmeter.report.results import Result, fastest_first
 from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.say.progress import print_wrapped
+from litmeter.settings import PARAMS_FILE
 from litmeter.system.files import digest, read_json, read_rows
 from litmeter.system.machine import recorded_machine
 from litmeter.system.temporary import scratch
@@ -52,7 +52,7 @@ class Snapshot:
 
     Attributes:
         label: the revision; empty for this tree.
-        ceilings, train: metrics/ceilings.json and train.json, empty where no classifier is served; rooflines
+        ceilings, train: metrics/ceilings.json and train.json, empty without such stages; rooflines
             that ``exceeded`` has are raised.
         results, bounds, diagnoses: of each configuration, in the order of params.yaml.
         over_before: metrics/over_before.json, empty where there is none.
@@ -74,7 +74,7 @@ class Snapshot:
     diagnoses: Mapping[str, Diagnosis]
     over_before: Mapping[str, Any]
     measured_with: Any
-    changes: Sequence[ChangeRow]
+    changes: Sequence[PrecisionRow]
     packages: Sequence[PackageRow]
     tuned: Tuned | None
     capacities: Mapping[str, CapacityResult]
@@ -107,12 +107,12 @@ def read_snapshot(label: str = "") -> Snapshot:
     try:
         machine = read_json(paths.MACHINE)
         params, device = params_on(machine)
-        ceilings = read_json(paths.CEILINGS) if params.has_classifier else {}
+        ceilings = read_json(paths.CEILINGS) if "ceilings" in params.stages else {}
         machine = machine if device == "cuda" else machine | {"gpu": None}
         # `litmeter quick` and servers of one's own have none.
-        changes = read_rows(paths.PRECISIONS_TABLE, ChangeRow) if paths.PRECISIONS_TABLE.exists() else []
-        packages = read_rows(paths.COMPILED_TABLE, PackageRow) if params.has_classifier else []
-        settings = {name: as_run(one, packages) for name, one in params.configurations().items()}
+        changes = read_rows(paths.PRECISIONS_TABLE, PrecisionRow) if paths.PRECISIONS_TABLE.exists() else []
+        packages = read_rows(paths.COMPILED_TABLE, PackageRow) if "compile" in params.stages else []
+        settings = {name: one.as_run(packages) for name, one in params.configurations().items()}
         results = _read_results(params, settings, machine, device)
         ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
@@ -127,7 +127,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             machine=machine,
             ceilings=ceilings,
             exceeded=exceeded,
-            train=read_json(paths.TRAIN_METRICS) if params.has_classifier else {},
+            train=read_json(paths.TRAIN_METRICS) if "train" in params.stages else {},
             results=results,
             bounds=bounds,
             diagnoses={one.name: diagnose(one, bounds[one.name], ceilings, timed) for one in results},
@@ -145,14 +145,8 @@ def read_snapshot(label: str = "") -> Snapshot:
         raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
 
 
-def as_run(serve: ServeSettings, packages: Sequence[PackageRow]) -> ServeSettings:
-    """The settings as they run: what has no package that is used runs in torch."""
-    used = any(one.precision == serve.precision and not one.skipped_reason for one in packages)
-    return serve if used or not serve.compiled else serve.model_copy(update={"compiled": False})
-
-
 def _read_results(
-    params: Params, configurations: Mapping[str, ServeSettings], machine: Mapping[str, Any], device: str
+    params: Params, configurations: Mapping[str, Configuration], machine: Mapping[str, Any], device: str
 ) -> list[Result]:
     """Those of every configuration, in their order."""
     turns = read_rows(paths.COMPARISON_TURNS, TurnRow)
@@ -169,13 +163,13 @@ def _read_results(
     facts = read_json(paths.COMPARISON_RUN) if paths.COMPARISON_RUN.exists() else {}
     benchmarked = paths.BENCHMARKS.exists()  # `litmeter compare` of servers has the comparison alone
 
-    def metrics_of(name: str, serve: ServeSettings) -> dict[str, Any]:
+    def metrics_of(name: str, serve: Configuration) -> dict[str, Any]:
         if benchmarked:
             own = read_json(paths.BenchmarkPaths(name).metrics)
         else:
             memory_mib = [row.memory_mib for row in turns if row.subject == name and row.memory_mib]
             own = {"ready_s": facts["ready_s"].get(name), "memory_mib": max(memory_mib, default=None)}
-        if serve.kind != "classifier" or params.load.bodies is not None:
+        if not serve.stages or params.load.bodies is not None:  # its answers are not compared with known ones
             own = dict.fromkeys(ALONE) | own
         return {key: own[key] for key in ALONE if key not in BUSY}
 
@@ -244,7 +238,7 @@ def _tuned_here(params: Params) -> Tuned | None:
 
 def is_of_this_tree(metrics: Mapping[str, Any], params: Params) -> bool:
     """Whether a search was made on this machine, and for what is served now, or else was compared."""
-    served = served_digest(params)
+    served = params.served_digest()
     if served is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
         served = read_json(paths.COMPARISON_RUN).get("model")
     same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]

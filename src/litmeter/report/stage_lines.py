@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from litmeter.data.index import SPLITS, Index
+from litmeter.classifier.data.index import SPLITS, Index
+from litmeter.classifier.model.card import WEIGHTS_NAME
+from litmeter.classifier.model.compiled.manifest import Manifest
+from litmeter.classifier.model.precision import PRECISIONS
+from litmeter.classifier.model.rows import PackageRow
 from litmeter.measure.rows import TurnRow
-from litmeter.model.card import WEIGHTS_NAME
-from litmeter.model.compiled.manifest import Manifest
-from litmeter.model.device import PRECISIONS, params_on
-from litmeter.model.precision_rows import PackageRow
+from litmeter.params import params_on
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, TUNE_METRICS
 from litmeter.report.claims import accuracy_interval, change, disturbances
 from litmeter.report.machines import capacity_sentence, describe_machine
-from litmeter.report.tables import at_users, comparison_table, describe, precision_table, tune_table
+from litmeter.report.tables import at_users, comparison_table, precision_table, tune_table
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import number_cell, pluralise, text_table
 from litmeter.system.files import read_json, read_rows
@@ -29,7 +30,7 @@ def begin(stage: str, *arguments: str) -> None:
     settings = {name: params.configuration(name) for name in arguments or params.objective.configurations}
     for name, serve in settings.items():
         first = next(other for other, own in settings.items() if own == serve)
-        print_wrapped(f"{name}: {describe(serve, device) if name == first else f'same as {first}'}")
+        print_wrapped(f"{name}: {serve.describe(device) if name == first else f'same as {first}'}")
 
 
 def done(stage: str, result: Any, *arguments: str) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from textwrap import shorten
 from typing import Any
 
+from litmeter.classifier.model.rows import PackageRow, PrecisionRow, image_ms
+from litmeter.kinds.configuration import Configuration
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.comparison_rows import Pair
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.device import dtype_name
-from litmeter.model.precision_rows import ChangeRow, PackageRow
-from litmeter.params import CANDIDATE, ServeSettings, changed_settings
-from litmeter.report.diagnosis import BOUND_NAMES, Bound, image_ms, share_cell
+from litmeter.params import CANDIDATE, changed_settings
+from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
 from litmeter.report.results import Result, fastest_first, mean
 from litmeter.say.tables import (
     markdown_cell,
@@ -28,15 +27,13 @@ from litmeter.say.tables import (
     text_table,
     without_empty,
 )
-from litmeter.stats.comparison import Ratio
+from litmeter.stats.ratios import Ratio
 from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, TuneRow
 
 P95_ANSWERS = 130
 """Answers that a 95th percentile needs."""
 Row = dict[str, Any]
-LONGEST_COMMAND = 60
-"""Characters of a command line in a table."""
 BUSY = ("cpu_percent", "gpu_percent")
 ALONE = {
     "ready_s": ("ready s", 1),
@@ -54,33 +51,6 @@ ALONE = {
 """Heads and decimals of what a configuration does alone: BUSY at its most users, else metrics/benchmark."""
 
 
-def served_name(serve: ServeSettings) -> str:
-    """The LitAPI, or the command, shortened; empty of the classifier."""
-    return serve.api or shorten(serve.command or "", LONGEST_COMMAND, placeholder=" ...")
-
-
-def describe(serve: ServeSettings, device: str) -> str:
-    """The settings of ``serve`` on ``device`` (cpu or cuda) in words; LitServe's defaults are left out."""
-    if serve.command:
-        return served_name(serve)
-    workers = pluralise(serve.workers_per_device, "worker")
-    if serve.threads_per_worker:
-        workers += f" of {pluralise(serve.threads_per_worker, 'thread')}"
-    parts = [
-        serve.api or dtype_name(serve.precision, device),
-        *(f"{key} {value}" for key, value in serve.api_kwargs.items()),
-        f"max_batch_size {serve.max_batch_size}",
-        f"batch_timeout {serve.batch_timeout_s:g} s" if serve.batch_timeout_s else "",
-        workers,
-        "direct" if serve.transport == "direct" else "",
-        "compiled" if serve.compiled else "",
-        serve.preprocess if serve.preprocess != "timm" else "",
-        "freed memory kept" if serve.keep_freed_memory else "",
-        "" if serve.check_answers else "answers not compared",
-    ]
-    return ", ".join(filter(None, parts))
-
-
 def changes_text(changes: Mapping[str, Sequence[Any]]) -> str:
     """Each key with its values before and after, as "max_batch_size 4 -> 8"."""
     return ", ".join(f"{key} {value_text(old)} -> {value_text(new)}" for key, (old, new) in changes.items())
@@ -91,26 +61,29 @@ def value_text(value: Any) -> str:
     return json.dumps(value).strip('"')
 
 
-def differences(settings: Mapping[str, ServeSettings], device: str) -> list[str]:
+def differences(settings: Mapping[str, Configuration], device: str) -> list[str]:
     """A line for each of ``settings``: what the first one is, and in what each other differs from it.
 
-    A command is shown as a whole, as its settings are its own options.
+    What has no knobs is shown as a whole, as its settings are its own.
     """
     (reference, first), *others = settings.items()
-    lines = [f"{reference}: {first.command or describe(first, device)}"]
+
+    def whole(one: Configuration) -> str:
+        return one.describe(device) if one.knobs else one.spec
+
+    lines = [f"{reference}: {whole(first)}"]
     for name, one in others:
         changes = changed_settings(first, one)
         keys = ", ".join(f"{key} {value_text(new)}" for key, (_, new) in changes.items())
-        if one.kind != first.kind:
-            keys = describe(one, device)
-        lines.append(f"{name}: {one.command or keys or f'the same as {reference}'}")
+        alike = type(one) is type(first) and one.knobs
+        lines.append(f"{name}: {(keys or f'the same as {reference}') if alike else whole(one)}")
     return lines
 
 
 def comparison_table(
     rows: Sequence[ComparisonRow],
     reference: str,
-    configurations: Mapping[str, ServeSettings],
+    configurations: Mapping[str, Configuration],
     causes: Mapping[str, str] | None = None,
     device: str | None = None,
 ) -> str:
@@ -126,7 +99,7 @@ def comparison_table(
     def settings(name: str) -> str:
         if name != CANDIDATE and configurations[name] == configurations.get(CANDIDATE):
             return f"same as `{CANDIDATE}`"
-        return describe(configurations[name], device or "cpu")
+        return configurations[name].describe(device or "cpu")
 
     def cells(row: ComparisonRow) -> list[str]:
         name, share = row.experiment, row.share_of_fastest
@@ -267,7 +240,7 @@ def bounds_table(bounds: Mapping[str, Sequence[Bound]]) -> str:
     return markdown_table(*without_empty(["configuration", *BOUND_NAMES], rows))
 
 
-PRECISION_CELLS: Mapping[str, Callable[[ChangeRow, Sequence[PackageRow]], str]] = {
+PRECISION_CELLS: Mapping[str, Callable[[PrecisionRow, Sequence[PackageRow]], str]] = {
     "precision": lambda row, _: row.precision,
     "preprocess": lambda row, _: row.preprocess,
     "ms an image": lambda row, packages: number_cell(image_ms(packages, row.precision), 1),
@@ -283,7 +256,7 @@ PRECISION_CELLS: Mapping[str, Callable[[ChangeRow, Sequence[PackageRow]], str]] 
 
 
 def precision_table(
-    changes: Sequence[ChangeRow], packages: Sequence[PackageRow]
+    changes: Sequence[PrecisionRow], packages: Sequence[PackageRow]
 ) -> tuple[list[str], list[list[str]]]:
     """A head, and a row of cells for each of ``changes``: what a precision costs and brings."""
     return [*PRECISION_CELLS], [[cell(row, packages) for cell in PRECISION_CELLS.values()] for row in changes]

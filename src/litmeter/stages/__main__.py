@@ -19,8 +19,9 @@ from pathlib import Path
 from time import monotonic
 
 from litmeter.errors import LitmeterError, ParamsError, missing_extra, storage_error
-from litmeter.params import PARAMS_FILE, load_params
+from litmeter.params import load_params
 from litmeter.say.progress import print_wrapped, set_place
+from litmeter.settings import PARAMS_FILE
 from litmeter.stages.order import COMPARISON_ONLY, announcement, record_seconds
 from litmeter.system.imports import freeze_gc_after
 from litmeter.system.machine import exclusive_machine

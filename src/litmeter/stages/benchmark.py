@@ -7,22 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.data.index import read_index
 from litmeter.load import load_generator
-from litmeter.measure.accuracy import compare
-from litmeter.measure.bodies import bodies_of
+from litmeter.measure.checks import refuse_faulty
 from litmeter.measure.figures import failed_rows
 from litmeter.measure.levels import NULL_SERVER, SECONDS, Alone, by_users, levels, reported
 from litmeter.measure.log import Log
-from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.card import served_card
-from litmeter.model.compiled.manifest import split_note
-from litmeter.model.device import dtype_name, params_on
-from litmeter.model.reference import read_reference
-from litmeter.paths import MACHINE, MODEL, BenchmarkPaths
+from litmeter.params import params_on
+from litmeter.paths import MACHINE, BenchmarkPaths
 from litmeter.say.progress import print_wrapped
 from litmeter.stats.rates import percentile
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
@@ -32,30 +26,21 @@ def main(name: str) -> tuple[Sequence[TurnRow], dict[str, Any]]:
     """Benchmark the configuration ``name`` of params.yaml, write its results, and return them."""
     params, device = params_on(read_json(MACHINE))
     serve, load = params.configuration(name), params.load
-    served_card(params)
+    params.served_card()
     paths = BenchmarkPaths(name)
     check_writable(paths.files)
-    sends_photos = serve.kind == "classifier" and load.bodies is None
-    photos = read_index().photos if sends_photos else []
-    bodies = bodies_of(load)
-    tested = [number for number, photo in enumerate(photos) if photo.split == "test"]
-    log = Log()
+    bodies, tested, log = params.bodies(), serve.tested(load), Log()
     with load_generator(*bodies) as sender:
         refuse_faulty({name: serve}, bodies, device, load.timeout_s)
-        if note := split_note(MODEL, device, serve):
+        if note := serve.note(device):
             print_wrapped(f"{name}: {note}")
-        subjects = {name: Served(name, serve, sender, MODEL, device, load.timeout_s)}
-        if serve.kind != "command":
-            null = Served(NULL_SERVER, serve, sender, MODEL, device, load.timeout_s, null_model=True)
-            subjects[NULL_SERVER] = null
+        subjects = {name: Served(name, serve, sender, device, load.timeout_s)}
+        if serve.has_null:
+            subjects[NULL_SERVER] = Served(NULL_SERVER, serve, sender, device, load.timeout_s, null=True)
         schedule = levels(name, load, len(bodies.contents), tested, null_server=NULL_SERVER in subjects)
         with progress(SECONDS, name) as show:
             alone = run(schedule, subjects, log, SECONDS, show)
-    accuracy: dict[str, Any] = {}
-    if sends_photos:
-        dtype = dtype_name(serve.precision, device)
-        accuracy = compare(read_reference(MODEL.exported), alone.answers, dtype, serve.preprocess)
-    metrics = metrics_of(name, log, alone, accuracy)
+    metrics = metrics_of(name, log, alone, serve.accuracy(alone.answers, device) if tested else {})
     with all_or_nothing():
         log.write(paths.turns, paths.samples)
         write_json(paths.metrics, metrics)
@@ -66,7 +51,7 @@ def metrics_of(name: str, log: Log, alone: Alone, accuracy: Mapping[str, Any]) -
     """Content of metrics/benchmark/NAME.json.
 
     The rate is that of the level whose first turn was the fastest, from its last turn. ``accuracy`` is empty
-    where users send something else than photos.
+    where right answers are not known.
     """
     own = by_users(log.rows, name)
     best, null = reported(own), [row for row in log.rows if row.subject == NULL_SERVER]

@@ -6,16 +6,14 @@ import dataclasses
 from datetime import datetime, timezone
 
 from litmeter.load import load_generator
-from litmeter.measure.bodies import bodies_of
 from litmeter.measure.capacity import CapacityMetrics, capacity
+from litmeter.measure.checks import refuse_faulty
 from litmeter.measure.log import Log
-from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.card import served_card, served_digest
-from litmeter.model.device import params_on
-from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
+from litmeter.params import params_on
+from litmeter.paths import CAPACITY_FOLDERS, MACHINE, CapacityPaths
 from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
 from litmeter.system.machine import recorded_machine
 
@@ -24,8 +22,8 @@ def main() -> dict[str, CapacityMetrics]:
     """Search those of ``objective.configurations``, side by side, and write each with its turns."""
     params, device = params_on(read_json(MACHINE))
     load, objective = params.load, params.objective
-    served_card(params)
-    bodies = bodies_of(load)
+    params.served_card()
+    bodies = params.bodies()
     settings = {name: params.configuration(name) for name in objective.configurations}
     check_writable(path for name in settings for path in CapacityPaths(name).outputs)
     searched = {name: next(one for one in settings if settings[one] == settings[name]) for name in settings}
@@ -33,14 +31,12 @@ def main() -> dict[str, CapacityMetrics]:
     seconds = objective.max_s * len(names)
     with load_generator(*bodies) as sender:
         refuse_faulty({name: settings[name] for name in names}, bodies, device, load.timeout_s)
-        subjects = {
-            name: Served(name, settings[name], sender, MODEL, device, load.timeout_s) for name in names
-        }
+        subjects = {name: Served(name, settings[name], sender, device, load.timeout_s) for name in names}
         with progress(seconds, "capacity") as show:
             found = run(capacity(names, objective, load.timeout_s), subjects, Log(), seconds, show)
     provenance = {
         **recorded_machine(),
-        "weights_sha256": served_digest(params),
+        "weights_sha256": params.served_digest(),
         "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
     with all_or_nothing():

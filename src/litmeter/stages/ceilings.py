@@ -9,20 +9,21 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from litmeter.ceilings import BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
+from litmeter.classifier.ceilings import BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
+from litmeter.classifier.model.card import ModelCard, read_card
+from litmeter.classifier.model.model import load_model
+from litmeter.classifier.model.precision import dtype_name, precisions_on
 from litmeter.errors import LoadError
 from litmeter.load import load_generator
+from litmeter.load.bodies import Bodies
+from litmeter.load.settings import LoadSettings
 from litmeter.load.stub import running_stub
-from litmeter.measure.bodies import bodies_of
 from litmeter.measure.levels import null_plan
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Url
 from litmeter.measure.turn import Turn, measure
-from litmeter.model.card import ModelCard, read_card
-from litmeter.model.device import dtype_name, half_is_native, params_on, precisions_on
-from litmeter.model.model import load_model
-from litmeter.params import LoadSettings
+from litmeter.params import half_is_native, params_on
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from litmeter.peaks import (
     DEVICES,
@@ -53,7 +54,7 @@ def main() -> dict[str, Any]:
     metrics = ceiling_metrics(card, cost, measured, machine["gpu"] if device == "cuda" else None)
     metrics |= roofline_metrics(cost, traffic, device, measured, memory)
     metrics |= instruction_metrics(machine, device, measured)
-    metrics["client_limit_rps"] = client_limit_rps(params.load)
+    metrics["client_limit_rps"] = client_limit_rps(params.load, params.bodies())
     write_json(CEILINGS, metrics)
     return metrics
 
@@ -95,9 +96,9 @@ def instruction_metrics(
     return {"reported_ghz": clock_hz and round(clock_hz / 1e9, 2), **tflops}
 
 
-def client_limit_rps(load: LoadSettings) -> float:
+def client_limit_rps(load: LoadSettings, bodies: Bodies) -> float:
     """Requests per second of the load generator against a stub server that answers at once, or LoadError."""
-    with running_stub(service_s=0.0) as stub, load_generator(*bodies_of(load)) as sender:
+    with running_stub(service_s=0.0) as stub, load_generator(*bodies) as sender:
         turn = Turn("stub", null_plan(load))
         row = run(measure(turn), {"stub": Url(stub.url, sender)}, Log(), 2.0).row
     if row.failed or row.timed_out or row.rate_rps is None:

@@ -10,30 +10,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from litmeter import paths
-from litmeter.data.index import read_index
 from litmeter.errors import ModelError
+from litmeter.kinds import read
+from litmeter.kinds.configuration import Checked, Configuration
 from litmeter.load import load_generator
-from litmeter.measure.bodies import Bodies, bodies_of
-from litmeter.measure.comparison_rows import change, comparison_metrics, comparison_rows
+from litmeter.load.bodies import Bodies
+from litmeter.measure.checks import check_all, refuse_faulty
+from litmeter.measure.comparison_rows import comparison_metrics, comparison_rows, over_before
 from litmeter.measure.log import Log, unfinished_log
-from litmeter.measure.preflight import Checked, check_apis, refuse_faulty
 from litmeter.measure.rounds import comparison
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served, pipelines_of
-from litmeter.model.card import served_card, served_digest
-from litmeter.model.compiled.manifest import package_hashes, split_note
-from litmeter.model.device import params_on
-from litmeter.params import CANDIDATE, Params, ServeSettings, changed_settings
+from litmeter.params import CANDIDATE, Params, changed_settings, params_on
 from litmeter.say.progress import print_wrapped
 from litmeter.system import files
 from litmeter.system.cores import allowed_cpus, available_cores
+from litmeter.system.dvc_file import code_digest
 from litmeter.system.machine import recorded_machine
 
 BEFORE = "before"
@@ -57,7 +55,7 @@ class Last:
 
     signatures: Mapping[str, str]
     model: str | None
-    settings: ServeSettings | None
+    settings: Configuration | None
     rows: Sequence[ComparisonRow]
     unavailable: Mapping[str, str]
 
@@ -69,14 +67,13 @@ def main() -> tuple[Log, list[ComparisonRow], dict[str, Any]]:
     and what a change of the candidate did: metrics/over_before.json.
     """
     params, device = params_on(files.read_json(paths.MACHINE))
-    photos = [Path(photo.path) for photo in read_index().photos] if params.has_classifier else []
-    bodies = bodies_of(params.load)
+    bodies = params.bodies()
     signatures = signatures_of(params, device, bodies.contents)
     reference, users, load = params.comparison.reference, params.comparison.users, params.load
     last, candidate = read_last(), params.configurations().get(CANDIDATE)
     chosen, kept, budget_s = planned(params, device, signatures, last)
     for name, serve in chosen.items():
-        if note := split_note(paths.MODEL, device, serve):
+        if note := serve.note(device):
             print_wrapped(f"{name}: {note}")
     tables = [paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES]
     facts = [paths.COMPARISON_RUN, paths.OVER_BEFORE]
@@ -85,13 +82,13 @@ def main() -> tuple[Log, list[ComparisonRow], dict[str, Any]]:
     unavailable = {name: one.unavailable for name, one in found.items() if one.unavailable}
     print_wrapped(f"comparison: {', '.join(chosen)} in turn, about {budget_s:.0f} s")
     before = chosen.get(BEFORE)
-    key = {"signatures": signatures, "names": list(chosen), "before": before and own_inputs(before, device)}
+    key = {"signatures": signatures, "names": list(chosen), "before": before and before.identity(device)}
     log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
     beside = {name: serve for name, serve in chosen.items() if name not in unavailable}
     schedule = comparison(
         list(chosen),
         reference,
-        largest_batch={name: min(serve.max_batch_size, users) for name, serve in beside.items()},
+        largest_batch={name: min(serve.largest_batch, users) for name, serve in beside.items()},
         crowded=[name for name, serve in beside.items() if device == "cpu" and crowds(serve)],
         users=users,
         seconds=budget_s,
@@ -99,27 +96,24 @@ def main() -> tuple[Log, list[ComparisonRow], dict[str, Any]]:
         timeout_s=load.timeout_s,
     )
     with load_generator(*bodies) as sender, progress(budget_s, "comparison") as show:
-        served = {
-            name: Served(name, serve, sender, paths.MODEL, device, load.timeout_s)
-            for name, serve in chosen.items()
-        }
-        pipelines = pipelines_of(beside, paths.MODEL, device, photos, bodies)
+        served = {name: Served(name, serve, sender, device, load.timeout_s) for name, serve in chosen.items()}
+        pipelines = pipelines_of(beside, device, bodies)
         run(schedule, {**served, **pipelines}, log, budget_s, show)
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
     miss = params.objective.miss
     rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), miss, kept)
     changes = changed_settings(before, params.serve) if before else {}
-    over_before = change(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE, changes)
+    found_over = over_before(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE, changes)
     with files.all_or_nothing():
         log.write(paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES)
         files.write_rows(paths.COMPARISON, ComparisonRow, rows)
-        files.write_json(paths.OVER_BEFORE, over_before)
+        files.write_json(paths.OVER_BEFORE, found_over)
         files.write_json(
             paths.COMPARISON_RUN,
             {
                 "date": date.today().isoformat(),
-                "model": served_digest(params),
+                "model": params.served_digest(),
                 "candidate": candidate and candidate.model_dump(),
                 "signatures": signatures,
                 "rows": rows_digest(rows),
@@ -134,11 +128,11 @@ def main() -> tuple[Log, list[ComparisonRow], dict[str, Any]]:
     for path in paths.COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
-    return log, rows, over_before
+    return log, rows, found_over
 
 
 def checked(
-    measured: dict[str, ServeSettings], bodies: Bodies, device: str, timeout_s: float, users: int
+    measured: dict[str, Configuration], bodies: Bodies, device: str, timeout_s: float, users: int
 ) -> dict[str, Checked]:
     """What was found of those ``measured``, by name; raise ApiError where one must not be served.
 
@@ -147,26 +141,25 @@ def checked(
     own = {name: serve for name, serve in measured.items() if name != BEFORE}
     found = refuse_faulty(own, bodies, device, timeout_s, users)
     if before := measured.get(BEFORE):
-        found |= check_apis({BEFORE: before}, bodies, device, timeout_s)
+        found |= check_all({BEFORE: before}, bodies, device, timeout_s)
         if fault := found[BEFORE].fault:
             print_wrapped(f"{CANNOT_BE_SERVED}: {fault}")
             del measured[BEFORE]
     return found
 
 
-def crowds(serve: ServeSettings) -> bool:
+def crowds(serve: Configuration) -> bool:
     """Whether its workers have more threads together than there are cores."""
-    threads = 1 if serve.compiled else serve.threads_per_worker or len(allowed_cpus())
-    return serve.workers_per_device > 1 and serve.workers_per_device * threads > available_cores()
+    threads = serve.threads or len(allowed_cpus())
+    return serve.workers > 1 and serve.workers * threads > available_cores()
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
     """Hash of all that a configuration's row depends on, by configuration; ``bodies``: what users send."""
-    card = served_card(params)
     common: dict[str, Any] = {
         **recorded_machine(),
-        "model": card and card.model_dump(),
-        "code": files.code_digest(paths.DVC_FILE, "comparison"),
+        "model": params.served_card(),
+        "code": code_digest(paths.DVC_FILE, "comparison"),
         "device": device,
         "bodies": files.digest(b"".join(bodies)),
         "request_body": params.load.request_body,
@@ -174,17 +167,12 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "users": params.comparison.users,
         "miss": params.objective.miss,
         "reference_name": params.comparison.reference,
-        "reference": own_inputs(params.configuration(params.comparison.reference), device),
+        "reference": params.configuration(params.comparison.reference).identity(device),
     }
     return {
-        name: files.digest(json.dumps({**common, **own_inputs(serve, device)}, sort_keys=True).encode())
+        name: files.digest(json.dumps({**common, **serve.identity(device)}, sort_keys=True).encode())
         for name, serve in params.configurations().items()
     }
-
-
-def own_inputs(serve: ServeSettings, device: str) -> dict[str, Any]:
-    """What only this configuration depends on: its settings, and the hashes of the packages that it runs."""
-    return {"serve": serve.model_dump(), "packages": package_hashes(paths.MODEL, device, serve)}
 
 
 def read_last() -> Last | None:
@@ -201,7 +189,7 @@ def read_last() -> Last | None:
     except (OSError, KeyError, ValueError):
         return None
     try:
-        settings = ServeSettings.model_validate(facts["candidate"])
+        settings = facts["candidate"] and read(facts["candidate"])
     except (KeyError, ValidationError):  # of code that had other settings, or without a candidate
         settings = None
     of_then: dict[str, Any] = {"rank": None, "share_of_fastest": None, "share_low": None, "share_high": None}
@@ -216,7 +204,7 @@ def rows_digest(rows: Sequence[ComparisonRow]) -> str:
 
 def planned(
     params: Params, device: str, signatures: Mapping[str, str], last: Last | None
-) -> tuple[dict[str, ServeSettings], list[ComparisonRow], float]:
+) -> tuple[dict[str, Configuration], list[ComparisonRow], float]:
     """Who is measured, ``before`` among them where the candidate changed; rows that are kept; the seconds."""
     names, kept = names_to_measure(signatures, params.comparison.reference, last)
     measured = {name: params.configuration(name) for name in names}
@@ -251,15 +239,15 @@ def names_to_measure(
     return names, [row for name, row in others.items() if name not in names]
 
 
-def settings_before(params: Params, device: str, last: Last | None) -> ServeSettings | None:
+def settings_before(params: Params, device: str, last: Last | None) -> Configuration | None:
     """The candidate's settings of the last results, where they changed and can run with the same model."""
     candidate = params.configurations().get(CANDIDATE)
     if last is None or last.settings is None or candidate in (None, last.settings):
         return None
-    if last.model != served_digest(params):
+    if last.model != params.served_digest():
         return None
     try:
-        split_note(paths.MODEL, device, last.settings)
+        last.settings.note(device)
     except ModelError as error:
         print_wrapped(f"{CANNOT_BE_SERVED}: {error}")
         return None

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from litmeter.data.index import read_index
-from litmeter.model.compiled.build import compile_model
-from litmeter.model.compiled.manifest import Manifest
-from litmeter.model.device import params_on
-from litmeter.model.precision_rows import PackageRow
+from litmeter.classifier.data.index import read_index
+from litmeter.classifier.model.compiled.build import compile_model
+from litmeter.classifier.model.compiled.manifest import Manifest
+from litmeter.classifier.model.rows import PackageRow
+from litmeter.classifier.model.settings import Compiled
 from litmeter.paths import COMPILED_TABLE, COMPILERS, MODEL
+from litmeter.settings import read_only
+from litmeter.system.device import resolve_device
 from litmeter.system.files import read_json, write_rows
 
 
 def main() -> Manifest:
     """Compile the exported model for the batch sizes of params.yaml."""
-    params, device = params_on(read_json(COMPILERS))
+    params = read_only(Compiled)
+    device = resolve_device(params.device, read_json(COMPILERS)["gpu"] is not None)
     # Calibration needs photos of all classes, and the index is in their order.
     training = read_index().split("train")
     number = min(params.compile.int8_photos, len(training))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from litmeter.data.index import Index
-from litmeter.data.sources import check_readable, make_index
-from litmeter.params import load_params
+from litmeter.classifier.data.index import Index
+from litmeter.classifier.data.settings import Split
+from litmeter.classifier.data.sources import check_readable, make_index
 from litmeter.paths import INDEX
+from litmeter.settings import read_only
 from litmeter.system.files import write_json
 
 
 def main() -> Index:
     """Write the index of the photographs."""
-    index = make_index(load_params().data)
+    index = make_index(read_only(Split).data)
     check_readable(index)
     write_json(INDEX, index.model_dump())
     return index

@@ -8,19 +8,20 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from litmeter.data.index import Index, read_index
+from litmeter.classifier.data.index import Index, read_index
+from litmeter.classifier.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.classifier.model.environment import keep_freed_memory
+from litmeter.classifier.model.model import build_model, input_config, load_model
+from litmeter.classifier.model.own import files_of_factory
+from litmeter.classifier.model.predictor import Predictor
+from litmeter.classifier.model.reference import Reference, write_reference
+from litmeter.classifier.model.settings import Exported, InferenceSettings
+from litmeter.classifier.training.weights import load_all, read_state_dict
 from litmeter.errors import ModelError
-from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
-from litmeter.model.environment import keep_freed_memory
-from litmeter.model.model import build_model, input_config, load_model
-from litmeter.model.own import files_of_factory
-from litmeter.model.predictor import Predictor
-from litmeter.model.reference import Reference, write_reference
-from litmeter.params import ServeSettings, load_params
 from litmeter.paths import CHECKPOINT, MODEL, TRAIN_METRICS
 from litmeter.say.progress import bar
+from litmeter.settings import read_only
 from litmeter.system.files import atomic_write, read_json, write_json
-from litmeter.training.weights import load_all, read_state_dict
 
 BATCH_SIZE = 8
 
@@ -28,7 +29,7 @@ BATCH_SIZE = 8
 def main() -> ModelCard:
     """Write weights, card and reference answers; check that weights and checkpoint give equal outputs."""
     keep_freed_memory()
-    settings = load_params().model
+    settings = read_only(Exported).model
     index = read_index(settings.classes)
     classes = index.classes
     model = build_model(settings.kind, settings.architecture, len(classes), settings.side)
@@ -67,7 +68,7 @@ def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
 
 def reference_answers(index: Index) -> Reference:
     """The exported model's probabilities for every photo, in full precision on the CPU."""
-    predictor = Predictor(MODEL, "cpu", ServeSettings())
+    predictor = Predictor(MODEL, "cpu", InferenceSettings())
     answers: list[list[float]] = []
     with bar(len(index.photos), "reference answers", "photo") as progress:
         for first in range(0, len(index.photos), BATCH_SIZE):

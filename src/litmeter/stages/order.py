@@ -71,7 +71,7 @@ def record_seconds(stage: Stage, seconds: float) -> None:
 
 def circumstances(params: Params) -> dict[str, Any]:
     """What the seconds of a stage hold for."""
-    model = params.model.architecture if params.has_classifier else None
+    model = params.model.architecture or None
     return {"machine": read_json(MACHINE)["id"] if MACHINE.exists() else None, "model": model}
 
 

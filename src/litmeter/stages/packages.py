@@ -5,9 +5,8 @@ A benchmark depends on its own one: packages that others run, or nobody, leave i
 
 from __future__ import annotations
 
-from litmeter.model.compiled.manifest import package_hashes
-from litmeter.model.device import params_on
-from litmeter.paths import COMPILERS, MODEL, PACKAGES
+from litmeter.params import params_on
+from litmeter.paths import COMPILERS, PACKAGES
 from litmeter.system.files import atomic_folder, read_json, write_json
 
 
@@ -16,4 +15,4 @@ def main() -> None:
     params, device = params_on(read_json(COMPILERS))
     with atomic_folder(PACKAGES) as folder:
         for name, serve in params.configurations().items():
-            write_json(folder / f"{name}.json", {"sha256": package_hashes(MODEL, device, serve)})
+            write_json(folder / f"{name}.json", {"sha256": serve.identity(device).get("packages", [])})

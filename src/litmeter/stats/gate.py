@@ -7,7 +7,7 @@ from typing import Literal
 
 from scipy.special import ndtri, stdtrit
 
-from litmeter.stats.comparison import BLOCKS, FAMILY_ERROR, Ratio
+from litmeter.stats.ratios import BLOCKS, FAMILY_ERROR, Ratio
 
 Verdict = Literal["not slower", "slower", "open"]
 PASSED, SLOWER, OPEN = 0, 1, 3

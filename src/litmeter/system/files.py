@@ -1,7 +1,4 @@
-"""Files and folders that are written atomically: JSON, and CSV whose columns are the fields of a dataclass.
-
-By hashes of code and content a stage knows that an earlier measurement still holds.
-"""
+"""Files and folders that are written atomically: JSON, and CSV whose columns are fields of a dataclass."""
 
 from __future__ import annotations
 
@@ -16,13 +13,11 @@ from contextvars import ContextVar
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from litmeter.errors import LitmeterError, ReportError, StorageError, UsageError, storage_error
-from litmeter.paths import INDEX, MACHINE, MODEL, PACKAGES
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
@@ -207,19 +202,30 @@ def rounded(value: float | None, digits: int) -> float | None:
 
 
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Write ``rows``, all of them of ``kind``, with its fields as columns; None becomes an empty field."""
-    write_csv(path, [asdict(row) for row in rows], [field.name for field in fields(kind)])
+    """Write ``rows``, all of them of ``kind``, with its fields as columns; None becomes an empty field.
+
+    A field that is a mapping has a column for each key, behind all others.
+    """
+    of_mappings = _mappings(kind)
+    names = [field.name for field in fields(kind) if field.name not in of_mappings]
+    content = []
+    for row in rows:
+        values = asdict(row)
+        more = {key: value for name in of_mappings for key, value in values.pop(name).items()}
+        content.append(values | more)
+    write_csv(path, content, names)
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of ``path``, an empty field of an optional column as None.
 
-    Files of earlier code may have more columns, which are ignored, and lack those whose field has a default.
-    Raise ValueError where a column is missing, or a value is not of its field's type.
+    Files of earlier code may have more columns, which are ignored where no field is a mapping, and lack those
+    whose field has a default. Raise ValueError where a column is missing, or a value is not of its field's
+    type.
     """
-    hints = get_type_hints(kind)
+    hints, of_mappings = get_type_hints(kind), _mappings(kind)
     nullable = {name for name, hint in hints.items() if NoneType in get_args(hint)}
-    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    needed = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if not needed <= set(reader.fieldnames or ()):
@@ -227,34 +233,17 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         rows = list(reader)
     if any(None in row or None in row.values() for row in rows):
         raise ValueError(f"{path}: a row has more or fewer fields than there are columns")
-    values = [
+    values: list[dict[str, Any]] = [
         {name: None if text == "" and name in nullable else text for name, text in row.items()}
+        | {name: {key: row[key] for key in row if key not in hints} for name in of_mappings}
         for row in rows
     ]
     return TypeAdapter(list[kind]).validate_python(values)  # type: ignore[valid-type]
 
 
-HASHED_ELSEWHERE = {MACHINE, INDEX, MODEL.exported, MODEL.compiled, PACKAGES}
-"""What signatures have in another form: the machine, bodies, a model's card, the packages that are run."""
-NO_INPUT = {"__pycache__", ".pyc", ".tmp"}
-"""Names and suffixes that .dvcignore has, too."""
-
-
-def code_files(dvc_file: Path, stage: str) -> list[Path]:
-    """The files that a stage depends on by its dvc.yaml, but for those HASHED_ELSEWHERE; none without it.
-
-    A path with a parameter (``${...}``) is photos or bodies, and hashed by what is in it.
-    """
-    stages = yaml.safe_load(dvc_file.read_bytes())["stages"] if dvc_file.exists() else {}
-    deps = stages.get(stage, {}).get("deps", [])
-    paths = [path for dep in deps if "${" not in dep and (path := Path(dep)) not in HASHED_ELSEWHERE]
-    found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    return [file for file in found if file.is_file() and NO_INPUT.isdisjoint((*file.parts, file.suffix))]
-
-
-def code_digest(dvc_file: Path, stage: str) -> str:
-    """Digest of the files of ``code_files``."""
-    return digest(b"".join(file.read_bytes() for file in code_files(dvc_file, stage)))
+def _mappings(kind: type[Row]) -> list[str]:
+    """Its fields that are mappings."""
+    return [name for name, hint in get_type_hints(kind).items() if get_origin(hint) is Mapping]
 
 
 def digest(content: bytes) -> str:

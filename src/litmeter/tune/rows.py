@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["winner", "equal", "not resolved", "slower", "excluded"]
@@ -22,25 +23,17 @@ class TuneRow:
             rounds of both, each with a 95% interval of its own (not of all together).
         predicted_rps: by the costs of the parts; None where nothing runs in-process.
         agreement: share of the photos that the model was not fitted to, with the label of full precision;
-            None of a LitAPI of one's own, as are the knobs that it has not.
+            None where that is not known.
         failed: requests that were refused, failed or timed out.
         eliminated_after_rounds: rounds of the race after which it left, slower beyond doubt or excluded; None
             where it did not. Who left early looks some 4% slower than it is: it left where it was unlucky.
         reason: of "excluded".
+        knobs: the values of the kind's knobs, by key, a column each.
     """
 
     name: str
     status: str
     incumbent: bool
-    precision: str | None
-    compiled: bool | None
-    preprocess: str | None
-    transport: str | None
-    workers_per_device: int
-    threads_per_worker: int | None
-    max_batch_size: int
-    batch_timeout_s: float
-    keep_freed_memory: bool | None
     predicted_rps: float | None
     rate_rps: float | None
     ratio: float | None
@@ -59,6 +52,7 @@ class TuneRow:
     capacity_high_rps: float | None
     reason: str
     eliminated_after_rounds: int | None = None
+    knobs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

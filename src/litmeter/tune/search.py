@@ -15,40 +15,26 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, geometric_mean, pstdev
-from typing import Any, Literal
 
 import numpy as np
 
 from litmeter.errors import LitmeterError, ServerError
+from litmeter.kinds.configuration import Configuration, Costs, Machine, Part, TuneSettings, cpu_of
 from litmeter.load import LoadPlan
+from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
 from litmeter.measure.comparison_rows import ratio_columns
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
-from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings, knobs_of
+from litmeter.params import ObjectiveSettings
 from litmeter.say.progress import print_wrapped
-from litmeter.stats.comparison import Rates, Ratio, difference, ratio
 from litmeter.stats.rates import Z95, percentile
+from litmeter.stats.ratios import Rates, Ratio, difference, ratio
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, Status, TuneRow
-from litmeter.tune.space import (
-    WORKERS_TIMES_THREADS,
-    Machine,
-    Space,
-    built,
-    canonical,
-    changed_knobs,
-    name_of,
-    simplicity,
-    workers_times_threads,
-)
-
-Costs = Mapping[str, Mapping[int, float]]
-"""By part, then by batch size, seconds for an image or request: of a worker for the model or a pipeline,
-while as many as have cores are busy; of a core for a preprocessing, or a transport with the load generator's
-share; and of a core for what ``cpu_of`` says."""
+from litmeter.tune.space import WORKERS_TIMES_THREADS, Space, changed_knobs, workers_times_threads
 
 COST_ROUNDS = 4
 """Rounds of all parts: were each measured once, a drift of the machine would pass for a cost."""
@@ -56,8 +42,6 @@ WORK_S, NULL_S = 0.15, 1.0
 """Measured in each turn, of a part in-process and of a server with a null model."""
 LEAST_S = 1e-6
 """Of a CPU time, which is rounded to this."""
-OTHERS = 3
-"""Processes that a request passes besides a worker: load generator, HTTP and manager."""
 
 FEWEST_ROUNDS = 4
 """Before anybody is compared, however short the time."""
@@ -90,76 +74,9 @@ MEMORY_STEP_MIB = 50.0
 """Differences of memory below this are none."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of configurations whose cost is measured by itself, with all workers busy.
-
-    Of the kind "request" it is a server with a null model, else workers in-process. A LitAPI of one's own has
-    a "pipeline", all that LitServe's loop calls, in place of model and preprocessing.
-    """
-
-    name: str
-    kind: Literal["model", "preprocess", "pipeline", "request"]
-    settings: ServeSettings
-    workers: int
-    batch_sizes: tuple[int, ...] = (1,)
-
-    @property
-    def subject(self) -> str:
-        """Name among the subjects of the loop."""
-        return self.name if self.kind == "request" else in_process(self.name)
-
-
-def model_part(settings: ServeSettings) -> str:
-    """What the cost of the model, or of a LitAPI's pipeline, depends on."""
-    threads = f"{settings.threads_per_worker or 'all'} threads"
-    if settings.kind == "api":
-        return f"pipeline, {threads}"
-    memory = "keeps" if settings.keep_freed_memory else "frees"
-    return f"model {settings.precision}, {built(settings)}, {threads}, {memory} memory"
-
-
-def cpu_of(part: str) -> str:
-    """The CPU time of a LitAPI's pipeline, or of the workers for a request's way."""
-    return f"{part}: CPU time"
-
-
-def part_names(settings: ServeSettings) -> tuple[str, ...]:
-    """The parts of a configuration: its model, decoding and preprocessing, and a request's way."""
-    preprocess = () if settings.kind == "api" else (f"preprocess {settings.preprocess}",)
-    return model_part(settings), *preprocess, f"request {settings.transport}"
-
-
-def parts_of(configurations: Iterable[ServeSettings], device: str, cores: int) -> list[Part]:
-    """All parts of ``configurations``, each once."""
-    models: dict[str, ServeSettings] = {}
-    sizes: dict[str, set[int]] = defaultdict(lambda: {1})
-    others: dict[str, Part] = {}
-    one_thread = {"threads_per_worker": 1, "keep_freed_memory": True, "workers_per_device": cores}
-    for one in configurations:
-        model, *preprocess, request = part_names(one)
-        models.setdefault(model, one)
-        sizes[model].add(one.max_batch_size)
-        for name in preprocess:
-            others.setdefault(name, Part(name, "preprocess", one.model_copy(update=one_thread), cores))
-        others.setdefault(request, Part(request, "request", _null_of(one, cores), cores))
-    parts = []
-    for name, one in models.items():
-        workers = max(1, cores // (one.threads_per_worker or cores)) if device == "cpu" else 1
-        settings = one.model_copy(update={"workers_per_device": workers})
-        kind: Literal["model", "pipeline"] = "model"
-        if one.kind == "api":  # batched at any size if it ever is: LitServe's two loops call it differently
-            kind, settings = "pipeline", settings.model_copy(update={"max_batch_size": max(sizes[name])})
-        parts.append(Part(name, kind, settings, workers, tuple(sorted(sizes[name]))))
-    return [*parts, *others.values()]
-
-
-def _null_of(settings: ServeSettings, cores: int) -> ServeSettings:
-    """A server of which, with a null model, the transport remains."""
-    null = ServeSettings(transport=settings.transport, workers_per_device=cores, threads_per_worker=1)
-    if settings.kind == "classifier":
-        return null
-    return settings.model_copy(update={knob: getattr(null, knob) for knob in knobs_of(settings.kind)})
+def subject_of(part: Part) -> str:
+    """The part's name among the subjects of the loop."""
+    return part.name if part.work == "request" else in_process(part.name)
 
 
 def measure_costs(parts: Sequence[Part], plan: LoadPlan, budget_s: float, seed: int) -> Schedule[Costs]:
@@ -175,8 +92,8 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, budget_s: float, seed: 
     costs: dict[str, dict[int, float]] = defaultdict(dict)
     waiting, rng = list(parts), random.Random(seed)
     while waiting:
-        serving = yield from serve([part.subject for part in waiting])
-        group = [part for part in waiting if part.subject in serving.names]
+        serving = yield from serve([subject_of(part) for part in waiting])
+        group = [part for part in waiting if subject_of(part) in serving.names]
         works = [(part, size) for part in group for size in part.batch_sizes]
         share = COSTS_SHARE * len(group) / len(parts)
         until_s = serving.at_s + share * max(0.0, budget_s - serving.at_s)
@@ -185,8 +102,8 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, budget_s: float, seed: 
         for number in range(COST_ROUNDS):
             order = order[::-1] if number % 2 else rng.sample(works, len(works))
             for part, size in order:
-                load = plan if part.kind == "request" else Work(part.kind, size, WORK_S, part.workers)
-                sample = yield from measure(Turn(part.subject, load, number, note="costs"))
+                load = plan if part.work == "request" else Work(part.work, size, WORK_S, part.workers)
+                sample = yield from measure(Turn(subject_of(part), load, number, note="costs"))
                 for name, cost_s in _costs_s(part, sample).items():
                     seconds[name, size].append(cost_s)
             if not works or sample.ended_s > until_s:
@@ -214,82 +131,26 @@ def steady(seconds: Sequence[Sequence[float]]) -> list[float]:
 def _costs_s(part: Part, sample: Sample) -> dict[str, float]:
     """What a turn of a part says of its costs."""
     row = sample.row
-    own = part.settings.kind == "api" and row.workers_cpu_ms is not None
+    own = part.times_cpu and row.workers_cpu_ms is not None
     workers = {cpu_of(part.name): max((row.workers_cpu_ms or 0.0) / 1000, LEAST_S)} if own else {}
-    if part.kind != "request":
+    if part.work != "request":
         if not row.rate_rps:
             raise LitmeterError(f"{part.name}: no batch was done")
         return {part.name: part.workers / row.rate_rps, **workers}
     if not row.rate_rps or row.server_cores is None or row.client_cores is None or row.failed:
-        full = "; with fewer places than users (max_queue) it cannot" * (part.settings.kind == "classifier")
-        raise LitmeterError(f"{part.name}: the server with a null model did not answer every request{full}")
+        raise LitmeterError(
+            f"{part.name}: the server with a null model did not answer every request; with fewer places than "
+            "users (max_queue) it cannot"
+        )
     return {part.name: (row.server_cores + row.client_cores) / row.rate_rps, **workers}
 
 
-def predicted_rps(settings: ServeSettings, costs: Costs, machine: Machine, users: int) -> float:
-    """Requests per second in a closed loop, by the time of all parts on CPU and GPU, and of a batch."""
-    cores = machine.cores
-    if settings.kind == "api":
-        return _predicted_of_api_rps(settings, costs, cores, users)
-    workers = settings.workers_per_device
-    if settings.transport == "litserve" and settings.batch_timeout_s == 0:
-        size = 1.0  # LitServe's queues give a batch of one without a timeout
-    else:
-        size = max(1.0, min(float(settings.max_batch_size), users / workers))
-    by_size, preprocess, request = (costs[part] for part in part_names(settings))
-    model_s = _at_size(by_size, size)
-    preprocess_s, request_s = preprocess[1], request[1]
-    on_gpu = machine.device == "cuda"
-    cpu_s = preprocess_s + request_s + (0.0 if on_gpu else model_s * (settings.threads_per_worker or cores))
-    filled = settings.max_batch_size * workers <= users
-    batch_s = size * (model_s + preprocess_s) + (0.0 if filled else settings.batch_timeout_s)
-    return min(cores / cpu_s, workers * size / batch_s, 1 / model_s if on_gpu else math.inf)
-
-
-def _at_size(by_size: Mapping[int, float], size: float) -> float:
-    """A cost at a batch size, between those that were measured."""
-    sizes = sorted(by_size)
-    return float(np.interp(size, sizes, [by_size[one] for one in sizes]))
-
-
-def _predicted_of_api_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
-    pipeline, request = part_names(settings)
-    request_s, of_worker_s = costs[request][1], costs[cpu_of(request)][1]
-    workers = settings.workers_per_device
-    size, wait_s = batch_formed(settings, users, request_s / cores)
-    cpu_s = _at_size(costs[cpu_of(pipeline)], size) + request_s
-    item_s = _at_size(costs[pipeline], size) + of_worker_s
-    rate_rps = min(cores / cpu_s, workers * size / (size * item_s + wait_s))
-    if settings.transport == "litserve" and settings.max_batch_size > 1 and not settings.batch_timeout_s:
-        # Its workers never sleep, they poll: of the cores the other processes have a fair share left.
-        others_s = max(LEAST_S, request_s - of_worker_s)
-        rate_rps = min(rate_rps, cores * OTHERS / (OTHERS + workers) / others_s)
-    return rate_rps
-
-
-def batch_formed(settings: ServeSettings, users: int, arrival_s: float) -> tuple[float, float]:
-    """The mean size of a batch in LitServe's loop, and how long the worker waits for it to fill.
-
-    In a closed loop a worker that is free finds what waits: all requests but those in the other workers and
-    those just answered, whose users send again meanwhile. If it may wait, it also gets some of the latter,
-    one each ``arrival_s``, and it waits until the batch is full, however few users there are.
-    """
-    workers, most = settings.workers_per_device, settings.max_batch_size
-    ready, all_ = max(1.0, users / (workers + 1)), max(1.0, users / workers)
-    if most <= ready or not settings.batch_timeout_s:
-        return min(most, ready), 0.0
-    until_all_s = arrival_s * all_
-    to_fill = (most - ready) / (all_ - ready) if most <= all_ else math.inf
-    wait_s = min(settings.batch_timeout_s, until_all_s * to_fill)
-    return min(most, ready + (all_ - ready) * min(1.0, wait_s / until_all_s)), wait_s
-
-
 def ranking(
-    configurations: Iterable[ServeSettings], costs: Costs, machine: Machine, users: int
-) -> list[tuple[ServeSettings, float]]:
+    configurations: Iterable[Configuration], costs: Costs, machine: Machine, users: int
+) -> list[tuple[Configuration, float]]:
     """The configurations with their predicted rates, fastest first; of equals, the simpler first."""
-    predicted = [(one, predicted_rps(one, costs, machine, users)) for one in configurations]
-    return sorted(predicted, key=lambda pair: (-pair[1], simplicity(pair[0])))
+    predicted = [(one, one.predicted_rps(costs, machine, users)) for one in configurations]
+    return sorted(predicted, key=lambda pair: (-pair[1], pair[0].simplicity))
 
 
 @dataclass
@@ -297,16 +158,16 @@ class Racer:
     """A configuration in the race.
 
     Attributes:
-        agreement: share of the photos with the label of full precision.
+        agreement: share of the answers that stay those of full precision; None where that is not known.
         rates: of each round; 0 where it did not answer, None where it took no part.
         latencies_ms: of the good answers of each of its turns.
         failed: requests that were refused, failed or timed out.
         constraint_violation: the constraint that it does not keep to, empty where it keeps to all.
     """
 
-    settings: ServeSettings
+    settings: Configuration
     predicted_rps: float | None
-    agreement: float
+    agreement: float | None
     rates: list[float | None] = field(default_factory=list)
     latencies_ms: list[Floats] = field(default_factory=list)
     memory_mib: float | None = None
@@ -317,7 +178,7 @@ class Racer:
     @property
     def name(self) -> str:
         """The values of all knobs."""
-        return name_of(self.settings)
+        return self.settings.search_name
 
     @property
     def rounds(self) -> int:
@@ -477,7 +338,7 @@ class Race:
         """Note whether a racer breaks a constraint; it is eliminated where that is for good."""
         limits, memory_mib, p95_ms = self.limits, racer.memory_mib, racer.latency_ms(95)
         violation, for_good = "", True
-        if racer.agreement < limits.min_agreement:
+        if racer.agreement is not None and racer.agreement < limits.min_agreement:
             violation = too_little(racer.agreement, limits.min_agreement)
         elif limits.max_memory_mib and memory_mib and memory_mib > limits.max_memory_mib:
             violation = f"{memory_mib:.0f} MiB, more than max_memory_mib"
@@ -491,7 +352,7 @@ class Race:
 
 
 def race(
-    racing: Race, plan: LoadPlan, until_s: float, neighbours: Callable[[ServeSettings], Sequence[Racer]]
+    racing: Race, plan: LoadPlan, until_s: float, neighbours: Callable[[Configuration], Sequence[Racer]]
 ) -> Schedule[None]:
     """Run rounds until all that remain are equally fast, or time is up, ``until_s`` after the log's begin.
 
@@ -553,35 +414,34 @@ class Job:
     """What a search works on.
 
     Attributes:
-        agreement: the share of the photos with the label of full precision; 1 of a LitAPI of one's own.
-        unavailable: why nothing runs in-process, so that no rate is predicted; empty where it does.
+        agreement: the share of answers that stay those of full precision; None where that is not known.
     """
 
     tune: TuneSettings
-    serve: ServeSettings
+    serve: Configuration
     load: LoadSettings
     objective: ObjectiveSettings
     machine: Machine
     space: Space
-    agreement: Callable[[ServeSettings], float]
-    unavailable: str = ""
+    agreement: Callable[[Configuration], float] | None
 
     @property
-    def incumbent(self) -> ServeSettings:
+    def incumbent(self) -> Configuration:
         """The section ``serve``."""
-        return canonical(self.serve.model_dump(), self.tune.users, self.machine)
+        own: Configuration = self.serve.canonical(self.serve.model_dump(), self.tune.users)
+        return own
 
     @property
-    def configurations(self) -> list[ServeSettings]:
+    def configurations(self) -> list[Configuration]:
         """All that may be served, the incumbent first."""
         return list(dict.fromkeys([self.incumbent, *self.space.configurations]))
 
     @property
     def parts(self) -> list[Part]:
         """All whose costs are measured."""
-        if self.unavailable:
+        if self.machine.unavailable:
             return []
-        return parts_of(self.configurations, self.machine.device, self.machine.cores)
+        return self.serve.parts(self.configurations, self.machine.device, self.machine.cores)
 
 
 @dataclass(frozen=True)
@@ -595,7 +455,7 @@ class Outcome:
         settled: whether the race ended by itself.
     """
 
-    winner: ServeSettings
+    winner: Configuration
     rows: list[TuneRow]
     knobs: list[KnobRow]
     left_out: Mapping[str, int]
@@ -609,7 +469,7 @@ class Outcome:
 def search(job: Job) -> Schedule[Outcome]:
     """Search the configuration that reaches the goal best.
 
-    Its subjects are those of ``job.parts``, and ``job.configurations`` by ``name_of``.
+    Its subjects are those of ``job.parts``, and ``job.configurations`` by ``search_name``.
 
     Raises:
         LitmeterError: no configuration can run or keeps to the constraints, or a model, server or load
@@ -622,11 +482,11 @@ def search(job: Job) -> Schedule[Outcome]:
     print_wrapped(f"1. {len(space.configurations)} configurations can run; left out: {reasons or 'none'}")
     plan = turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0)
     costs = yield from measure_costs(job.parts, plan, tune.max_s, tune.seed)
-    if job.unavailable:
+    if job.machine.unavailable:
         shuffled = random.Random(tune.seed).sample(job.configurations, len(job.configurations))
         predicted = dict.fromkeys(shuffled, 1.0)
     else:
-        running = [one for one in job.configurations if costs.keys() >= set(part_names(one))]
+        running = [one for one in job.configurations if costs.keys() >= set(one.part_names())]
         predicted = dict(ranking(running, costs, job.machine, tune.users))
     if job.incumbent not in predicted or not set(predicted).intersection(space.configurations):
         raise LitmeterError("tune: what configurations consist of does not start")
@@ -634,8 +494,8 @@ def search(job: Job) -> Schedule[Outcome]:
     racing = Race(tune)
     racing.join(candidates.first())
     found_rps = (
-        f"no rate is predicted ({job.unavailable}); some race, by chance, and serve:"
-        if job.unavailable
+        f"no rate is predicted ({job.machine.unavailable}); some race, by chance, and serve:"
+        if job.machine.unavailable
         else f"the costs of the parts predict {min(predicted.values()):.0f} to {max(predicted.values()):.0f} "
         f"req/s; the best of them race, and serve: ({predicted[job.incumbent]:.0f} req/s)"
     )
@@ -683,8 +543,8 @@ class _Candidates:
     """Who may race: predicted rates of those whose parts run, fastest first; why some of them do not race."""
 
     job: Job
-    predicted: Mapping[ServeSettings, float]
-    reasons: dict[ServeSettings, str] = field(default_factory=dict)
+    predicted: Mapping[Configuration, float]
+    reasons: dict[Configuration, str] = field(default_factory=dict)
 
     def first(self) -> list[Racer]:
         """The incumbent, and the best of the space, or any where nothing is predicted.
@@ -698,14 +558,14 @@ class _Candidates:
         for settings, predicted_rps in self.predicted.items():
             if settings == incumbent or len(racers) > RACERS:
                 continue
-            if predicted_rps in taken and not self.job.unavailable:
+            if predicted_rps in taken and not self.job.machine.unavailable:
                 self.reasons[settings] = "predicted as fast as a simpler one"
             elif self._agrees(settings):
                 taken.add(predicted_rps)
                 racers.append(self._racer(settings))
         return racers
 
-    def neighbours(self, leader: ServeSettings) -> list[Racer]:
+    def neighbours(self, leader: Configuration) -> list[Racer]:
         """Those that differ from the leader by one knob, and are not predicted to be far slower."""
         return [
             self._racer(settings)
@@ -719,23 +579,27 @@ class _Candidates:
     def left_out(self, racers: Mapping[str, Racer]) -> Mapping[str, int]:
         """Number of configurations by the reason why they did not race."""
         slower, failed = "predicted to be slower", "a part of it does not start"
-        if self.job.unavailable:
+        if self.job.machine.unavailable:
             slower = "no place in the race"
         return Counter(self.job.space.left_out) + Counter(
             self.reasons.get(one, slower if one in self.predicted else failed)
             for one in self.job.space.configurations
-            if name_of(one) not in racers
+            if one.search_name not in racers
         )
 
-    def _racer(self, settings: ServeSettings) -> Racer:
-        predicted_rps = None if self.job.unavailable else self.predicted[settings]
-        return Racer(settings, predicted_rps, self.job.agreement(settings))
+    def _racer(self, settings: Configuration) -> Racer:
+        predicted_rps = None if self.job.machine.unavailable else self.predicted[settings]
+        return Racer(settings, predicted_rps, self._agreement(settings))
 
-    def _agrees(self, settings: ServeSettings) -> bool:
-        agreement, least = self.job.agreement(settings), self.job.tune.min_agreement
-        if agreement < least:
-            self.reasons[settings] = too_little(agreement, least)
-        return agreement >= least
+    def _agreement(self, settings: Configuration) -> float | None:
+        return None if self.job.agreement is None else self.job.agreement(settings)
+
+    def _agrees(self, settings: Configuration) -> bool:
+        agreement, least = self._agreement(settings), self.job.tune.min_agreement
+        if agreement is None or agreement >= least:
+            return True
+        self.reasons[settings] = too_little(agreement, least)
+        return False
 
 
 def highest_capacities(capacities: Mapping[str, CapacityMetrics]) -> list[str]:
@@ -764,7 +628,7 @@ def finalists(racing: Race) -> list[str]:
 
 def cost(racer: Racer) -> tuple[object, ...]:
     """What is cheaper sorts first: less memory, in steps, then what is simpler."""
-    return (round((racer.memory_mib or 0.0) / MEMORY_STEP_MIB), simplicity(racer.settings))
+    return (round((racer.memory_mib or 0.0) / MEMORY_STEP_MIB), racer.settings.simplicity)
 
 
 def _status_of(racing: Race, name: str) -> Status:
@@ -780,20 +644,18 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
     racer = racing.racers[name]
     rates = [rate for rate in racer.rates if rate]
     over_serve = racing.ratio(name, racing.reference)
-    knobs: dict[str, Any] = dict.fromkeys(KNOBS)
-    knobs |= {knob: getattr(racer.settings, knob) for knob in knobs_of(racer.settings.kind)}
     return TuneRow(
         name=name,
         status=status,
         incumbent=name == racing.reference,
-        **knobs,
+        knobs={knob: str(getattr(racer.settings, knob)) for knob in racer.settings.knobs},
         predicted_rps=rounded(racer.predicted_rps, 1),
         rate_rps=round(geometric_mean(rates), 1) if rates else None,
         **ratio_columns(racing.over_leader(name), "ratio", "ratio_low", "ratio_high"),
         **ratio_columns(over_serve, "over_serve", "over_serve_low", "over_serve_high"),
         p95_ms=rounded(racer.latency_ms(95), 1),
         memory_mib=rounded(racer.memory_mib, 0),
-        agreement=round(racer.agreement, 4) if racer.settings.kind == "classifier" else None,
+        agreement=rounded(racer.agreement, 4),
         failed=racer.failed,
         rounds=racer.rounds,
         eliminated_after_rounds=racer.eliminated_after_rounds,
@@ -804,7 +666,7 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
     )
 
 
-def _knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: str) -> list[KnobRow]:
+def _knob_rows(predicted: Mapping[Configuration, float], racing: Race, winner: str) -> list[KnobRow]:
     """For each knob and each of its other values in ``predicted``: the rate over the winner's.
 
     A predicted ratio has an interval by the error of the predictions; without any, measured ones are all.
@@ -819,12 +681,13 @@ def _knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: s
         [knob] = changed
         both = knob == WORKERS_TIMES_THREADS
         value = workers_times_threads(settings) if both else json.dumps(getattr(settings, knob)).strip('"')
-        measured = racing.ratio(name_of(settings), winner)
+        measured = racing.ratio(settings.search_name, winner)
         if error is None and measured is None:
             continue
         share = predicted_rps / predicted[best]
         own = measured or Ratio(share, share / factor, share * factor)
         figures = (round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3))
         rows.append(KnobRow(knob, value, *figures, "measured" if measured else "predicted"))
-    order = [*KNOBS[: KNOBS.index("workers_per_device")], WORKERS_TIMES_THREADS, *KNOBS]
+    order = [*(WORKERS_TIMES_THREADS if knob == best.lever("workers") else knob for knob in best.knobs)]
+    order += [knob for knob in best.knobs if knob not in order]
     return sorted(rows, key=lambda row: (order.index(row.knob), -row.ratio))

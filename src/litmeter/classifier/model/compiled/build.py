@@ -1,0 +1,170 @@
+"""Compile the exported model for this machine, time the packages, and decide which are used.
+
+Shapes are static: one package for each precision and batch size. On a CPU each runs on one thread, so
+that as many workers as there are cores share them without waiting for each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from litmeter.classifier.model.card import sha256
+from litmeter.classifier.model.compiled.manifest import (
+    AOTI_SUFFIX,
+    MANIFEST_NAME,
+    SUFFIXES,
+    Calibration,
+    Manifest,
+    Package,
+    identity,
+)
+from litmeter.classifier.model.environment import keeping_freed_memory
+from litmeter.classifier.model.precision import cannot_run_reason, dtype_name, precisions_on
+from litmeter.errors import LitmeterError
+from litmeter.paths import ModelFolders
+from litmeter.say.progress import bar
+from litmeter.system.cores import whole_cores
+from litmeter.system.files import atomic_folder, write_json
+from litmeter.system.processes import OnStart, json_lines_process, run_parallel
+
+Variant = tuple[str, int]
+"""Precision and batch size of a package."""
+WORKER = "litmeter.classifier.model.compiled.package"
+"""What compiles or times packages, in processes of its own."""
+
+
+def compile_model(
+    folders: ModelFolders, device: str, sizes: Sequence[int], calibration: Sequence[Path]
+) -> Manifest:
+    """Compile a package per precision and batch size, time them, and write them with their manifest.
+
+    Without photos for its ``calibration`` there is no int8. Raise LitmeterError if a package cannot be run.
+    """
+    precisions = [one for one in precisions_on(device) if one != "int8" or calibration]
+    variants = [(precision, size) for precision in precisions for size in sizes]
+    skipped_reason, packages, photos = None, [], None
+    with atomic_folder(folders.compiled) as temporary:
+        if not variants:
+            skipped_reason = "compile.batch_sizes is empty"
+        elif not (skipped_reason := missing_tool(device)):
+            built = build_packages(folders.exported, temporary.resolve(), device, variants, calibration)
+            packages = time_packages(folders.exported, temporary.resolve(), device, built)
+        if "int8" in precisions:
+            own = b"".join(hashlib.sha256(photo.read_bytes()).digest() for photo in calibration)
+            photos = Calibration(
+                photos=len(calibration), sha256=hashlib.sha256(own).hexdigest(), nncf=version("nncf")
+            )
+        model, machine = identity(folders.exported)
+        manifest = Manifest(
+            model=model,
+            machine=machine,
+            device=device,
+            skipped_reason=skipped_reason,
+            calibration=photos,
+            packages=packages,
+        )
+        write_json(temporary / MANIFEST_NAME, manifest.model_dump())
+    return manifest
+
+
+def missing_tool(device: str) -> str | None:
+    """Why packages for ``device`` cannot be compiled here; None where they can."""
+    if SUFFIXES[device] == AOTI_SUFFIX and not (
+        shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+    ):
+        return "there is no C++ compiler (g++ or clang++)"
+    if device == "cuda":
+        from torch.utils import cpp_extension  # takes seconds
+        from torch.version import hip
+
+        if not hip and cpp_extension.CUDA_HOME is None:
+            return "there is no CUDA toolkit (CUDA_HOME, nvcc or /usr/local/cuda)"
+    return None
+
+
+def build_packages(
+    exported: Path, folder: Path, device: str, variants: Sequence[Variant], calibration: Sequence[Path]
+) -> list[Package]:
+    """Compile packages into ``folder``, in as many processes at a time as there are cores; not timed yet."""
+    reasons = {one: cannot_run_reason(dtype_name(one, device), device) for one, _ in variants}
+    environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    cores = whole_cores()
+    with bar(len(variants), "compiling", "package") as progress:
+
+        def build(own: Sequence[Variant], on_start: OnStart) -> dict[Variant, Mapping[str, Any]]:
+            suffix = SUFFIXES[device]
+            paths = {variant: folder / "{}-{}{}".format(*variant, suffix) for variant in own}
+            job: dict[str, Any] = {"do": "compile", "folder": str(exported), "device": device}
+            job["packages"] = [(*variant, str(path)) for variant, path in paths.items()]
+            if own[0][0] == "int8":
+                job |= {"do": "quantise", "calibration": [str(photo) for photo in calibration]}
+            built: dict[Variant, Mapping[str, Any]] = {}
+            try:
+                with json_lines_process(WORKER, job, environment, "the compiler", on_start) as process:
+                    for _ in own:
+                        precision, size, seconds = process.answer()
+                        path = paths[precision, size]
+                        own_fields = {"file": path.name, "sha256": sha256(path), "compile_s": seconds}
+                        built[precision, size] = own_fields
+                        progress.update()
+            except LitmeterError as error:
+                failure = {"skipped_reason": f"it cannot be compiled: {error}"}
+                return dict.fromkeys(own, failure) | built
+            return built
+
+        possible = [variant for variant in variants if not reasons[variant[0]]]
+        jobs = [partial(build, own) for own in jobs_of(possible, device, cores)]
+        found = {variant: one for built in run_parallel(jobs, cores) for variant, one in built.items()}
+    missing = {variant: {"skipped_reason": reasons[variant[0]]} for variant in variants}
+    return [
+        Package.model_validate({"precision": precision, "batch_size": size, **fields})
+        for (precision, size), fields in (missing | found).items()
+    ]
+
+
+def jobs_of(variants: Sequence[Variant], device: str, cores: int) -> list[list[Variant]]:
+    """Which packages are compiled by the same process.
+
+    On a GPU each has its own. On a CPU all in int8 are of one graph, which takes longest and begins first;
+    the others of a batch size are of one graph. As many processes as there are cores share these sizes,
+    beside int8 one less, as each first imports what a compiler needs.
+    """
+    if device == "cuda":
+        return [[variant] for variant in variants]
+    int8 = [variant for variant in variants if variant[0] == "int8"]
+    others = [variant for variant in variants if variant[0] != "int8"]
+    sizes = sorted({size for _, size in others})
+    processes = max(1, cores - 1) if int8 else cores
+    jobs = [
+        [variant for size in sizes[number::processes] for variant in others if variant[1] == size]
+        for number in range(processes)
+    ]
+    return [job for job in (int8, *jobs) if job]
+
+
+def time_packages(exported: Path, folder: Path, device: str, packages: Sequence[Package]) -> list[Package]:
+    """Time each package in ``folder`` against the model in torch, and say which are used.
+
+    Those of a batch size are timed in turn, so that precisions can be compared. Raise LitmeterError where a
+    package cannot be run.
+    """
+    timed = {(one.precision, one.batch_size): one for one in packages}
+    paths = [(*variant, str(folder / one.file)) for variant, one in timed.items() if one.file is not None]
+    job = {"do": "time", "folder": str(exported), "device": device, "packages": paths}
+    environment = keeping_freed_memory()
+    with (
+        bar(len(paths), "timing", "package") as progress,
+        json_lines_process(WORKER, job, environment, "what runs the compiled models") as process,
+    ):
+        for _ in paths:
+            precision, size, found = process.answer()
+            timed[precision, size] = timed[precision, size].model_copy(update=found)
+            progress.update()
+    return list(timed.values())

@@ -1,0 +1,119 @@
+"""A model that runs the packages compiled for its batch sizes.
+
+They are OpenVINO's on a CPU, and of torch's Inductor on a GPU. That one's loader unpacks a package into a
+folder, from which kernels are loaded at their first launch, and which a killed process leaves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from mmap import ACCESS_COPY, mmap
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from litmeter.classifier.model.compiled.manifest import AOTI_SUFFIX, packages_to_use, verified_file
+from litmeter.classifier.model.precision import dtype_name
+from litmeter.paths import ModelFolders
+from litmeter.system.temporary import folder_of
+
+BatchModel = Callable[[torch.Tensor], torch.Tensor]
+"""A model as a function: a batch -> logits (N, classes)."""
+
+
+PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
+"""For operators that are not quantised, which are all of them but in int8."""
+
+
+def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchModel:
+    """Load the model in a package, which takes batches of the one size that it was compiled for."""
+    if path.suffix == AOTI_SUFFIX:
+        torch.backends.cudnn.allow_tf32 = False  # full precision means IEEE float32
+        with unpacking_into(folder_of(os.getpid())):
+            return cast(BatchModel, torch._inductor.aoti_load_package(str(path)))
+    return OpenVinoModel(path, dtype)
+
+
+class OpenVinoModel:
+    """The model in a package of OpenVINO's, mapped: the weights are in memory once for all workers."""
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        import openvino  # takes memory, which workers on a GPU do not need
+
+        with path.open("rb") as file:
+            package = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_COPY), np.uint8)
+        # OpenVINO reads the weights where they are, so that this must live as long as the model.
+        self._package = openvino.Tensor(package, shared_memory=True)
+        compiled = openvino.Core().import_model(self._package, "CPU", openvino_options(dtype))
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of a batch (N, 3, height, width)."""
+        # OpenVINO takes its input channels first, and copies its output, which the next run writes over.
+        [logits] = self._request.infer([batch.contiguous().numpy()], share_inputs=True).values()
+        return torch.from_numpy(logits)
+
+
+def openvino_options(dtype: torch.dtype) -> dict[str, object]:
+    """OpenVINO's options: one thread, as several workers share the cores, and not pinned to a core."""
+    return {
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+@contextmanager
+def unpacking_into(folder: Path) -> Iterator[None]:
+    """Have libraries make their temporary folders in ``folder`` within a block."""
+    before = os.environ.get("TMPDIR")
+    folder.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR")
+        os.environ |= {"TMPDIR": before} if before else {}
+
+
+def compiled_model(
+    build_eager: Callable[[], BatchModel], folders: ModelFolders, precision: str, device: torch.device
+) -> BatchModel:
+    """A model that splits a batch of any size into the sizes that have been compiled, largest first.
+
+    ``build_eager`` builds the model in torch; it is called unless the packages make up every size.
+    """
+    dtype = getattr(torch, dtype_name(precision, device.type))
+    models = {
+        package.batch_size: load_package(verified_file(folders.compiled, package), dtype, device)
+        for package in packages_to_use(folders, device.type, precision)
+    }
+    sizes = sorted(models, reverse=True)
+    eager = models.get(1) or build_eager()
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        return run_in_parts(batch, split(len(batch), sizes), lambda size: models.get(size, eager))
+
+    return run
+
+
+def run_in_parts(
+    batch: torch.Tensor, sizes: Sequence[int], model_of: Callable[[int], BatchModel]
+) -> torch.Tensor:
+    """Logits of a batch, run in parts of these ``sizes``, each by the model of its size."""
+    logits = [model_of(len(part))(part) for part in torch.split(batch, list(sizes))]
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+
+def split(number: int, sizes: list[int]) -> list[int]:
+    """``number`` as a sum of ``sizes`` (descending), the largest first, and of the remainder."""
+    summands = []
+    for size in sizes:
+        summands += [size] * (number // size)
+        number %= size
+    return [*summands, number] if number else summands

@@ -1,0 +1,255 @@
+"""Compile packages, and time them: ``python -m litmeter.classifier.model.compiled.package``.
+
+By OpenVINO on a CPU, which needs no C++ compiler, and by torch's Inductor on a GPU. Int8 comes by NNCF, as
+post-training quantisation for OpenVINO.
+
+A process of its own: several compile at once, and the memory that a compiler keeps is freed at its end. One
+that times has the environment of a worker that keeps freed memory: without that, torch spends most of its
+time on page faults, and the gain would be overstated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import openvino
+import torch
+
+from litmeter.classifier.model.card import read_card
+from litmeter.classifier.model.compiled.manifest import AOTI_SUFFIX
+from litmeter.classifier.model.compiled.model import (
+    BatchModel,
+    load_package,
+    openvino_options,
+    run_in_parts,
+    split,
+)
+from litmeter.classifier.model.graph import GraphModel, converted, pixel_graph
+from litmeter.classifier.model.model import PixelModel, load_model
+from litmeter.classifier.model.precision import dtype_name
+from litmeter.classifier.model.preprocess import TorchvisionPreprocess, stack_images
+from litmeter.stats.ratios import Ratio, ratio
+from litmeter.system.device import wait_for
+
+Entry = tuple[str, int, str]
+"""A package's precision, batch size and path."""
+Timed = tuple[str, str]
+"""The precision of a model that is timed, and its kind: "compiled", "eager" (in torch) or "parts"."""
+ROUNDS, EAGER_ROUNDS = 10, 4
+ROUND_S = 0.05
+"""Runs of each model, in turn: a machine that slows down for longer slows down all. The one in torch has only
+the first ones where they resolve a difference: it is mostly two or three times slower than a package."""
+
+
+def main() -> None:
+    """Do the job that comes in, JSON: what to ``do``, and its arguments; print a line for each package."""
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.gettempdir()
+    jobs: dict[str, Callable[..., None]]
+    jobs = {"compile": compile_float, "quantise": compile_int8, "time": time_packages}
+    with redirect_stdout(sys.stderr):  # whatever a compiler has to say
+        jobs[job.pop("do")](**job)
+
+
+def _answer(content: Any) -> None:
+    print(json.dumps(content), file=sys.__stdout__, flush=True)
+
+
+def compile_float(folder: str, device: str, packages: Sequence[Entry]) -> None:
+    """Compile packages in formats that the model itself computes in; answer with the seconds of each.
+
+    Those of a batch size stand together: OpenVINO's are of one graph.
+    """
+    for size, group in itertools.groupby(packages, key=itemgetter(1)):
+        began = perf_counter()
+        paths = {precision: path for precision, _, path in group}
+        example = example_batch(folder, device, size)
+        graph = None
+        for precision, path in paths.items():
+            if path.endswith(AOTI_SUFFIX):
+                compile_by_inductor(eager_model(folder, device, precision), example, path)
+            else:
+                graph = graph or graph_of(folder, example)  # in float32, which OpenVINO casts itself
+                write_package(graph, example.shape, getattr(torch, dtype_name(precision, device)), path)
+        seconds = round((perf_counter() - began) / len(paths), 1)
+        for precision in paths:
+            _answer([precision, size, seconds])
+
+
+@torch.no_grad()
+def compile_by_inductor(model: PixelModel, example: torch.Tensor, path: str) -> None:
+    """Write AOTInductor's package of ``model`` for batches like ``example``."""
+    exported = torch.export.export(model, (example,))
+    # Weights become constants: folded, packed, and part of the package.
+    torch._inductor.aoti_compile_and_package(exported, package_path=path, inductor_configs={"freezing": True})
+
+
+def compile_int8(folder: str, device: str, packages: Sequence[Entry], calibration: Sequence[str]) -> None:
+    """Quantise the model by photos, and compile packages of it; the first one's time contains that."""
+    began = perf_counter()
+    preprocess = TorchvisionPreprocess(read_card(Path(folder)))  # as a server sees the photos
+    pixels = [preprocess.transform(preprocess.decode(Path(photo).read_bytes())) for photo in calibration]
+    graph = quantise(graph_of(folder, pixels[0].unsqueeze(0), any_batch=True), pixels)
+    for precision, size, path in packages:
+        write_package(graph, [size, *pixels[0].shape], torch.int8, path)
+        _answer([precision, size, round(perf_counter() - began, 1)])
+        began = perf_counter()
+
+
+def graph_of(folder: str, example: torch.Tensor, any_batch: bool = False) -> openvino.Model:
+    """OpenVINO's graph of the exported model, for pixels like ``example``, or a batch of any size."""
+    model, card = eager_model(folder, "cpu", "full"), read_card(Path(folder))
+    if isinstance(model.model, GraphModel):
+        return pixel_graph(model.model.graph(card.image_size), card)
+    return converted(model, example, any_batch)
+
+
+def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: str) -> None:
+    """Write OpenVINO's package of ``graph`` for batches of this ``shape``, computed in ``dtype``."""
+    graph.reshape(list(shape))  # static: the conversion leaves the batch size open
+    compiled = openvino.Core().compile_model(graph, "CPU", openvino_options(dtype))
+    if compiled.output(0).shape[0] != shape[0]:
+        raise ValueError(f"a graph for batches of {shape[0]} answers {compiled.output(0).shape[0]} images")
+    Path(path).write_bytes(compiled.export_model().getvalue())
+
+
+def quantise(graph: openvino.Model, pixels: Sequence[torch.Tensor]) -> openvino.Model:
+    """The graph with weights and activations in int8, where an operator has such a kernel.
+
+    Ranges of activations are those that ``pixels`` cause: calibration photos, uint8 (3, size, size). The
+    graph is in float32, for batches of one of these, or of any size.
+    """
+    import nncf  # takes seconds
+
+    images = [image.unsqueeze(0).contiguous().numpy() for image in pixels]
+    dataset = nncf.Dataset(images)
+    # Weights symmetric, activations asymmetric: as fast as symmetric ones, and closer to the model's answers.
+    mixed = nncf.QuantizationPreset.MIXED
+    quantised: openvino.Model = nncf.quantize(graph, dataset, preset=mixed, subset_size=len(images))
+    return quantised
+
+
+def eager_model(folder: str, device: str, precision: str) -> PixelModel:
+    """The exported model in ``folder`` with its normalisation, in torch: what is compiled."""
+    torch.set_num_threads(1)
+    card, target = read_card(Path(folder)), torch.device(device)
+    dtype = getattr(torch, dtype_name(precision, device))
+    return PixelModel(load_model(Path(folder), card, target, dtype), card, target, dtype)
+
+
+def example_batch(folder: str, device: str, batch_size: int) -> torch.Tensor:
+    """A batch of random pixels, uint8 (batch_size, 3, size, size), the same each time."""
+    size = read_card(Path(folder)).image_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
+    return stack_images(list(pixels), torch.device(device), torch.uint8)
+
+
+def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
+    """Time packages, those of a batch size in turn; answer with precision, size and ``findings`` of each.
+
+    One is used if it is faster than the model in torch in the same precision, where there is one, and not
+    slower than smaller packages.
+    """
+    precisions = dict.fromkeys(precision for precision, _, _ in packages)
+    in_torch = [] if read_card(Path(folder)).kind == "onnx" else [one for one in precisions if one != "int8"]
+    eager = {one: eager_model(folder, device, one) for one in in_torch}
+    used: dict[str, dict[int, BatchModel]] = {precision: {} for precision in precisions}
+    for size, group in itertools.groupby(sorted(packages, key=itemgetter(1)), key=itemgetter(1)):
+        example = example_batch(folder, device, size)
+        models: dict[Timed, BatchModel] = {}
+        parts: dict[str, Sequence[int]] = {}  # smaller packages that make up the batch
+        for precision, _, path in group:
+            dtype = getattr(torch, dtype_name(precision, device))
+            models[precision, "compiled"] = load_package(Path(path), dtype, example.device)
+            if precision in eager:
+                models[precision, "eager"] = eager[precision]
+            own = used[precision]
+            parts[precision] = split(size, sorted(own, reverse=True))
+            if set(parts[precision]) <= set(own):
+                in_parts = partial(run_in_parts, sizes=parts[precision], model_of=own.__getitem__)
+                models[precision, "parts"] = in_parts
+        times = times_ms(models, example)
+        for precision, sizes in parts.items():
+            found = findings({kind: ms for (own, kind), ms in times.items() if own == precision}, sizes)
+            if found["skipped_reason"] is None:
+                used[precision][size] = models[precision, "compiled"]
+            _answer((precision, size, found))
+
+
+def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict[str, float | str | None]:
+    """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is.
+
+    ``times`` are milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager"
+    (maybe in the first rounds only) and "parts" (packages of these batch sizes in turn).
+    """
+    reason = remark = None
+    for other, name in (
+        ("eager", "the model in torch"),
+        ("parts", f"packages for {' + '.join(map(str, parts))}"),
+    ):
+        if reason is None and times.get(other):
+            gain = gain_over(times["compiled"], times[other])
+            text = f"{name}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
+            if gain.resolved:
+                reason = f"slower than {text}" if gain.ratio < 1 else None
+            elif other == "eager":
+                reason = f"no difference resolved from {text}"
+            else:
+                remark = f"no difference resolved from {text}"
+    medians = {
+        f"{name}_ms": round(median(times[name]), 3) if times.get(name) else None
+        for name in ("eager", "compiled", "parts")
+    }
+    return {**medians, "skipped_reason": reason, "remark": remark}
+
+
+def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:
+    """The rate over another's in the rounds that both had, with its interval."""
+    pairs = list(zip(own_ms, other_ms, strict=False))
+    rates = {"own": [1 / own for own, _ in pairs], "other": [1 / other for _, other in pairs]}
+    return ratio(rates, "own", "other", reference="other")
+
+
+@torch.inference_mode()
+def times_ms(models: Mapping[Timed, BatchModel], example: torch.Tensor) -> dict[Timed, list[float]]:
+    """Median wall time of a run by round, milliseconds; each round has the reverse order of the last."""
+    medians: dict[Timed, list[float]] = {one: [] for one in models}
+    for model in models.values():  # the first run of each is a warm-up
+        run_ms(model, example)
+    for number in range(ROUNDS):
+        for one in list(models) if number % 2 else reversed(list(models)):
+            precision, kind = one
+            compiled = medians[precision, "compiled"]
+            if kind == "eager" and number >= EAGER_ROUNDS and gain_over(compiled, medians[one]).resolved:
+                continue
+            deadline = perf_counter() + ROUND_S
+            times = [run_ms(models[one], example)]
+            while perf_counter() < deadline:
+                times.append(run_ms(models[one], example))
+            medians[one].append(median(times))
+    return medians
+
+
+def run_ms(model: BatchModel, example: torch.Tensor) -> float:
+    """Wall time of one run, milliseconds."""
+    started = perf_counter()
+    model(example)
+    wait_for(example.device)
+    return 1000 * (perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Runs a server with LitServe's processes, or with those of the direct transport."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import Any
+
+import litserve
+import uvicorn
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from litmeter.direct.binding import Binding
+from litmeter.direct.channel import Channel
+from litmeter.direct.dispatcher import Dispatcher
+from litmeter.direct.http import DirectRoute
+from litmeter.direct.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
+from litmeter.direct.middleware import ApiKey
+from litmeter.direct.settings import WorkerSettings
+from litmeter.direct.supervisor import Supervisor
+from litmeter.direct.worker import Responder, run_worker
+
+
+def run_server(
+    server: litserve.LitServer,
+    responder: Responder,
+    settings: WorkerSettings,
+    device: str,
+    timeout_s: float,
+    *,
+    binding: Binding,
+    listener: socket.socket,
+    key: str | None,
+    **route: Any,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        server: LitServe's; the direct transport keeps its app for all but predictions.
+        responder: of the direct transport.
+        device: cpu or cuda.
+        timeout_s: how long a request may wait for a worker.
+        listener: is bound to the address of ``binding``.
+        key: API key that requests must send, None if they need none.
+        route: other arguments of ``DirectRoute``.
+    """
+    app, [api] = server.app, server.litapi_connector
+    if binding.metrics:
+        app.get("/metrics")(metrics)
+    if key:
+        app.add_middleware(ApiKey, key=key)
+    # LitServe has no option for a socket that is bound; uvicorn's own, fd, takes it for a Unix one.
+    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
+    options: dict[str, Any] = {
+        "host": binding.host,
+        "port": binding.port,
+        "ssl_certfile": binding.certificate,
+        "ssl_keyfile": binding.certificate_key,
+        "log_level": "warning",
+    }
+    if settings.transport == "litserve":
+        if binding.metrics:  # the outermost: it also counts requests that are refused for their key
+            app.add_middleware(RequestTimer, path=api.api_path)
+        server.run(num_api_servers=1, generate_client_file=False, **options)
+        return
+    channel = Channel(settings.max_queue, settings.workers_per_device)
+    dispatcher = Dispatcher(channel, settings, timeout_s)
+    device = "cuda:0" if device == "cuda" else device  # as LitServe names it
+    worker = partial(run_worker, responder, settings, device, channel)
+    Supervisor(worker, channel, DirectRoute(app, dispatcher, settings, api.api_path, key, **route)).run(
+        **options
+    )
+
+
+async def metrics() -> Response:
+    """The metrics in Prometheus' text format."""
+    PROCESS.labels("http").set(1)
+    IN_FLIGHT.set(RequestTimer.in_flight)
+    return Response(exposition(), media_type=CONTENT_TYPE_LATEST)

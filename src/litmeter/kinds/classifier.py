@@ -1,0 +1,445 @@
+"""The shipped image classifier: trained, exported and compiled by stages of its own, served with its page."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+from pydantic import PrivateAttr
+
+from litmeter.classifier import here
+from litmeter.classifier.data.index import read_index
+from litmeter.classifier.model.card import CARD_NAME, INTERPOLATIONS, check_code, read_card
+from litmeter.classifier.model.compiled.manifest import (
+    package_hashes,
+    packages_to_use,
+    read_manifest,
+    split_note,
+)
+from litmeter.classifier.model.environment import keeping_freed_memory, modules_of
+from litmeter.classifier.model.precision import (
+    PRECISIONS,
+    cannot_run_reason,
+    check_precision,
+    dtype_name,
+    precisions_on,
+)
+from litmeter.classifier.model.rows import TEST, PackageRow, PrecisionRow, image_ms
+from litmeter.classifier.model.settings import Precision, Preprocess
+from litmeter.classifier.server.settings import ServerSettings
+from litmeter.direct.binding import Binding
+from litmeter.errors import ModelError
+from litmeter.kinds.configuration import Checked, Costs, Given, Machine, Pipeline, TuneSettings
+from litmeter.kinds.server import Launch, Server, Start, launched, of_workers
+from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings, at_size
+from litmeter.load.bodies import Bodies
+from litmeter.load.settings import LoadSettings
+from litmeter.paths import MODEL, ModelFolders
+from litmeter.say.tables import pluralise, significant
+from litmeter.settings import OneOrMore
+from litmeter.system.imports import freeze_gc_after
+
+
+PATH = "/predict"
+"""Where requests are sent."""
+
+
+class ClassifierTuneSettings(WorkerTuneSettings):
+    """The same, and how the model runs."""
+
+    precision: OneOrMore[Precision] = ("full",)
+    compiled: OneOrMore[bool] = (False,)
+    preprocess: OneOrMore[Preprocess] = ("timm",)
+    keep_freed_memory: OneOrMore[bool] = (False,)
+
+
+class Classifier(ServerSettings, WorkerConfiguration):
+    """The exported model; the defaults are LitServe's own."""
+
+    kind = "classifier"
+    item = "image"
+
+    _folders: ModelFolders = PrivateAttr(MODEL)
+
+    def of(self, folders: ModelFolders) -> Classifier:
+        """The same with the model in other folders."""
+        copy = self.model_copy()
+        copy._folders = folders
+        return copy
+
+    @classmethod
+    def recognised(cls, given: Given) -> dict[str, Any] | None:
+        """Configurations of params.yaml have names; none is typed."""
+        return None
+
+    @property
+    def spec(self) -> str:
+        """There is one."""
+        return ""
+
+    def describe(self, device: str) -> str:
+        """How the model runs, and in what workers."""
+        workers = pluralise(self.workers_per_device, "worker")
+        if self.threads_per_worker:
+            workers += f" of {pluralise(self.threads_per_worker, 'thread')}"
+        parts = [
+            dtype_name(self.precision, device),
+            f"max_batch_size {self.max_batch_size}",
+            f"batch_timeout {self.batch_timeout_s:g} s" if self.batch_timeout_s else "",
+            workers,
+            "direct" if self.transport == "direct" else "",
+            "compiled" if self.compiled else "",
+            self.preprocess if self.preprocess != "timm" else "",
+            "freed memory kept" if self.keep_freed_memory else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+    @contextmanager
+    def starting(self, how: Start) -> Iterator[Server]:
+        """Start it; a null model does nothing, and runs on the CPU."""
+        options = {"folders": asdict(self._folders), "settings": self.model_dump(exclude_defaults=True)}
+
+        def launch(binding: Binding, listener: socket.socket, folder: Path) -> Launch:
+            return of_workers("litmeter.classifier.server", how, binding, listener, folder, **options)
+
+        with launched(
+            launch,
+            self.environment(),
+            PATH,
+            how,
+            metrics=True,
+        ) as server:
+            yield server
+
+    def identity(self, device: str) -> dict[str, Any]:
+        """Its settings, and the hashes of the compiled packages that it runs."""
+        return {"serve": self.model_dump(), "packages": package_hashes(self._folders, device, self)}
+
+    def search_identity(self, device: str) -> Any:
+        """All packages."""
+        return [one.sha256 for one in read_manifest(self._folders, device).packages]
+
+    @property
+    def threads(self) -> int | None:
+        """What is compiled runs on one."""
+        return 1 if self.compiled else self.threads_per_worker
+
+    def environment(self) -> dict[str, str]:
+        """With ``keep_freed_memory`` glibc's thresholds are raised in it."""
+        return keeping_freed_memory() if self.keep_freed_memory else dict(os.environ)
+
+    def note(self, device: str) -> str | None:
+        """That larger batches are asked for than were compiled, or that nothing was."""
+        return split_note(self._folders, device, self, self.max_batch_size)
+
+    asked_first: ClassVar[bool] = False
+
+    @property
+    def recodes(self) -> bool | None:
+        """LitServe's transport passes an image on as base64 in JSON, the direct one as the file."""
+        return self.transport == "litserve"
+
+    sections: ClassVar[tuple[str, ...]] = ("data", "model", "compile")
+    stages: ClassVar[tuple[str, ...]] = (
+        *("data", "train", "export", "compile", "packages", "precisions", "ceilings"),
+    )
+
+    def resolved(self, half_is_native: Callable[[], bool]) -> Classifier:
+        """Precision ``auto`` is half where that is native, else full."""
+        if self.precision != "auto":
+            return self
+        return self.model_copy(update={"precision": "half" if half_is_native() else "full"})
+
+    @classmethod
+    def check(cls, params: Any) -> None:
+        """Sections must be there that the model needs, and allow what configurations ask for."""
+        here.check(params)
+
+    @classmethod
+    def check_here(cls, params: Any, device: str) -> None:
+        """Model, weights, photos, and precisions on this device."""
+        here.check_files(params, device)
+
+    @classmethod
+    def facts(cls, params: Any) -> dict[str, Any]:
+        """Whether the CPU has bfloat16; its files have hashes of given weights and downloaded photos."""
+        return here.write_facts(params)
+
+    @classmethod
+    def remarks(cls, params: Any, device: str, machine: Mapping[str, Any], *, changed: bool) -> Iterator[str]:
+        """What half precision is on this CPU, and what suits a GPU."""
+        return here.remarks(params, device, machine, changed=changed)
+
+    @classmethod
+    def model_digest(cls) -> str | None:
+        """Of the exported weights; None in a fresh clone."""
+        there = (MODEL.exported / CARD_NAME).exists()
+        return read_card(MODEL.exported).weights_sha256 if there else None
+
+    @classmethod
+    def model_card(cls) -> dict[str, Any] | None:
+        """The exported model's."""
+        return read_card(MODEL.exported).model_dump()
+
+    @classmethod
+    def own_bodies(cls, load: LoadSettings) -> Bodies | None:
+        """The photos, as files or as base64 in JSON."""
+        from litmeter.classifier.server.client import CONTENT_TYPES, request_bodies
+
+        return Bodies(request_bodies(_photos(), load.request_body), CONTENT_TYPES[load.request_body])
+
+    @classmethod
+    def checked(
+        cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
+    ) -> dict[str, Checked]:
+        """Nothing: its answers are compared with known ones, once it is loaded."""
+        return dict.fromkeys(own, Checked())
+
+    def tested(self, load: LoadSettings) -> list[int]:
+        """The test photos', where photos are sent."""
+        if load.bodies is not None:
+            return []
+        return [number for number, photo in enumerate(read_index().photos) if photo.split == "test"]
+
+    def accuracy(self, answers: Mapping[tuple[int, bytes], int], device: str) -> dict[str, Any]:
+        """On the test photos, and agreement with full precision's answers."""
+        from litmeter.classifier.accuracy import compare
+        from litmeter.classifier.model.reference import read_reference
+
+        dtype = dtype_name(self.precision, device)
+        return compare(read_reference(MODEL.exported), answers, dtype, self.preprocess)
+
+    no_pipeline: ClassVar[str] = ""
+    pipeline_keys: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
+            *("workers_per_device", "threads_per_worker"),
+        }
+    )
+    preprocess_key: ClassVar[str | None] = "preprocess"
+
+    def pipeline_inputs(self, bodies: Bodies) -> Any:
+        """The model, and the photos."""
+        return {
+            "folders": [str(folder) for folder in vars(self._folders).values()],
+            "photos": list(map(str, _photos())),
+        }
+
+    def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
+        """Its libraries are loaded once, and workers are forked where torch has started no thread yet."""
+        photos = [Path(path).read_bytes() for path in inputs["photos"]]
+        folders = ModelFolders(*map(Path, inputs["folders"]))
+        with freeze_gc_after():
+            for name in modules_of(self, device):
+                importlib.import_module(name)
+            from litmeter.classifier.pipeline import ClassifierPipeline
+        return "fork", partial(ClassifierPipeline, folders, device, self, self.threads_per_worker, photos)
+
+    @property
+    def ceiling(self) -> str | None:
+        """Those of its precision."""
+        return self.precision
+
+    def native(self, half_is_native: bool) -> Classifier:
+        """In full precision, where a CPU has no instructions for bfloat16."""
+        emulated = self.precision == "half" and not half_is_native
+        return self.model_copy(update={"precision": "full"}) if emulated else self
+
+    def as_run(self, packages: Sequence[PackageRow]) -> Classifier:
+        """What has no package that is used runs in torch."""
+        used = any(one.precision == self.precision and not one.skipped_reason for one in packages)
+        return self if used or not self.compiled else self.model_copy(update={"compiled": False})
+
+    def faster_models(
+        self, packages: Sequence[PackageRow], changes: Sequence[PrecisionRow]
+    ) -> Iterator[tuple[str, float, str]]:
+        """The model compiled; or, of a compiled one, in another precision."""
+        if not self.compiled:
+            pairs = [
+                (row.eager_ms / row.compiled_ms)
+                for row in packages
+                if row.precision == self.precision and row.eager_ms and row.compiled_ms
+            ]
+            if pairs:
+                yield "compiled", max(pairs), "compiled, the model is faster"
+            return
+        own_ms = image_ms(packages, self.precision)
+        for precision in ("full", "half", "int8"):
+            ms = image_ms(packages, precision)
+            if precision == self.precision or not own_ms or not ms:
+                continue
+            kept = [row.agreement for row in changes if row.precision == precision and row.split == TEST]
+            labels = f" ({min(kept):.1%} of the test photos keep their label)" if kept else ""
+            yield (
+                "precision",
+                own_ms / ms,
+                f"{precision} takes {ms:.1f} ms an image against {own_ms:.1f}{labels}",
+            )
+
+    def higher_ceilings(
+        self, ceilings: Mapping[str, Any], half_is_native: bool, device: str
+    ) -> Iterator[tuple[str, float, str]]:
+        """Rooflines of other precisions that can run."""
+        own_rps = ceilings[f"roofline_{self.precision}_rps"]
+        allowed = {"half": half_is_native, "int8": self.compiled and device == "cpu"}
+        for name, usable in allowed.items():
+            rps = ceilings.get(f"roofline_{name}_rps")
+            if usable and rps and rps > own_rps:
+                yield "precision", rps / own_rps, f"the roofline is {significant(rps)} in {name}"
+
+    tune_section: ClassVar[type[TuneSettings]] = ClassifierTuneSettings
+    knobs: ClassVar[tuple[str, ...]] = (
+        *("precision", "compiled", "preprocess", "transport", "workers_per_device", "threads_per_worker"),
+        *("max_batch_size", "batch_timeout_s", "keep_freed_memory"),
+    )
+
+    def canonical(self, values: Mapping[str, Any], users: int) -> Any:
+        """What is compiled runs on one thread."""
+        return super().canonical({**values, "threads_per_worker": 1} if values["compiled"] else values, users)
+
+    def reason_against(self, machine: Machine) -> str:
+        """Precisions, packages and preprocessings that cannot run here."""
+        if reason := machine.reasons.get("precision", {}).get(self.precision):
+            return f"{self.precision}: {reason}"
+        if self.compiled and (reason := machine.compiled.get(self.precision)):
+            return f"{self.precision}, compiled: {reason}"
+        if reason := machine.reasons.get("compiled", {}).get(self.compiled):
+            return f"not compiled: {reason}"
+        if reason := machine.reasons.get("preprocess", {}).get(self.preprocess):
+            return f"{self.preprocess}: {reason}"
+        return super().reason_against(machine)
+
+    def tried(
+        self, configurations: Sequence[Any], machine: Machine, bodies: Bodies, timeout_s: float
+    ) -> Machine:
+        """By what was compiled, and by the photos."""
+        card, device = read_card(self._folders.exported), machine.device
+        precisions = {one: "for CPUs only" for one in PRECISIONS if one not in precisions_on(device)}
+        compiled: dict[str, str] = {}
+        for precision in precisions_on(device):
+            if reason := cannot_run_reason(dtype_name(precision, device), device):
+                precisions[precision] = reason
+            try:
+                used = packages_to_use(self._folders, device, precision)
+                if all(package.batch_size > 1 for package in used):
+                    compiled[precision] = "no package for a single image is used"
+            except ModelError as error:
+                compiled[precision] = str(error)
+        preprocess: dict[Any, str] = {}
+        if card.interpolation not in INTERPOLATIONS:
+            why = f"it does not resize by {card.interpolation}"
+            preprocess = dict.fromkeys(("torchvision", "scaled"), why)
+        elif max(map(_shorter_side, _photos())) < 2 * card.resized_side:
+            preprocess = {"scaled": "no photo is twice as large as the model needs it"}
+        in_torch = {False: "a model of an ONNX file is served compiled"} if card.kind == "onnx" else {}
+        reasons: dict[str, dict[Any, str]] = {
+            "precision": precisions,
+            "preprocess": preprocess,
+            "compiled": in_torch,
+        }
+        return replace(machine, reasons=reasons, compiled=compiled)
+
+    def agreement(self, device: str) -> Callable[[Any], float]:
+        """The share of photos with the label of full precision, by what answers depend on, each found once.
+
+        Photos that the model was fitted to are left out: with them it agrees too well.
+        """
+        from litmeter.classifier.model.answers import answers_of
+        from litmeter.classifier.model.reference import read_reference
+
+        photos, reference = _photos(), read_reference(MODEL.exported)
+        numbers = [number for number, split in enumerate(reference.splits) if split != "train"]
+        expected = reference.probabilities[numbers].argmax(axis=1)
+        found: dict[tuple[str, str, bool], float] = {}
+
+        def share(one: Classifier) -> float:
+            key = one.precision, one.preprocess, one.compiled
+            if key not in found:
+                [answers] = answers_of(MODEL, device, [one], [photos[number] for number in numbers])
+                found[key] = float((answers.argmax(axis=1) == expected).mean())
+            return found[key]
+
+        return share
+
+    @property
+    def _built(self) -> str:
+        return "compiled" if self.compiled else "torch"
+
+    @property
+    def search_name(self) -> str:
+        """The values of all knobs."""
+        model = f"{self.precision} {self._built} {self.preprocess} {self.transport}"
+        return f"{model} {super().search_name}{' keep' if self.keep_freed_memory else ''}"
+
+    @property
+    def simplicity(self) -> tuple[float, ...]:
+        """After workers and batches: not compiled, timm's own preprocessing, and memory as usual."""
+        return (*super().simplicity, self.compiled, self.preprocess != "timm", self.keep_freed_memory)
+
+    def part_names(self) -> tuple[str, ...]:
+        """Its model, decoding and preprocessing, and a request's way."""
+        threads = f"{self.threads_per_worker or 'all'} threads"
+        memory = "keeps" if self.keep_freed_memory else "frees"
+        model = f"model {self.precision}, {self._built}, {threads}, {memory} memory"
+        return model, f"preprocess {self.preprocess}", f"request {self.transport}"
+
+    def predicted_rps(self, costs: Costs, machine: Machine, users: int) -> float:
+        """By the time of all parts on CPU and GPU, and of a batch."""
+        workers, cores = self.workers_per_device, machine.cores
+        if self.transport == "litserve" and self.batch_timeout_s == 0:
+            size = 1.0  # LitServe's queues give a batch of one without a timeout
+        else:
+            size = max(1.0, min(float(self.max_batch_size), users / workers))
+        by_size, preprocess, request = (costs[part] for part in self.part_names())
+        model_s = at_size(by_size, size)
+        preprocess_s, request_s = preprocess[1], request[1]
+        on_gpu = machine.device == "cuda"
+        cpu_s = preprocess_s + request_s + (0.0 if on_gpu else model_s * (self.threads_per_worker or cores))
+        filled = self.max_batch_size * workers <= users
+        batch_s = size * (model_s + preprocess_s) + (0.0 if filled else self.batch_timeout_s)
+        return min(cores / cpu_s, workers * size / batch_s, 1 / model_s if on_gpu else math.inf)
+
+    def check_servable(self, device: str) -> Iterator[str]:
+        """The model must be there; one that is not that of dvc.lock, and a note, are said."""
+        check_precision(self.precision, device)
+        if said := here.other_model(self._folders.exported):
+            yield said
+        check_model(self._folders, compiled=self.compiled)
+        if note := self.note(device):  # fails here instead of in the log of each worker
+            yield note
+
+    page: ClassVar[bool] = True
+    starts_by: ClassVar[str] = "loading the model ..."
+
+
+def check_model(folders: ModelFolders, *, compiled: bool) -> None:
+    """Raise ModelError, with the command that makes it, unless the model that is needed exists, or if its
+    weights or its code are not those of its card.
+    """
+    needed = {"export": folders.exported} | ({"compile": folders.compiled} if compiled else {})
+    if not all(folder.is_dir() for folder in needed.values()):
+        raise ModelError(
+            f"there is no model to serve in {Path.cwd()}; `.venv/bin/dvc repro {list(needed)[-1]}` makes it "
+            "(another project: --project FOLDER)"
+        )
+    card = read_card(folders.exported)
+    if not compiled:
+        check_code(card)
+
+
+def _photos() -> list[Path]:
+    return [Path(photo.path) for photo in read_index().photos]
+
+
+def _shorter_side(photo: Path) -> int:
+    with Image.open(photo) as image:
+        return min(image.size)

@@ -1,0 +1,268 @@
+"""Whatever a command starts: it gets its port, and listens there."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, ClassVar
+
+import psutil
+from pydantic import Field, field_validator
+
+from litmeter.direct.binding import LOOPBACK, Binding
+from litmeter.errors import ServerError
+from litmeter.kinds.configuration import Configuration, Given
+from litmeter.kinds.server import (
+    HEALTH,
+    READY_POLL_S,
+    Launch,
+    Start,
+    StartedServer,
+    launched,
+    status_of,
+)
+from litmeter.system.processes import followed, named, send_signal, tree
+
+STOP_S = 5.0
+"""How long a server may take to end after SIGTERM."""
+LONG_PAUSE_S, HEAD_START_S = 10.0, 1.25
+"""After such a pause, workers go on that long before their supervisor."""
+LOOKS, LOOK_AGAIN_S = 5, 0.1
+"""A socket may appear, or be inherited, while one looks; a stranger's stays."""
+REACHED_BY_LOOPBACK = {LOOPBACK, "0.0.0.0", "::"}
+NO_HEALTH = (404, 405, 501)
+"""Statuses of HEALTH's answer where there is none."""
+SETTLE_S = 1.0
+"""How long a main process is watched that does not wait for anything, as if it were to end."""
+BUSY = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
+LONGEST = 60
+"""Characters of a command in a table."""
+
+
+class Command(Configuration):
+    """A server that a command starts."""
+
+    kind = "command"
+
+    command: str = Field(description="starts a server of your own; {port} stands for its port")
+    ready: str | None = Field(
+        None,
+        description="path that answers 200 once it is ready; absent: /health, if it has one",
+        pattern="^/",
+    )
+    path: str = Field("/predict", description="path that requests are sent to", pattern="^/")
+    folder: str | None = Field(None, description="where it is started; absent: the project's")
+
+    @field_validator("command")
+    @classmethod
+    def _check_port(cls, command: str) -> str:
+        if "{port}" not in command:
+            raise ValueError(f"got {command!r}; {{port}} is missing, where its port stands")
+        return command
+
+    @classmethod
+    def recognised(cls, given: Given) -> dict[str, Any] | None:
+        """Whatever else there is: it is the last kind."""
+        return {"command": given.text, "ready": given.ready, "path": given.path, "folder": str(Path.cwd())}
+
+    @property
+    def spec(self) -> str:
+        """The command."""
+        return self.command
+
+    def describe(self, device: str) -> str:
+        """The command, shortened: its settings are its own options."""
+        return shorten(self.command, LONGEST, placeholder=" ...")
+
+    @contextmanager
+    def starting(self, how: Start) -> Iterator[StartedServer]:
+        """Start it; its log has all that it printed."""
+
+        def launch(binding: Binding, listener: socket.socket, folder: Path) -> Launch:
+            variables = {"PATH": search_path(), "PYTHONUNBUFFERED": "1"}
+            return Launch(self._words(binding.port), variables, inherits=False, stop_s=STOP_S)
+
+        with launched(
+            launch,
+            self.environment(),
+            self.path,
+            how,
+            server=CommandServer,
+            folder=self.place,
+            follow=self.command,
+            health=self.ready or HEALTH,
+            names_health=self.ready is not None,
+            own_processes=True,
+        ) as server:
+            yield server
+
+    def _words(self, port: int) -> list[str]:
+        """Its words; raise ServerError where it is none, or starts no program."""
+        try:
+            words = [word.replace("{port}", str(port)) for word in shlex.split(self.command)]
+        except ValueError as error:
+            raise ServerError(f"command ({self.command!r}): {error}") from error
+        folder = self.place or Path()
+        if not folder.is_dir():
+            raise ServerError(f"folder: there is no folder {self.folder!r}")
+        program = str(folder / words[0]) if "/" in words[0] else words[0]
+        if shutil.which(program, path=search_path()) is None:
+            where = f"in {folder.absolute()}" if "/" in words[0] else "on the PATH"
+            raise ServerError(
+                f"command: there is no program {words[0]!r} {where}; a shell's syntax needs sh -c"
+            )
+        return words
+
+    no_pipeline: ClassVar[str] = "a command is not run in-process"
+
+
+@dataclass
+class CommandServer(StartedServer):
+    """A server of which only its port is known.
+
+    Attributes:
+        names_health: whether ``health`` was given; else a server that has none is ready once a request is
+            answered.
+    """
+
+    names_health: bool = field(kw_only=True)
+    first_status: int | None = field(default=None, init=False)  # of its last answer to a request
+    paused: float = field(default=0.0, init=False)  # when it was last, on the monotonic clock
+
+    def is_ready(self, ask: Callable[[], int] = lambda: 200) -> bool:
+        """Whether it is; raise ServerError where a process that it has not started answers."""
+        self.status, self.first_status = status_of(self.binding, self.health), None
+        has_none = not self.names_health and self.status in NO_HEALTH
+        if self.status != 200 and not has_none:
+            return False
+        check_listener(self.process.pid, self.binding.port)
+        if has_none:
+            self.first_status = ask()
+        return not has_none or self.first_status == 200
+
+    def settle(self) -> None:
+        """Wait until its main process waits for something; raise ServerError where it ends.
+
+        One that has gone to the background may not have ended yet when the other answers.
+        """
+        until = time.perf_counter() + SETTLE_S
+        with suppress(psutil.NoSuchProcess):
+            while time.perf_counter() < until and psutil.Process(self.process.pid).status() in BUSY:
+                time.sleep(READY_POLL_S)
+        self.check()
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Also where it listens at another port."""
+        status = self.first_status or self.status
+        return bool(self.elsewhere) if status is None else status < 500
+
+    @property
+    def answered(self) -> str:
+        """What it answered last, and what may help."""
+        url = self.binding.url + self.health
+        if self.status is None:
+            return f": nothing has answered at {url}{self.elsewhere}"
+        first = f" and {self.first_status} to a request" if self.first_status else ""
+        return f": status {self.status} from {url}{first}; `ready` names a path that answers 200"
+
+    @property
+    def elsewhere(self) -> str:
+        """Where it listens if not at its port, to append to what is said of it."""
+        ports = sorted(listening_ports(self.process.pid) - {self.binding.port})
+        return f"; it listens on port {', '.join(map(str, ports))}" if ports else ""
+
+    def exit_hint(self, status: int) -> str:
+        """A daemon's main process ends at once."""
+        return "; a command must stay in the foreground" if status == 0 else ""
+
+    def pause(self) -> None:
+        """Stop all its processes."""
+        super().pause()
+        self.paused = time.perf_counter()
+
+    def resume(self) -> None:
+        """Continue its processes, after a long pause the workers first."""
+        if time.perf_counter() - self.paused > LONG_PAUSE_S:
+            with suppress(psutil.NoSuchProcess):
+                continue_workers(self.process.pid, self.binding.port)
+        super().resume()
+
+
+def search_path() -> str:
+    """The PATH of a command: where no environment is active, ``python`` is the one that runs this."""
+    active = {"VIRTUAL_ENV", "CONDA_PREFIX"} & os.environ.keys()
+    own = [] if active else [str(Path(sys.executable).parent)]
+    return os.pathsep.join([*own, os.environ.get("PATH", os.defpath)])
+
+
+def continue_workers(leader: int, port: int) -> None:
+    """Continue those processes of a stopped server that have started no others, and let them report.
+
+    A supervisor such as gunicorn's, continued with them, would kill those that have not reported for long.
+    They do within a second, or once a connection wakes them.
+    """
+    processes = tree(leader)
+    supervisors = {process.ppid() for process in processes}
+    workers = [process for process in processes if process.pid not in supervisors]
+    if len(workers) == len(processes):
+        return
+    send_signal(workers, signal.SIGCONT)
+    with ExitStack() as connections, suppress(OSError):
+        for _ in workers:
+            connections.enter_context(socket.create_connection((LOOPBACK, port), HEAD_START_S))
+        time.sleep(HEAD_START_S)
+
+
+def check_listener(leader: int, port: int) -> None:
+    """Raise ServerError unless those that listen on ``port`` belong to the server of ``leader``.
+
+    Another would be measured in its place, or beside it (SO_REUSEPORT).
+    """
+    for _ in range(LOOKS):
+        if not (strangers := _strangers(leader, port)):
+            return
+        time.sleep(LOOK_AGAIN_S)
+    raise ServerError(f"port {port} is held by {', '.join(strangers)}, which the command has not started")
+
+
+def listening_ports(leader: int) -> set[int]:
+    """The ports on which the server of ``leader`` listens; empty where that is not known."""
+    found: set[int] = set()
+    with suppress(psutil.Error):
+        for process in tree(leader):
+            with suppress(psutil.Error):
+                listeners = process.net_connections("tcp")
+                found |= {one.laddr.port for one in listeners if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+def _strangers(leader: int, port: int) -> list[str]:
+    """Those that listen on ``port`` and are not of the server of ``leader``, by name and process id."""
+
+    def listens(connection: Any) -> bool:
+        here = connection.laddr.port == port and connection.laddr.ip in REACHED_BY_LOOPBACK
+        return here and connection.status == psutil.CONN_LISTEN
+
+    try:
+        found = {one.pid for one in psutil.net_connections("tcp") if listens(one)}
+    except psutil.AccessDenied:  # macOS shows each process's own alone
+        own = followed(leader)
+        found = {process.pid for process in own if any(map(listens, process.net_connections("tcp")))}
+    # Looked at last: a server that starts forks processes, which share its socket.
+    others = (found or {None}) - {process.pid for process in followed(leader)}
+    return [
+        "a process that cannot be seen" if pid is None else named(pid)
+        for pid in others
+        if pid is None or psutil.pid_exists(pid)
+    ]

@@ -1,0 +1,294 @@
+"""A LitAPI of one's own, served by LitServe or by the direct transport."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+
+from litmeter.direct.binding import LOG_VARIABLE, Binding
+from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
+from litmeter.errors import ApiError, UsageError
+from litmeter.kinds.configuration import (
+    TRY_S,
+    Checked,
+    Costs,
+    Given,
+    Machine,
+    Pipeline,
+    Tried,
+    TuneSettings,
+    cpu_of,
+)
+from litmeter.kinds.preflight import ANSWER_TIMEOUT_S, DIFFER, check_apis
+from litmeter.kinds.server import Launch, Server, Start, launched, of_workers
+from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings, at_size
+from litmeter.load.bodies import Bodies
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import pluralise
+from litmeter.settings import WITHOUT_EFFECT, ParamsLoader, unknown_key
+from litmeter.system.cores import whole_cores
+from litmeter.system.temporary import lasting_log
+
+SPEC = re.compile(r"(?:[^:]*/)?[\w.-]+:\w+")
+LEAST_S = 1e-6
+"""Of a CPU time, which is rounded to this."""
+OTHERS = 3
+"""Processes that a request passes besides a worker: load generator, HTTP and manager."""
+DIRECT = "transport direct"
+"""Name of what is checked to know whether it can be served so."""
+BATCHES: dict[str, Any] = {"max_batch_size": 4, "batch_timeout_s": 0.002}
+TRANSPORTS = ("direct", "litserve") if sys.platform == "linux" else ("litserve",)
+"""The first that serves it is the one to ship."""
+MOST_WORKERS = 4
+
+
+class LitApi(LitApiSettings, WorkerConfiguration):
+    """A LitAPI: its pipeline runs in-process, too, and its answers are checked before anything is timed."""
+
+    kind = "api"
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a dict has none
+
+    @classmethod
+    def recognised(cls, given: Given) -> dict[str, Any] | None:
+        """``module:Class`` or ``FILE.py:Class``, then keys as max_batch_size=8 and api_kwargs.size=small."""
+        if not SPEC.fullmatch(given.first):
+            return None
+        place, _, name = given.first.partition(":")
+        module, folder = place, Path.cwd()
+        if (file := Path(place)).suffix == ".py":  # imported from the folder of its package
+            module, folder = file.stem, (folder / file).parent
+            while (folder / "__init__.py").exists():
+                module, folder = f"{folder.name}.{module}", folder.parent
+        return {"api": f"{module}:{name}", "folder": str(folder), "path": given.path, **_values(given)}
+
+    @property
+    def spec(self) -> str:
+        """Module and class."""
+        return self.api
+
+    def describe(self, device: str) -> str:
+        """Module and class, and what its workers are started with."""
+        workers = pluralise(self.workers_per_device, "worker")
+        if self.threads_per_worker:
+            workers += f" of {pluralise(self.threads_per_worker, 'thread')}"
+        parts = [
+            self.api,
+            *(f"{key} {value}" for key, value in self.api_kwargs.items()),
+            f"max_batch_size {self.max_batch_size}",
+            f"batch_timeout {self.batch_timeout_s:g} s" if self.batch_timeout_s else "",
+            workers,
+            "direct" if self.transport == "direct" else "",
+            "" if self.check_answers else "answers not compared",
+        ]
+        return ", ".join(filter(None, parts))
+
+    @contextmanager
+    def starting(self, how: Start) -> Iterator[Server]:
+        """Start it; what ``setup`` raises goes to a log that lasts."""
+        settings = self.model_dump(exclude_defaults=True)  # a revision's own code may lack keys
+
+        def launch(binding: Binding, listener: socket.socket, folder: Path) -> Launch:
+            found = of_workers("litmeter.direct", how, binding, listener, folder, settings=settings)
+            log = {LOG_VARIABLE: str(lasting_log(self.api))}
+            return replace(found, environment=found.environment | log)
+
+        with launched(
+            launch,
+            self.environment(),
+            self.path,
+            how,
+            folder=self.place,
+            follow=self.api,
+            metrics=True,
+            own_processes=True,
+        ) as server:
+            yield server
+
+    @classmethod
+    def checked(
+        cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
+    ) -> dict[str, Checked]:
+        """Each is run in processes of its own: it must work, and answer alike in any batch and worker."""
+        return check_apis(own, bodies, device, timeout_s, users=users)
+
+    no_pipeline: ClassVar[str] = ""
+    pipeline_keys: ClassVar[frozenset[str]] = PIPELINE_KEYS
+
+    def pipeline_inputs(self, bodies: Bodies) -> Any:
+        """The bodies."""
+        return bodies.to_json()
+
+    def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
+        """It is pickled to workers that are spawned, as LitServe does."""
+        from litmeter.direct.lit_api import lit_server, load_class, make_api
+        from litmeter.direct.pipeline import ApiPipeline, payloads_of
+
+        api = make_api(self, load_class(self.api))
+        server = lit_server(api, self, device, ANSWER_TIMEOUT_S)
+        return "spawn", partial(ApiPipeline, api, device, payloads_of(server, *Bodies.from_json(inputs)))
+
+    tune_section: ClassVar[type[TuneSettings]] = WorkerTuneSettings
+    model_work: ClassVar[Literal["model", "pipeline"]] = "pipeline"
+    waits: ClassVar[bool] = True
+
+    @property
+    def search_name(self) -> str:
+        """The values of all knobs; LitServe's own transport is not named."""
+        return super().search_name + " direct" * (self.transport == "direct")
+
+    def tried(
+        self, configurations: Sequence[Any], machine: Machine, bodies: Bodies, timeout_s: float
+    ) -> Machine:
+        """Against batch sizes, and the direct transport, with which it fails or answers otherwise."""
+        workers = min(2, max(one.workers_per_device for one in configurations))
+        alone: dict[str, Any] = {"workers_per_device": workers, "threads_per_worker": 1}
+        alone |= {"batch_timeout_s": 0.0, "transport": "litserve"}
+        by_size = {one.max_batch_size: one.model_copy(update=alone) for one in configurations}
+        names = {f"max_batch_size {size}": size for size in sorted(by_size)}
+        print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, names.values()))} are checked")
+        to_check = {name: by_size[size] for name, size in names.items()}
+        if any(one.transport == "direct" for one in configurations):
+            to_check[DIRECT] = by_size[min(by_size)].model_copy(update={"transport": "direct"})
+        checked = check_apis(to_check, bodies, machine.device, timeout_s)
+        notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
+        print_wrapped("\n".join(dict.fromkeys(notes)))
+        faults = {name: one.fault for name, one in checked.items() if one.fault}
+        transports = {"direct": faults.pop(DIRECT)} if DIRECT in faults else {}
+        batch_sizes = {names[name]: fault for name, fault in faults.items()}
+        return replace(
+            machine,
+            reasons={"transport": transports, "max_batch_size": batch_sizes},
+            faults=(*batch_sizes.values(), *transports.values()),
+            unavailable=next((one.unavailable for one in checked.values() if one.unavailable), ""),
+        )
+
+    def part_names(self) -> tuple[str, ...]:
+        """Its pipeline, all that LitServe's loop calls, and a request's way."""
+        return f"pipeline, {self.threads_per_worker or 'all'} threads", f"request {self.transport}"
+
+    def predicted_rps(self, costs: Costs, machine: Machine, users: int) -> float:
+        """By the time of its parts on the cores, and of a batch in a worker."""
+        (pipeline, request), cores = self.part_names(), machine.cores
+        request_s, of_worker_s = costs[request][1], costs[cpu_of(request)][1]
+        size, wait_s = batch_formed(self, users, request_s / cores)
+        cpu_s = at_size(costs[cpu_of(pipeline)], size) + request_s
+        item_s = at_size(costs[pipeline], size) + of_worker_s
+        workers = self.workers_per_device
+        rate_rps = min(cores / cpu_s, workers * size / (size * item_s + wait_s))
+        if self.transport == "litserve" and self.max_batch_size > 1 and not self.batch_timeout_s:
+            # Its workers never sleep, they poll: of the cores the other processes have a fair share left.
+            others_s = max(LEAST_S, request_s - of_worker_s)
+            rate_rps = min(rate_rps, cores * OTHERS / (OTHERS + workers) / others_s)
+        return rate_rps
+
+    def init_try(self, bodies: Bodies, device: str) -> Tried:
+        """Try it with single items and with batches; raise ApiError where it takes neither."""
+        common = {knob: type(self).model_fields[knob].default for knob in self.knobs}
+        common |= {"threads_per_worker": 1} if device == "cpu" else {}
+        for transport in TRANSPORTS:
+            alone = self.model_copy(update=common | {"transport": transport})
+            both = {self.api: alone, f"{self.api} in batches": alone.model_copy(update=BATCHES)}
+            single, batch = check_apis(both, bodies, device, TRY_S, quick=True).values()
+            if f"transport: {transport}" not in single.fault:  # which then cannot serve it
+                break
+        if single.fault and batch.fault:
+            raise ApiError(single.fault)
+        if single.unavailable and DIFFER in batch.fault:
+            again = f"'{self.api} check_answers=false'"
+            raise ApiError(f"{batch.fault}; of a model that samples, give {again}")
+        if (answer_s := single.answer_s or batch.answer_s) is None:  # it cannot be run in-process
+            try:
+                tried = super().init_try(bodies, device)
+            except UsageError as error:
+                raise UsageError(f"{self.api}: {error}") from error
+            return replace(tried, configurations=self.worth_comparing(device))
+        said = "it takes single items and batches"
+        if fault := (single.fault or batch.fault).partition("; its log: ")[0]:
+            said = f"it takes {'batches' if single.fault else 'single items'} alone ({fault})"
+        takes = {"single": not single.fault, "batches": not batch.fault, "direct": transport == "direct"}
+        return Tried(said, answer_s, self.worth_comparing(device, **takes))
+
+    def worth_comparing(
+        self, device: str, *, single: bool = True, batches: bool = False, direct: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """A first configuration, two that differ from it in one thing, and the one to ship, with all things.
+
+        Where only workers can differ, it is the first and the last.
+        """
+        defaults = {knob: type(self).model_fields[knob].default for knob in self.knobs}
+        base = self.keys_here()
+        given = {key: base.pop(key) for key in defaults if key in base}
+        cores = max(2, whole_cores())
+        workers = min(MOST_WORKERS, cores)
+        in_batches = BATCHES | {key: given[key] for key in BATCHES if key in given}
+        first: dict[str, Any] = {} if single else in_batches
+        things = {"batched": in_batches} if batches and single else {}
+        if direct:
+            things["direct"] = {"transport": "direct", "batch_timeout_s": 0.0}
+        things["workers"] = {"workers_per_device": workers}
+        if device == "cpu":
+            things["workers"] |= {"threads_per_worker": cores // workers}
+        found = {"single" if single else "batched": first}
+        if len(things) > 1:
+            found |= {name: first | things[name] for name in list(things)[:2]}
+        shipped = defaults | first  # all keys, as -S sets no others
+        for keys in (*things.values(), given):
+            shipped |= keys
+        found["candidate"] = shipped
+        return {name: deepcopy(base) | one for name, one in found.items()}  # YAML would mark what they share
+
+    def init_files(self) -> list[Path]:
+        """The file of its module."""
+        folder = os.path.relpath(self.folder or os.curdir)
+        return [Path(folder, *self.api.partition(":")[0].split(".")).with_suffix(".py")]
+
+
+def batch_formed(settings: LitApi, users: int, arrival_s: float) -> tuple[float, float]:
+    """The mean size of a batch in LitServe's loop, and how long the worker waits for it to fill.
+
+    In a closed loop a worker that is free finds what waits: all requests but those in the other workers and
+    those just answered, whose users send again meanwhile. If it may wait, it also gets some of the latter,
+    one each ``arrival_s``, and it waits until the batch is full, however few users there are.
+    """
+    workers, most = settings.workers_per_device, settings.max_batch_size
+    ready, all_ = max(1.0, users / (workers + 1)), max(1.0, users / workers)
+    if most <= ready or not settings.batch_timeout_s:
+        return min(most, ready), 0.0
+    until_all_s = arrival_s * all_
+    to_fill = (most - ready) / (all_ - ready) if most <= all_ else math.inf
+    wait_s = min(settings.batch_timeout_s, until_all_s * to_fill)
+    return min(most, ready + (all_ - ready) * min(1.0, wait_s / until_all_s)), wait_s
+
+
+def _values(given: Given) -> dict[str, Any]:
+    """Keys and values of words; raise UsageError for others than those of a LitAPI."""
+    found: dict[str, Any] = {}
+    for word in given.words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"{given.name}: expected key=value behind the class, got {word!r}")
+        section, _, inner = key.partition(".")
+        if section not in LitApi.model_fields:
+            allowed = [key for key in LitApi.model_fields if key != "api"]
+            reason = f"{unknown_key(section, allowed)} (api_kwargs.NAME=value)"
+            raise UsageError(f"{given.name}.{section}: {WITHOUT_EFFECT.get(section, reason)}")
+        value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
+        if inner:
+            found.setdefault(section, {})[inner] = value
+        else:
+            found[section] = value
+    return found

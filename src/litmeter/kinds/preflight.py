@@ -1,0 +1,248 @@
+"""Before anything is timed: whether each LitAPI works, and answers alike in any batch and from any worker.
+
+LitServe calls ``predict`` with an item where max_batch_size is 1, else with a batch, even of one item. Code
+for one of both may answer wrongly, and fast, for the other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
+from litmeter.kinds.configuration import Checked
+from litmeter.kinds.server import READY_S
+from litmeter.load.bodies import Bodies
+from litmeter.system.processes import process_group
+from litmeter.system.temporary import lasting_log, scratch
+
+RELATIVE, ABSOLUTE = 0.01, 0.001
+"""Two answers agree where their numbers differ by no more than one of these: batches round differently."""
+MOST_BODIES, FEWEST_BODIES = 64, 8
+"""The first bodies are tried, as many as the largest batch has, within these numbers."""
+AT_START = {"import", "__init__", "LitServer", "request", "pickling", "start of a worker", "setup"}
+"""What may take as long as a server's start."""
+DIFFER = "answers to body"
+"""How a fault begins, where answers differ."""
+SHOWN = 60
+"""Characters of an answer in a message."""
+ANSWER_TIMEOUT_S = 300.0
+"""Of what runs in-process."""
+
+
+@dataclass
+class _Trial:
+    """What the processes of a configuration did."""
+
+    log: Path
+    fault: str = ""
+    unavailable: str = ""
+    threads: int | None = None
+    answer_s: float | None = None
+    answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # by worker and batch size
+    batch_ms: dict[int, float] = field(default_factory=dict)
+
+
+def check_apis(
+    configurations: Mapping[str, LitApiSettings],
+    bodies: Bodies,
+    device: str,
+    timeout_s: float,
+    *,
+    quick: bool = False,
+    users: int | None = None,
+) -> dict[str, Checked]:
+    """Try each LitAPI in processes of its own, which end with the check.
+
+    Args:
+        bodies: of requests, of which some are answered.
+        timeout_s: how long a method may take for a batch.
+        quick: try each in a single process instead, as its only worker; whether a LitAPI can be pickled
+            stays open.
+        users: time the largest batch that each forms at so many, and the one that it could form, where that
+            is larger; one that fails, or answers otherwise, has no time.
+    """
+    trials: dict[str, _Trial] = {}
+    first: dict[str, tuple[str, list[Any]]] = {}
+    checked: dict[str, Checked] = {}
+    for name, settings in configurations.items():
+        key = settings.model_dump_json(include={*PIPELINE_KEYS, "path", "transport"})
+        if key not in trials:
+            trials[key] = _try(name, settings, bodies, device, timeout_s, quick=quick, users=users)
+        trial = trials[key]
+        fault = trial.fault
+        if not fault and settings.check_answers and trial.answers:
+            fault = _own_disagreement(trial)
+            if not fault:
+                api = settings.model_dump_json(include={"api", "api_kwargs", "folder"})
+                other, expected = first.setdefault(api, (name, trial.answers[1, 1]))
+                fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
+        text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
+        notes = tuple(_notes(name, settings, trial))
+        checked[name] = Checked(text, trial.unavailable, notes, trial.answer_s, trial.batch_ms)
+    return checked
+
+
+def _notes(name: str, settings: LitApiSettings, trial: _Trial) -> Iterator[str]:
+    if settings.batch_timeout_s and settings.max_batch_size == 1:
+        yield f"{name}: batch_timeout_s has no effect at max_batch_size 1"
+    if settings.threads_per_worker and trial.threads not in (None, settings.threads_per_worker):
+        yield f"{name}: threads_per_worker has no effect: torch has {trial.threads} threads in the worker"
+    if not settings.check_answers:
+        yield f"{name}: answers are not compared (check_answers: false)"
+
+
+def _own_disagreement(trial: _Trial) -> str:
+    """The first answer of a configuration that differs by batch size or by worker; empty if none does."""
+    for (worker, size), answers in trial.answers.items():
+        labels = ("from worker 1", f"from worker {worker}")
+        if worker == 1:
+            labels = ("at batch size 1", f"at batch size {size}")
+        if found := _disagreement(trial.answers[1, 1], answers, *labels):
+            return found
+    return ""
+
+
+def _disagreement(expected: list[Any], answers: list[Any], *labels: str) -> str:
+    """The first answer that differs from the expected one; ``labels`` say where both come from."""
+    for number, pair in enumerate(zip(expected, answers, strict=False), 1):
+        if found := difference(*pair):
+            place, *values = found
+            at = f" at {place}" if place else ""
+            shown = [f"{_shortened(value)} {label}" for value, label in zip(values, labels, strict=True)]
+            return f"{DIFFER} {number} differ{at}: {', '.join(shown)} (check_answers: false if they may)"
+    return ""
+
+
+def _differs(expected: list[Any], answers: list[Any], settings: LitApiSettings) -> bool:
+    pairs = zip(expected, answers, strict=False)
+    return settings.check_answers and any(difference(*pair) is not None for pair in pairs)
+
+
+def _changed(first: Any, second: Any, *, compared: bool) -> bool:
+    return second is None or (compared and difference(first, second) is not None)
+
+
+def difference(one: Any, other: Any, place: str = "") -> tuple[str, Any, Any] | None:
+    """Where two JSON values differ first, and what stands there; None where they agree.
+
+    Numbers agree within RELATIVE or ABSOLUTE unless both are integers; all else is equal or differs.
+    """
+    pairs: Iterator[tuple[str, Any, Any]]
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        pairs = ((f"{place}.{key}" if place else key, one[key], other[key]) for key in one)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = ((f"{place}[{index}]", *pair) for index, pair in enumerate(zip(one, other, strict=True)))
+    else:
+        alike = type(one) is type(other) and one == other
+        if {type(one), type(other)} in ({float}, {float, int}):
+            alike = math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        return None if alike else (place, one, other)
+    return next(filter(None, (difference(a, b, at) for at, a, b in pairs)), None)
+
+
+def _shortened(answer: Any) -> str:
+    text = json.dumps(answer, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def _try(
+    name: str,
+    settings: LitApiSettings,
+    bodies: Bodies,
+    device: str,
+    timeout_s: float,
+    *,
+    quick: bool,
+    users: int | None,
+) -> _Trial:
+    """Start the processes of a configuration and take their answers, until one fails."""
+    trial, doing = _Trial(lasting_log(name)), "start"
+    largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
+    tried = bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)])
+    job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s, "quick": quick}
+    formed, possible = (min(size, MOST_BODIES) for size in (settings.max_batch_size, users or 1))
+    job |= {"bodies": tried.to_json(), "sizes": sorted({1, min(2, largest), largest})}
+    job |= {"timed": [formed, possible] if possible > formed else []}
+    with (
+        scratch() as folder,
+        trial.log.open("wb") as log,
+        process_group(
+            [sys.executable, "-m", "litmeter.kinds.preflight_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            stop_s=0.0,
+            env=settings.environment() | {"TMPDIR": str(folder)},
+            cwd=settings.folder,
+        ) as process,
+    ):
+        lines = _lines(process, json.dumps(job).encode() + b"\n")
+        limit_s, optional = READY_S, False
+        while True:
+            try:
+                line = lines.get(timeout=limit_s)
+            except queue.Empty:
+                trial.fault = "" if optional else f"{doing} did not return within {limit_s:g} s"
+                return trial
+            message: dict[str, Any] = json.loads(line) if line else {"died": process.wait()}
+            optional = optional or "optional" in message
+            if method := message.get("doing"):
+                size = message.get("batch_size")
+                doing = f"{method} at batch size {size}" if size else method
+                limit_s = READY_S if method in AT_START else timeout_s
+            if "answers" in message:
+                trial.answers[message["worker"], message["batch_size"]] = message["answers"]
+            if "timed" in message and not _differs(trial.answers[1, 1], message["timed"], settings):
+                trial.batch_ms[message["batch_size"]] = round(message["ms"], 3)
+            trial.threads = message.get("threads", trial.threads)
+            trial.answer_s = message.get("answer_s", trial.answer_s)
+            trial.unavailable = message.get("unavailable", trial.unavailable)
+            if "again" in message and _changed(*message["again"], compared=settings.check_answers):
+                trial.unavailable = "predict changes its input"
+            if "raised" in message:
+                trial.fault = f"{doing}: {message['raised']}"
+            elif "died" in message:
+                trial.fault = f"{doing}: {_exit(message['died'])}{_last_line(trial.log)}"
+            elif "end" not in message:
+                continue
+            return trial
+
+
+def _lines(process: subprocess.Popen[bytes], job: bytes) -> queue.Queue[bytes]:
+    """Send the job; the lines of the answer as they come, and an empty one at the end."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(BrokenPipeError):  # it died: the end of its answer says so
+        process.stdin.write(job)
+        process.stdin.flush()
+    lines: queue.Queue[bytes] = queue.Queue()
+    output = process.stdout
+
+    def read() -> None:
+        for line in output:
+            lines.put(line)
+        lines.put(b"")
+
+    Thread(target=read, daemon=True).start()
+    return lines
+
+
+def _exit(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f": {last}" if last else ""

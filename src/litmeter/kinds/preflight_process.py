@@ -1,0 +1,206 @@
+"""Tries one configuration of a LitAPI: ``python -m litmeter.kinds.preflight_process``.
+
+Started by ``preflight``, which writes the job as a line of JSON. This writes a line before each call of a
+method, so that ``preflight`` knows what hangs or ends a process, and one for a worker's answers; last what
+was raised, or the end. Tracebacks go to the log.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from time import perf_counter
+from typing import Any
+
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse, Response
+from litserve import LitAPI
+
+from litmeter.direct.lit_api import in_a_line, lit_server, load_class, make_api, unusual_features
+from litmeter.direct.lit_methods import LengthError
+from litmeter.direct.pipeline import ApiPipeline, payloads_of
+from litmeter.direct.settings import LitApiSettings
+from litmeter.errors import ApiError
+from litmeter.load.bodies import Bodies
+
+Say = Callable[[dict[str, Any]], object]
+TIMED_S = 0.3
+"""For which batches of a size are timed, one at least."""
+
+
+class Watched(ApiPipeline):
+    """Says which method it calls, and in batches of which size."""
+
+    def __init__(self, say: Say, api: LitAPI, device: str, requests: Sequence[bytes]) -> None:
+        self._say, self._size, self._tried, self._timing = say, 0, requests, False
+        super().__init__(api, device, requests)
+
+    def call(self, method: str, context: Any, *arguments: Any) -> Any:
+        """Say it, then call the method."""
+        if not self._timing:
+            self._say({"doing": method, "batch_size": self._size})
+        return super().call(method, context, *arguments)
+
+    def finish(self, inputs: Any, contexts: Any) -> list[Any]:
+        """Of a wrong number of outputs it is ``predict`` that is named."""
+        try:
+            return [as_sent(answer) for answer in super().finish(inputs, contexts)]
+        except LengthError:
+            self._say({"doing": "predict", "batch_size": self._size})
+            raise
+
+    def answers_at(self, size: int) -> list[Any]:
+        """The answers to all requests in batches of ``size``; the first requests fill up the last batch."""
+        self._size, repeated = size, itertools.cycle(self._tried)
+        batches = [list(itertools.islice(repeated, size)) for _ in range(0, len(self._tried), size)]
+        return [answer for batch in batches for answer in self.answers(batch)][: len(self._tried)]
+
+    def again(self) -> list[Any]:
+        """The answers to a batch twice, where ``predict`` takes it again, as it must for its rate alone."""
+        batch = self.batch(self._size)
+        first = [self.finish(*ready) for ready in batch]
+        try:
+            return [first, [self.finish(*ready) for ready in batch]]
+        except Exception:
+            return [first, None]
+
+    def timed_at(self, size: int) -> dict[str, Any]:
+        """Answers in batches of ``size``, which need not be one that it forms, and milliseconds for each."""
+        self.batched, self._timing = self.batched or size > 1, True
+        answers, batches = self.answers_at(size), 0
+        batch, began = list(itertools.islice(itertools.cycle(self._tried), size)), perf_counter()
+        while not batches or perf_counter() - began < TIMED_S:
+            self.answers(batch)
+            batches += 1
+        return {"timed": answers, "batch_size": size, "ms": 1000 * (perf_counter() - began) / batches / size}
+
+
+def as_sent(answer: Any) -> Any:
+    """What a client gets after the way through LitServe's queue: JSON, or a response's status and content."""
+    arrived = pickle.loads(pickle.dumps(answer))  # noqa: S301
+    if not isinstance(arrived, Response):
+        return json.loads(bytes(JSONResponse(jsonable_encoder(arrived)).body))
+    text = bytes(arrived.body).decode(errors="backslashreplace")
+    is_json = arrived.headers.get("content-type") == "application/json"
+    return {"status": arrived.status_code, "content": json.loads(text) if is_json else text}
+
+
+@contextmanager
+def reporting(say: Say) -> Iterator[None]:
+    """Say what is raised within, in one line; its traceback goes to the log."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.print_exc()
+        own = isinstance(error, (ApiError, LengthError))
+        say({"raised": str(error) if own else in_a_line(error)})
+
+
+def run_worker(
+    say: Say,
+    api: LitAPI,
+    device: str,
+    sizes: Sequence[int],
+    requests: Sequence[bytes],
+    timed: Sequence[int] = (),
+    begin: Callable[[], object] = lambda: None,
+) -> None:
+    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it.
+
+    Then, once ``begin`` returns, time batches of each of ``timed``.
+    """
+    with reporting(say):
+        pipeline = Watched(say, api, device, requests)
+        for size in sizes:
+            say({"answers": pipeline.answers_at(size), "batch_size": size})
+        torch, began = sys.modules.get("torch"), perf_counter()
+        last = {"threads": torch and torch.get_num_threads(), "again": pipeline.again()}
+        say(last | {"answer_s": (perf_counter() - began) / 2 / sizes[-1]})
+        if timed:
+            begin()
+            for size in timed:
+                say(pipeline.timed_at(size))
+            say({"all timed": True})
+
+
+def try_workers(
+    say: Say, api: LitAPI, settings: LitApiSettings, job: Mapping[str, Any], requests: list[bytes]
+) -> bool:
+    """Pass on what the workers send, one after another, as far as all goes well; whether it does.
+
+    The first worker takes batches of all sizes, the others those of the first size. When all are done, it
+    times batches on its own.
+    """
+    spawn, workers = multiprocessing.get_context("spawn"), []
+    for number in range(settings.workers_per_device):
+        connection, end = spawn.Pipe()
+        sizes, timed = (job["sizes"][:1], []) if number else (job["sizes"], job["timed"])
+        arguments = (end.send, api, job["device"], sizes, requests, timed, end.recv)
+        workers.append((connection, spawn.Process(target=run_worker, args=arguments, daemon=True)))
+        workers[-1][1].start()
+        end.close()
+    for number, (connection, process) in enumerate(workers, 1):
+        message: dict[str, Any] = {"doing": "start of a worker"}
+        say(message)
+        while "threads" not in message:
+            try:
+                message = connection.recv()
+            except EOFError:
+                process.join()
+                message = {"died": process.exitcode}
+            say(message | {"worker": number})
+            if "raised" in message or "died" in message:
+                return False
+    if job["timed"]:
+        (connection, _), *others = workers
+        for _, process in others:
+            process.join()
+        say({"doing": "batches", "optional": True})
+        connection.send("begin")
+        with suppress(EOFError):  # it died, as a batch of another size may end it
+            while "all timed" not in (message := connection.recv()) and "raised" not in message:
+                say(message)
+    return True
+
+
+def main() -> None:
+    """Try the configuration that the first line describes."""
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the LitAPI prints goes to the log
+
+    def say(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=output, flush=True)
+
+    job = json.loads(sys.stdin.readline())
+    settings = LitApiSettings.model_validate(job["settings"])
+    with reporting(say):
+        say({"doing": "import"})
+        kind = load_class(settings.api)
+        say({"doing": "__init__"})
+        api = make_api(settings, kind)
+        say({"doing": "LitServer"})
+        unusual = unusual_features(api)
+        server = lit_server(api, settings, job["device"], job["timeout_s"])
+        if unusual:
+            say({"end": True, "unavailable": f"a LitAPI with {unusual} is not run in-process"})
+            return
+        say({"doing": "request"})
+        requests = payloads_of(server, *Bodies.from_json(job["bodies"]))
+        if job["quick"]:
+            run_worker(lambda one: say({"worker": 1} | one), api, job["device"], job["sizes"], requests)
+            say({"end": True})
+            return
+        say({"doing": "pickling"})
+        if try_workers(say, api, settings, job, requests):
+            say({"end": True})
+
+
+if __name__ == "__main__":
+    main()

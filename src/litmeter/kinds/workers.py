@@ -1,0 +1,142 @@
+"""What kinds have in common whose workers LitServe starts, or the direct transport: their knobs and costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from litmeter.direct.settings import Transport, WorkerSettings
+from litmeter.kinds.configuration import Configuration, Lever, Machine, Part, TuneSettings
+from litmeter.settings import OneOrMore, Seconds, StrictCount
+
+GPU_WORKERS = 4
+"""On a GPU, where ``tune`` does not say how many."""
+
+
+class WorkerTuneSettings(TuneSettings):
+    """The same, and values of what the workers are started with."""
+
+    transport: OneOrMore[Transport] | None = Field(
+        None, description="absent: both for a LitAPI, litserve for the classifier"
+    )
+    workers_per_device: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to twice the cores, on a GPU to 4"
+    )
+    threads_per_worker: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to the cores"
+    )
+    max_batch_size: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to users"
+    )
+    batch_timeout_s: OneOrMore[Seconds] = (0.0, 0.002, 0.01)
+
+
+class WorkerConfiguration(WorkerSettings, Configuration):
+    """A server with workers of its own, each of which holds the model."""
+
+    levers: ClassVar[Mapping[Lever, str]] = {
+        "batch size": "max_batch_size",
+        "batch window": "batch_timeout_s",
+        "workers": "workers_per_device",
+        "threads": "threads_per_worker",
+        "transport": "transport",
+    }
+
+    def lever(self, lever: Lever) -> str | None:
+        """The transport is moved where it is LitServe's."""
+        return None if lever == "transport" and self.transport != "litserve" else self.levers[lever]
+
+    runs_litmeter: ClassVar[bool] = True
+    has_null: ClassVar[bool] = True
+    takes_binding: ClassVar[bool] = True
+
+    knobs: ClassVar[tuple[str, ...]] = (
+        *("transport", "workers_per_device", "threads_per_worker", "max_batch_size", "batch_timeout_s"),
+    )
+    model_work: ClassVar[Literal["model", "pipeline"]] = "model"
+    """The work that is a part of its own: the model, or all that a worker does."""
+    waits: ClassVar[bool] = False
+    """Whether a request may wait for something else than a core, and more workers than cores be of use."""
+
+    def default_values(self, knob: str, machine: Machine, users: int) -> list[Any]:
+        """1, 2, 4 and so on, and the most that may be useful."""
+        if knob == "transport":
+            return ["litserve", "direct"] if self.waits else ["litserve"]
+        workers = 2 * machine.cores if machine.device == "cpu" else GPU_WORKERS
+        most = {"workers_per_device": workers, "threads_per_worker": machine.cores, "max_batch_size": users}
+        return sorted({*(2**power for power in range(most[knob].bit_length())), most[knob]})
+
+    def canonical(self, values: Mapping[str, Any], users: int) -> Any:
+        """Batches are no larger than there are users, and without batches there is no timeout."""
+        values = {**values, "max_batch_size": min(values["max_batch_size"], users)}
+        if values["max_batch_size"] == 1:
+            values["batch_timeout_s"] = 0.0
+        return type(self).model_validate(values)
+
+    def reason_against(self, machine: Machine) -> str:
+        """Workers that would only take turns; a transport or a batch size that cannot be served."""
+        threads = self.workers_per_device * (self.threads_per_worker or machine.cores)
+        may_wait = (self.waits or machine.device == "cuda") and self.threads_per_worker == 1
+        if threads > machine.cores and not may_wait:
+            return f"workers with more threads together than {machine.cores} cores"
+        by_size = machine.reasons.get("max_batch_size", {})
+        return machine.reasons.get("transport", {}).get(self.transport) or by_size.get(
+            self.max_batch_size, ""
+        )
+
+    @property
+    def search_name(self) -> str:
+        """Workers x threads, batches and their timeout."""
+        threads = self.threads_per_worker or "all"
+        batches = f"b{self.max_batch_size} {1000 * self.batch_timeout_s:g}ms"
+        return f"{self.workers_per_device}x{threads} {batches}"
+
+    @property
+    def simplicity(self) -> tuple[float, ...]:
+        """Fewer workers, then smaller batches, that wait shorter, then LitServe's own transport."""
+        return (
+            self.workers_per_device,
+            self.max_batch_size,
+            self.batch_timeout_s,
+            self.transport != "litserve",
+        )
+
+    @classmethod
+    def parts(cls, configurations: Sequence[Any], device: str, cores: int) -> list[Part]:
+        """Models or pipelines with as many workers as have cores, then what preprocesses, then transports."""
+        models: dict[str, Any] = {}
+        sizes: dict[str, set[int]] = defaultdict(lambda: {1})
+        others: dict[str, Part] = {}
+        one_thread = {"threads_per_worker": 1, "keep_freed_memory": True, "workers_per_device": cores}
+        for one in configurations:
+            model, *preprocess, request = one.part_names()
+            models.setdefault(model, one)
+            sizes[model].add(one.max_batch_size)
+            for name in preprocess:
+                others.setdefault(name, Part(name, "preprocess", one.model_copy(update=one_thread), cores))
+            others.setdefault(request, Part(request, "request", one.null(cores), cores, times_cpu=cls.waits))
+        parts = []
+        for name, one in models.items():
+            workers = max(1, cores // (one.threads_per_worker or cores)) if device == "cpu" else 1
+            settings = one.model_copy(update={"workers_per_device": workers})
+            if cls.waits:  # batched at any size if it ever is: LitServe's two loops call it differently
+                settings = settings.model_copy(update={"max_batch_size": max(sizes[name])})
+            part_sizes = tuple(sorted(sizes[name]))
+            parts.append(Part(name, cls.model_work, settings, workers, part_sizes, times_cpu=cls.waits))
+        return [*parts, *others.values()]
+
+    def null(self, cores: int) -> Any:
+        """A server of which, with a null model, the transport remains."""
+        own = {knob: type(self).model_fields[knob].default for knob in self.knobs}
+        own |= {"transport": self.transport, "workers_per_device": cores, "threads_per_worker": 1}
+        return self.model_copy(update=own)
+
+
+def at_size(by_size: Mapping[int, float], size: float) -> float:
+    """A cost at a batch size, between those that were measured."""
+    sizes = sorted(by_size)
+    return float(np.interp(size, sizes, [by_size[one] for one in sizes]))

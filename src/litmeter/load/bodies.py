@@ -1,0 +1,53 @@
+"""Request bodies: what users send."""
+
+from __future__ import annotations
+
+import mimetypes
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from litmeter.errors import LoadError
+
+JSON, JSON_LINES, UNKNOWN = "application/json", ".jsonl", "application/octet-stream"
+
+
+class Bodies(NamedTuple):
+    """Request bodies, and the content type of all of them."""
+
+    contents: list[bytes]
+    content_type: str
+
+    def to_json(self) -> Any:
+        """What ``from_json`` reads, in another process."""
+        return [b64encode(content).decode() for content in self.contents], self.content_type
+
+    @classmethod
+    def from_json(cls, written: Any) -> Bodies:
+        """The bodies that ``to_json`` wrote."""
+        texts, content_type = written
+        return cls([b64decode(text) for text in texts], content_type)
+
+
+def read_bodies(path: Path, content_type: str | None = None) -> Bodies:
+    """A body for each line of a file of JSON lines, for each file of a folder, or of a single file.
+
+    Raise LoadError where there is none, a file cannot be read, or the names say several content types.
+    """
+    try:
+        if path.suffix == JSON_LINES:
+            contents = [line for line in path.read_bytes().splitlines() if line.strip()]
+            types = {JSON}
+        else:
+            files = [path]
+            if path.is_dir():
+                files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
+            contents = [file.read_bytes() for file in files]
+            types = {mimetypes.guess_type(file.name)[0] or UNKNOWN for file in files}
+    except OSError as error:
+        raise LoadError(f"{error.filename}: {error.strerror}") from error
+    if not contents:
+        raise LoadError(f"{path}: no request body in it")
+    if content_type is None and len(types) > 1:
+        raise LoadError(f"{path}: files of several content types ({', '.join(sorted(types))}); name one")
+    return Bodies(contents, content_type or types.pop())

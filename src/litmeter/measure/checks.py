@@ -1,0 +1,42 @@
+"""Whether configurations may be measured, asked of each kind before anything is timed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from litmeter.errors import ApiError
+from litmeter.kinds.configuration import Checked, Configuration
+from litmeter.load.bodies import Bodies
+
+
+def check_all(
+    configurations: Mapping[str, Configuration],
+    bodies: Bodies,
+    device: str,
+    timeout_s: float,
+    users: int | None = None,
+) -> dict[str, Checked]:
+    """What is found of each, by name, those of a kind together; see ``Configuration.checked``."""
+    found: dict[str, Checked] = {}
+    for kind in {type(one): None for one in configurations.values()}:
+        own = {name: one for name, one in configurations.items() if type(one) is kind}
+        found |= kind.checked(own, bodies, device, timeout_s, users)
+    return {name: found[name] for name in configurations}
+
+
+def refuse_faulty(
+    configurations: Mapping[str, Configuration],
+    bodies: Bodies,
+    device: str,
+    timeout_s: float,
+    users: int | None = None,
+) -> dict[str, Checked]:
+    """The same, with its notes printed; raise ApiError for the first fault."""
+    found = check_all(configurations, bodies, device, timeout_s, users)
+    for one in found.values():
+        if one.fault:
+            raise ApiError(one.fault)
+    for note in dict.fromkeys(note for one in found.values() for note in one.notes):
+        print(note, file=sys.stderr)
+    return found

@@ -1,0 +1,131 @@
+"""What sections of params.yaml are made of: typed and frozen; a wrong key or value is named in one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
+
+from litmeter.errors import ParamsError
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = NotNegative
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Timeout = Annotated[Positive, Field(description="a request without an answer by then has timed out")]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Miss = Annotated[float, Field(gt=0, le=0.5, description="share of the requests that may take longer or fail")]
+Count = Annotated[int, Field(ge=1)]
+StrictCount = Annotated[int, Field(ge=1, strict=True)]
+Value = TypeVar("Value")
+OneOrMore = Annotated[tuple[Value, ...], Field(min_length=1, strict=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Device = Literal["auto", "cpu", "cuda"]
+
+PARAMS_FILE = Path("params.yaml")
+TAG = "kind "
+"""How names of alternatives begin, which are no keys."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, types are not converted, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ParamsLoader(yaml.SafeLoader):
+    """Reads ``1e-5`` as a number, by YAML 1.2, as DVC does (`dvc exp run -S` writes ``1e-05``)."""
+
+
+ParamsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_sections(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """All sections of ``path``, unchecked; raise ParamsError where there are none."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), ParamsLoader)  # noqa: S506 -- a SafeLoader
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: expected sections, got {type(content).__name__}")
+    return content
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_only(kind: type[S], path: Path = PARAMS_FILE) -> S:
+    """Those sections of ``path`` that are fields of ``kind``, for a stage that reads no others."""
+    content = read_sections(path)
+    return checked(kind, {name: content[name] for name in kind.model_fields if name in content}, f"{path}: ")
+
+
+def checked(kind: type[S], content: Any, before: str = "") -> S:
+    """``content`` as an instance; raise ParamsError: ``before``, then what ``explain`` says."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ParamsError(f"{before}{explain(error, kind)}") from None
+
+
+WITHOUT_EFFECT = {"fast_queue": "LitServe 0.2.19 takes this setting and does nothing with it; remove it"}
+"""What to say of settings that one may know from elsewhere."""
+
+
+def explain(error: ValidationError, kind: type[BaseModel] = BaseModel) -> str:
+    """The first of pydantic's errors in one line: key, value, and what is allowed in a ``kind``."""
+    first = error.errors(include_url=False)[0]
+    names = [str(name) for name in first["loc"] if name != "[key]"]
+    key = ".".join(name for name in names if not name.startswith(TAG))
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
+    if first["type"] == "extra_forbidden" and names[-1] in WITHOUT_EFFECT:
+        return f"{key}: {WITHOUT_EFFECT[names[-1]]}"
+    if first["type"] == "extra_forbidden":
+        return f"{key}: {unknown_key(names[-1], list(_section_at(kind, names[:-1]).model_fields))}"
+    if first["type"] == "missing":
+        return f"{key}: missing; it must be given"
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    if first["type"] == "too_short" and (fewest := re.search(r"at least \d+ items?", message)):
+        message = f"allowed: {fewest[0]}"
+    return f"{key}: got {first['input']!r}; {message}"
+
+
+def unknown_key(key: str, allowed: Sequence[str]) -> str:
+    """What to say of a key that is none of those allowed."""
+    near = difflib.get_close_matches(key, allowed, n=1)
+    meant = f", did you mean {near[0]}?" if near else ";"
+    return f"unknown key{meant} allowed: {', '.join(allowed)}"
+
+
+def _section_at(section: type[BaseModel], parents: list[str]) -> type[BaseModel]:
+    """The section at the path ``parents`` below ``section``."""
+    below: dict[str, type[BaseModel]] = {}
+    for name in parents:
+        if name in below:
+            section = below[name]
+        elif name in section.model_fields:
+            below = dict(_sections_in(section.model_fields[name].annotation))
+            section = below.get("", section)
+    return section
+
+
+def _sections_in(annotation: Any, tag: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """The sections of a type, each with its tag."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield tag, annotation
+        return
+    parts = get_args(annotation)
+    tags = [part.tag for part in parts if isinstance(part, Tag)]
+    for part in parts:
+        yield from _sections_in(part, *tags)

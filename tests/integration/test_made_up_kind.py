@@ -1,0 +1,104 @@
+"""A fifth kind, of the test's own: what it has not to answer is not available, and all else works."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from litmeter.errors import ParamsError
+from litmeter.kinds.configuration import Configuration, Given
+from litmeter.kinds.server import Launch, Server, Start, launched
+from litmeter.params import Params, load_params
+from litmeter.paths import MACHINE, OVER_BEFORE, BenchmarkPaths
+from litmeter.report.pages import page, render
+from litmeter.report.snapshot import read_snapshot
+from litmeter.stages import benchmark, capacity, comparison, tune
+from litmeter.system.files import read_json, write_json
+from litmeter.system.machine import fingerprint
+from tests.integration.test_command_stages import PARAMS, SERVER
+
+
+class Sleeper(Configuration):
+    """It answers after a nap, and has nothing that it needs not have."""
+
+    kind = "sleeper"
+    item = "nap"
+
+    nap_s: float = 0.0
+
+    @classmethod
+    def recognised(cls, given: Given) -> dict[str, Any] | None:
+        return {"nap_s": float(given.first[4:])} if given.first.startswith("nap:") else None
+
+    @property
+    def spec(self) -> str:
+        return f"nap:{self.nap_s:g}"
+
+    def describe(self, device: str) -> str:
+        return f"naps of {self.nap_s:g} s"
+
+    @contextmanager
+    def starting(self, how: Start) -> Iterator[Server]:
+        def launch(binding: Any, listener: socket.socket, folder: Path) -> Launch:
+            words = [sys.executable, "server.py", str(binding.port), str(self.nap_s)]
+            return Launch(words, {}, inherits=False)
+
+        with launched(launch, self.environment(), "/predict", how) as server:
+            yield server
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.chdir(tmp_path)
+    Path("server.py").write_text(SERVER)
+    Path("bodies.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
+    write_json(MACHINE, fingerprint())
+    objective = load_params().objective.model_copy(update={"configurations": ("slow",), "max_s": 2.0})
+    own = {"objective": objective, "experiments": {"slow": Sleeper(nap_s=0.05)}, "serve": Sleeper()}
+    params = load_params().model_copy(update=own)
+    monkeypatch.setattr("litmeter.params.load_params", lambda: params)
+    return params
+
+
+def test_it_is_benchmarked_compared_searched_and_reported(params: Params) -> None:
+    for name in params.configurations():
+        benchmark.main(name)
+    _, rows, _ = comparison.main()
+    assert [row.rank for row in rows] == [2, 1]
+    assert rows[1].ratio is not None
+    assert rows[1].ratio > 2
+    [found] = capacity.main().values()
+    assert found.peak_rps > 20
+    snapshot = read_snapshot()
+    assert "naps of 0.05 s" in page(snapshot)
+    assert {one.without for one in snapshot.diagnoses.values()} == {Sleeper.no_pipeline}
+    assert {bound.name for own in snapshot.bounds.values() for bound in own} == {"served"}
+    assert "<title>litmeter: naps of 0.05 s" in render([snapshot])
+    assert set(read_json(BenchmarkPaths("slow").metrics)) >= {"throughput_rps", "ready_s", "memory_mib"}
+    assert read_json(OVER_BEFORE)["ratio"] is None
+
+
+def test_a_change_is_compared_with_its_before(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison.main()
+    changed = params.model_copy(update={"serve": Sleeper(nap_s=0.02)})
+    monkeypatch.setattr("litmeter.params.load_params", lambda: changed)
+    monkeypatch.setattr("litmeter.stages.comparison.read", Sleeper.model_validate)
+    _, _, over_before = comparison.main()
+    assert over_before["changes"] == {"nap_s": [0.0, 0.02]}
+    assert over_before["ratio"] < 0.9
+
+
+def test_what_it_has_not_is_said_where_it_is_asked_for(params: Params) -> None:
+    with pytest.raises(ParamsError, match=r"^serve: a sleeper has no knobs; allowed .*: api or classifier$"):
+        tune.main()
+    assert list(params.serve.check_servable("cpu")) == []
+    assert not params.serve.takes_binding
+    assert params.stages == set()
