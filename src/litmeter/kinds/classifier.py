@@ -48,7 +48,6 @@ from litmeter.say.tables import pluralise, significant
 from litmeter.settings import OneOrMore
 from litmeter.system.imports import freeze_gc_after
 
-
 PATH = "/predict"
 """Where requests are sent."""
 
