@@ -8,7 +8,8 @@ from litmeter.measure.capacity import MOST_USERS, capacity, probe_row
 from litmeter.measure.log import Log
 from litmeter.measure.run import run as loop
 from litmeter.measure.turn import Schedule, Turn, measure
-from litmeter.params import CANDIDATE, ObjectiveSettings, load_params
+from litmeter.params import ObjectiveSettings, load_params
+from litmeter.settings import CANDIDATE
 from litmeter.system.machine import exclusive_machine
 from studies.harness import (
     SERVER,

@@ -12,7 +12,7 @@ from litmeter.load.stub import BODY, Stub, running_stub
 from litmeter.measure.capacity import capacity
 from litmeter.measure.log import Log
 from litmeter.measure.run import run as measure
-from litmeter.measure.subjects import Url
+from litmeter.measure.subjects import Target
 from litmeter.params import load_params
 from litmeter.stats.records import Floats
 from litmeter.system.machine import exclusive_machine
@@ -36,7 +36,7 @@ def run(number: int) -> dict[str, Any]:
         running_stub(SERVICE_S, SLOTS, slow_every_s=SLOW_EVERY_S) as stub,
     ):
         schedule = capacity([STUB], objective, TIMEOUT_S)
-        found = measure(schedule, {STUB: Url(stub.url, sender)}, Log(), MAX_S)[STUB].metrics
+        found = measure(schedule, {STUB: Target(stub.url, sender)}, Log(), MAX_S)[STUB].metrics
     columns = ("status", "capacity_rps", "low_rps", "high_rps", "probes", "seconds")
     return {column: getattr(found, column) for column in columns}
 

@@ -118,7 +118,7 @@ def _load_and_die(folders: ModelFolders, device: str, folder: Path) -> None:
 
 def waiting(device: str, runs: int) -> Answer:
     """CPU share and milliseconds of a batch with and without a blocking event. It decides BLOCKING."""
-    predictor = Predictor(MODEL, device, SETTINGS)
+    predictor = Predictor(MODEL, device, SETTINGS, SETTINGS.threads_per_worker)
     photos, found = images(predictor, 8), dict[str, Any]()
     for name, blocking in (("spinning", False), ("blocking", True)):
         with patch.object(torch_device, "BLOCKING", blocking):
@@ -141,7 +141,7 @@ def _memory(device: str) -> Answer:
         return read_gpu().used_mib if device == "cuda" else psutil.Process().memory_info().rss / 2**20
 
     before, found = used_mib(), {}
-    predictor = Predictor(MODEL, device, SETTINGS)
+    predictor = Predictor(MODEL, device, SETTINGS, SETTINGS.threads_per_worker)
     for name, size in (("idle", 0), ("after 1", 1), ("after 8", 8)):
         if size:
             predictor.predict(images(predictor, size))
@@ -158,7 +158,7 @@ def first_batch(device: str) -> Answer:
 
 
 def _first_batch(device: str) -> Answer:
-    predictor = Predictor(MODEL, device, SETTINGS)
+    predictor = Predictor(MODEL, device, SETTINGS, SETTINGS.threads_per_worker)
     return {
         str(size): [ms_of(partial(predictor.predict, photos)) for _ in range(3)]
         for size in (1, 8)

@@ -23,7 +23,7 @@ from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
-from litmeter.measure.subjects import Served, Subject, Url
+from litmeter.measure.subjects import Served, Subject, Target
 from litmeter.measure.turn import Schedule
 from litmeter.params import params_on
 from litmeter.paths import MACHINE
@@ -98,7 +98,7 @@ def watched_server(
     with settings.starting(Start(DEVICE, TIMEOUT_S)) as server, sender(form) as generator:
         assert isinstance(server, StartedServer)
         server.ready()
-        yield server, {SERVER: Url(server.target, generator)}
+        yield server, {SERVER: Target(server.target, generator)}
 
 
 def sender(form: str) -> AbstractContextManager[LoadGenerator]:

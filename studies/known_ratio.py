@@ -12,7 +12,7 @@ from litmeter.load.stub import BODY, running_stub
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import run
-from litmeter.measure.subjects import Url
+from litmeter.measure.subjects import Target
 from litmeter.stats.ratios import ranks, ratios
 from litmeter.system.machine import exclusive_machine
 from studies.harness import TIMEOUT_S, rates, write_result
@@ -32,7 +32,7 @@ def main() -> None:
         subjects = {}
         for name, factor in TIMES.items():
             stub = stack.enter_context(running_stub(SERVICE_S * factor, PARALLEL, slow_every_s=SLOW_EVERY_S))
-            subjects[name] = Url(stub.url, generator)
+            subjects[name] = Target(stub.url, generator)
         schedule = head_to_head(list(TIMES), USERS, SECONDS, seed=0, timeout_s=TIMEOUT_S)
         run(schedule, subjects, log, SECONDS)
     by_round = {name: rates([row for row in log.rows if row.subject == name]) for name in TIMES}

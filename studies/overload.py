@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.kinds import read as read_keys
+from litmeter.kinds.registry import read as read_keys
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.turn import Sample, Schedule, Turn, measure

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from litmeter.kinds import read as read_keys
 from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.registry import read as read_keys
 from studies.harness import NUMBER, Case, compare_cases, known, rates, ratios, summary, write_result
 
 USERS = 32

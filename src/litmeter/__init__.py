@@ -1,1 +1,1 @@
-"""Train, serve and load-test an image classifier; explain what limits each LitServe configuration."""
+"""Measure model servers, search faster settings for them, and explain what limits them."""

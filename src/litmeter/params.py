@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from litmeter.classifier.data.settings import DataSettings
 from litmeter.classifier.model.settings import CompileSettings, ModelSettings
 from litmeter.classifier.training.settings import TrainSettings
 from litmeter.errors import LoadError, ParamsError
-from litmeter.kinds import AnyConfiguration, kind_of
-from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration, TuneSettings
+from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.load.bodies import Bodies, read_bodies
 from litmeter.load.settings import LoadSettings
 from litmeter.paths import DVC_FILE
 from litmeter.settings import (
+    CANDIDATE,
     PARAMS_FILE,
     Count,
     Device,
@@ -34,8 +34,6 @@ from litmeter.settings import (
 from litmeter.system.device import resolve_device
 from litmeter.system.dvc_file import code_digest
 
-CANDIDATE = "candidate"
-"""Name under which the ``serve`` section is benchmarked."""
 RESERVED = {CANDIDATE: "the serve section", "before": "what the serve section was", "comparison": "the stage"}
 """Names that no experiment may take: results have them."""
 
@@ -64,6 +62,23 @@ class ComparisonSettings(Section):
 ExperimentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 
 
+def _read(place: str, section: type[Section], content: Any) -> Section:
+    """A section; raise ValueError with its place for what is none."""
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        said = explain(error, section)
+        raise ValueError(f"{place}{':' if said.startswith(': ') else '.'}{said.removeprefix(':')}") from None
+
+
+def _read_configuration(place: str, keys: Any) -> Section:
+    """The same of a configuration, by its kind, of which an absent key may be null."""
+    if isinstance(keys, Mapping):
+        kinds = {kind.key for kind in KINDS}
+        keys = {key: value for key, value in keys.items() if value is not None or key not in kinds}
+    return _read(place, kind_of(keys), keys)
+
+
 def _absent(section: type[Section]) -> Any:
     """The default of a section that may be absent: one without the values that must be given."""
     return Field(default_factory=section.model_construct)
@@ -72,40 +87,48 @@ def _absent(section: type[Section]) -> Any:
 class Params(Section):
     """All of params.yaml.
 
-    Sections that no kind needs which is served may be absent, and are empty then; ``train`` also where a
-    model of one's own is taken as it is. Without ``serve`` there is no candidate.
+    A section may be absent, and is empty then, if no served kind needs it; ``train`` also where a model of
+    one's own is taken as it is. Without ``serve`` there is no candidate.
     """
 
     device: Device = Field("auto", description="what trains and serves the model")
     data: DataSettings = _absent(DataSettings)
     model: ModelSettings = _absent(ModelSettings)
     train: TrainSettings | None = None
-    serve: AnyConfiguration = Field(default_factory=Classifier)
-    experiments: Annotated[dict[ExperimentName, AnyConfiguration], Field(min_length=1)]
+    serve: SerializeAsAny[Configuration] = Field(default_factory=KINDS[-1])
+    experiments: Annotated[dict[ExperimentName, SerializeAsAny[Configuration]], Field(min_length=1)]
     compile: CompileSettings = _absent(CompileSettings)
     load: LoadSettings
     objective: ObjectiveSettings
     comparison: ComparisonSettings
-    tune: TuneSettings = _absent(TuneSettings)
+    tune: SerializeAsAny[TuneSettings]
 
     @model_validator(mode="before")
     @classmethod
-    def _read_tune(cls, content: Any) -> Any:
-        """Read ``tune`` as the kind of ``serve`` has it, if that can be searched."""
-        if not isinstance(content, Mapping) or isinstance(content.get("tune"), TuneSettings):
+    def _read_kinds(cls, content: Any) -> Any:
+        """Read configurations by their kinds, and ``tune`` by that of ``serve``, if it can be searched."""
+        if not isinstance(content, Mapping):
             return content
-        kind = kind_of(content.get("serve"))
-        section, given = kind.tune_section, content.get("tune", {}) if kind.knobs else {}
-        try:
-            return {**content, "tune": section.model_validate(given)}
-        except ValidationError as error:
-            raise ValueError(f"tune.{explain(error, section)}") from None
+        found = dict(content)
+        if isinstance(own := content.get("serve"), Mapping):
+            found["serve"] = _read_configuration("serve", own)
+        if isinstance(experiments := content.get("experiments"), Mapping):
+            found["experiments"] = {
+                name: _read_configuration(f"experiments.{name}", keys) for name, keys in experiments.items()
+            }
+        kind = type(own) if isinstance(own, Configuration) else kind_of(own)
+        if isinstance(given := content.get("tune", {}), Mapping) and not kind.knobs:
+            others = {key for one in KINDS for key in one.knobs}  # as of the kind that serve: was
+            given = {key: value for key, value in given.items() if key not in others}
+        if not isinstance(given, TuneSettings):
+            found["tune"] = _read("tune", kind.tune_section, given)
+        return found
 
     @model_validator(mode="after")
     def _check(self) -> Params:
         for kind in self.kinds:
             kind.check(self)
-        if self.load.bodies is None and not any(kind.sections for kind in self.kinds):
+        if self.load.bodies is None and not any(kind.has_bodies for kind in self.kinds):
             raise ValueError("load.bodies: missing; it must be given where no classifier is served")
         if taken := RESERVED.keys() & self.experiments.keys():
             name = min(taken)

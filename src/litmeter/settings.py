@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litmeter.errors import ParamsError
 
@@ -27,8 +27,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Device = Literal["auto", "cpu", "cuda"]
 
 PARAMS_FILE = Path("params.yaml")
-TAG = "kind "
-"""How names of alternatives begin, which are no keys."""
+CANDIDATE = "candidate"
+"""Name under which the section ``serve`` is benchmarked."""
 
 
 class Section(BaseModel):
@@ -64,13 +64,15 @@ def read_sections(path: Path = PARAMS_FILE) -> dict[str, Any]:
 S = TypeVar("S", bound=Section)
 
 
-def read_only(kind: type[S], path: Path = PARAMS_FILE) -> S:
-    """Those sections of ``path`` that are fields of ``kind``, for a stage that reads no others."""
-    content = read_sections(path)
-    return checked(kind, {name: content[name] for name in kind.model_fields if name in content}, f"{path}: ")
+def read_only(kind: type[S]) -> S:
+    """Those sections of params.yaml that are fields of ``kind``, for a stage that reads no others."""
+    content = read_sections()
+    return checked(
+        kind, {name: content[name] for name in kind.model_fields if name in content}, f"{PARAMS_FILE}: "
+    )
 
 
-def checked(kind: type[S], content: Any, before: str = "") -> S:
+def checked(kind: type[S], content: Any, before: str) -> S:
     """``content`` as an instance; raise ParamsError: ``before``, then what ``explain`` says."""
     try:
         return kind.model_validate(content)
@@ -86,7 +88,7 @@ def explain(error: ValidationError, kind: type[BaseModel] = BaseModel) -> str:
     """The first of pydantic's errors in one line: key, value, and what is allowed in a ``kind``."""
     first = error.errors(include_url=False)[0]
     names = [str(name) for name in first["loc"] if name != "[key]"]
-    key = ".".join(name for name in names if not name.startswith(TAG))
+    key = ".".join(names)
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
     if first["type"] == "extra_forbidden" and names[-1] in WITHOUT_EFFECT:
         return f"{key}: {WITHOUT_EFFECT[names[-1]]}"
@@ -96,6 +98,8 @@ def explain(error: ValidationError, kind: type[BaseModel] = BaseModel) -> str:
         return f"{key}: missing; it must be given"
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
+    if first["type"] == "string_pattern_mismatch" and "[key]" not in first["loc"]:
+        message = f"allowed: {_section_at(kind, names[:-1]).model_fields[names[-1]].description}"
     if first["type"] == "too_short" and (fewest := re.search(r"at least \d+ items?", message)):
         message = f"allowed: {fewest[0]}"
     return f"{key}: got {first['input']!r}; {message}"
@@ -110,22 +114,8 @@ def unknown_key(key: str, allowed: Sequence[str]) -> str:
 
 def _section_at(section: type[BaseModel], parents: list[str]) -> type[BaseModel]:
     """The section at the path ``parents`` below ``section``."""
-    below: dict[str, type[BaseModel]] = {}
     for name in parents:
-        if name in below:
-            section = below[name]
-        elif name in section.model_fields:
-            below = dict(_sections_in(section.model_fields[name].annotation))
-            section = below.get("", section)
+        annotation = section.model_fields[name].annotation
+        kinds = get_args(annotation) or (annotation,)  # one that may be null is of two
+        section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     return section
-
-
-def _sections_in(annotation: Any, tag: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """The sections of a type, each with its tag."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield tag, annotation
-        return
-    parts = get_args(annotation)
-    tags = [part.tag for part in parts if isinstance(part, Tag)]
-    for part in parts:
-        yield from _sections_in(part, *tags)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from litmeter.params import CANDIDATE
 from litmeter.report.pages import REPORT_PAGE, write_report
+from litmeter.settings import CANDIDATE
 from tests.browser.test_plots import requested
 from tests.support.capacity import write_capacity
 from tests.support.hostile import BRANCH, COMMAND, commit_hostile_branch

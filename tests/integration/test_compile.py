@@ -21,8 +21,8 @@ from litmeter.classifier.model.predictor import Predictor
 from litmeter.classifier.model.settings import InferenceSettings
 from litmeter.cli.main import main
 from litmeter.errors import LitmeterError, ModelError
-from litmeter.kinds import read as read_keys
 from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.registry import read as read_keys
 from litmeter.paths import ModelFolders
 from litmeter.system.files import write_json
 from litmeter.system.machine import fingerprint

@@ -386,9 +386,9 @@ def test_what_cannot_be_served_is_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nothing"], "serve: expected module:Class or a command with {port}, got 'nothing'"),
-        (["a:B", "transport=fast"], "serve.transport"),
-        (["a:B", "max_bach=2"], "serve.max_bach: unknown key, did you mean max_batch_size?"),
+        (["nothing"], "expected module:Class, got 'nothing'"),
+        (["a:B", "transport=fast"], "litmeter: transport: got"),
+        (["a:B", "max_bach=2"], "litmeter: max_bach: unknown key, did you mean max_batch_size?"),
         (["a:B", "8"], "expected key=value"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 
 from litmeter.classifier.model.environment import modules_of
 from litmeter.classifier.model.settings import InferenceSettings
-from litmeter.kinds import read as read_keys
+from litmeter.kinds.registry import read as read_keys
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
 from tests.integration.asking import wait_for

@@ -14,7 +14,8 @@ from litmeter.cli import init
 from litmeter.cli.main import main
 from litmeter.kinds.command import Command
 from litmeter.kinds.lit_api import LitApi
-from litmeter.params import CANDIDATE, Params, load_params
+from litmeter.params import Params, load_params
+from litmeter.settings import CANDIDATE
 from litmeter.stages.machine import main as check_all
 from tests.support.processes import descendants_mentioning, limited_inotify
 

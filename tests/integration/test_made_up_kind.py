@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 
+from litmeter.cli.main import main
 from litmeter.errors import ParamsError
 from litmeter.kinds.configuration import Configuration, Given
+from litmeter.kinds.registry import KINDS
 from litmeter.kinds.server import Launch, Server, Start, launched
 from litmeter.params import Params, load_params
-from litmeter.paths import MACHINE, OVER_BEFORE, BenchmarkPaths
+from litmeter.paths import MACHINE, BenchmarkPaths
 from litmeter.report.pages import page, render
 from litmeter.report.snapshot import read_snapshot
 from litmeter.stages import benchmark, capacity, comparison, tune
@@ -28,10 +31,10 @@ from tests.integration.test_command_stages import PARAMS, SERVER
 class Sleeper(Configuration):
     """It answers after a nap, and has nothing that it needs not have."""
 
-    kind = "sleeper"
-    item = "nap"
+    kind, key = "sleeper", "nap_s"
+    program: ClassVar[str] = "server.py"
 
-    nap_s: float = 0.0
+    nap_s: float
 
     @classmethod
     def recognised(cls, given: Given) -> dict[str, Any] | None:
@@ -47,7 +50,7 @@ class Sleeper(Configuration):
     @contextmanager
     def starting(self, how: Start) -> Iterator[Server]:
         def launch(binding: Any, listener: socket.socket, folder: Path) -> Launch:
-            words = [sys.executable, "server.py", str(binding.port), str(self.nap_s)]
+            words = [sys.executable, self.program, str(binding.port), str(self.nap_s)]
             return Launch(words, {}, inherits=False)
 
         with launched(launch, self.environment(), "/predict", how) as server:
@@ -56,19 +59,20 @@ class Sleeper(Configuration):
 
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    for module in ("kinds.registry", "cli.own"):
+        monkeypatch.setattr(f"litmeter.{module}.KINDS", (Sleeper, *KINDS))
     monkeypatch.chdir(tmp_path)
     Path("server.py").write_text(SERVER)
     Path("bodies.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
-    Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
+    objective = PARAMS["objective"] | {"configurations": ["slow"], "max_s": 2.0}
+    own = {"experiments": {"slow": {"nap_s": 0.05}}, "serve": {"nap_s": 0.0}, "objective": objective}
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS | own))
     write_json(MACHINE, fingerprint())
-    objective = load_params().objective.model_copy(update={"configurations": ("slow",), "max_s": 2.0})
-    own = {"objective": objective, "experiments": {"slow": Sleeper(nap_s=0.05)}, "serve": Sleeper()}
-    params = load_params().model_copy(update=own)
-    monkeypatch.setattr("litmeter.params.load_params", lambda: params)
-    return params
+    return load_params()
 
 
-def test_it_is_benchmarked_compared_searched_and_reported(params: Params) -> None:
+def test_it_is_benchmarked_compared_and_reported(params: Params) -> None:
+    assert params.serve == Sleeper(nap_s=0.0)
     for name in params.configurations():
         benchmark.main(name)
     _, rows, _ = comparison.main()
@@ -83,22 +87,40 @@ def test_it_is_benchmarked_compared_searched_and_reported(params: Params) -> Non
     assert {bound.name for own in snapshot.bounds.values() for bound in own} == {"served"}
     assert "<title>litmeter: naps of 0.05 s" in render([snapshot])
     assert set(read_json(BenchmarkPaths("slow").metrics)) >= {"throughput_rps", "ready_s", "memory_mib"}
-    assert read_json(OVER_BEFORE)["ratio"] is None
 
 
-def test_a_change_is_compared_with_its_before(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_is_compared_with_its_before(params: Params) -> None:
     comparison.main()
-    changed = params.model_copy(update={"serve": Sleeper(nap_s=0.02)})
-    monkeypatch.setattr("litmeter.params.load_params", lambda: changed)
-    monkeypatch.setattr("litmeter.stages.comparison.read", Sleeper.model_validate)
+    changed = Path("params.yaml").read_text().replace("nap_s: 0.0\n", "nap_s: 0.02\n")
+    Path("params.yaml").write_text(changed)
     _, _, over_before = comparison.main()
     assert over_before["changes"] == {"nap_s": [0.0, 0.02]}
     assert over_before["ratio"] < 0.9
 
 
+@pytest.mark.usefixtures("params")
+def test_it_is_named_on_a_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["compare", "nap:0", "nap:0.05", "--body", "bodies.jsonl", "--seconds", "8", "--json"]
+    server = str(Path("server.py").absolute())
+    monkeypatch.setattr(Sleeper, "program", server)
+    assert main(words) == 0
+    first, second = json.loads(capsys.readouterr().out)["configurations"]
+    assert second["ratio"] < 0.5 * first["ratio"]
+
+
+@pytest.mark.usefixtures("params")
+def test_a_wrong_key_is_refused_with_its_own_keys() -> None:
+    wrong = Path("params.yaml").read_text().replace("nap_s: 0.05", "nap_s: 0.05\n    naps: 1")
+    Path("params.yaml").write_text(wrong)
+    with pytest.raises(ParamsError, match=r"slow.naps: unknown key, did you mean nap_s\? allowed: nap_s$"):
+        load_params()
+
+
 def test_what_it_has_not_is_said_where_it_is_asked_for(params: Params) -> None:
     with pytest.raises(ParamsError, match=r"^serve: a sleeper has no knobs; allowed .*: api or classifier$"):
         tune.main()
-    assert list(params.serve.check_servable("cpu")) == []
+    assert list(params.serve.foreground_notes("cpu")) == []
     assert not params.serve.takes_binding
     assert params.stages == set()

@@ -22,7 +22,7 @@ from litmeter.load.bodies import Bodies
 from litmeter.load.stub import running_stub
 from litmeter.measure.log import Log
 from litmeter.measure.run import Memory, run
-from litmeter.measure.subjects import InProcess, Served, Subject, Url, pipelines_of
+from litmeter.measure.subjects import InProcess, Served, Subject, Target, pipelines_of
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
 from litmeter.paths import ModelFolders
 from litmeter.system.cores import available_cores
@@ -282,7 +282,7 @@ def test_names_of_the_same_pipeline_share_its_processes(subjects: dict[str, Subj
 START_S = 1.5
 
 
-class SlowToStart(Url):
+class SlowToStart(Target):
     """A server that takes its time until it is ready."""
 
     @contextmanager

@@ -11,7 +11,7 @@ from litmeter.measure.capacity import CapacityMetrics, CapacityResult, capacity
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
-from litmeter.measure.subjects import Url
+from litmeter.measure.subjects import Target
 from litmeter.params import ObjectiveSettings, params_on
 from litmeter.paths import MACHINE, CapacityPaths
 from litmeter.report.machines import Offer
@@ -71,5 +71,5 @@ def write_capacity(name: str, metrics: CapacityMetrics = CAPACITY, **changes: An
 def capacity_of(stub: RunningStub, **changes: float) -> CapacityResult:
     objective = OBJECTIVE.model_copy(update=changes)
     with load_generator([b"{}"], "application/json") as sender:
-        subjects = {"stub": Url(stub.url, sender)}
+        subjects = {"stub": Target(stub.url, sender)}
         return run(capacity(["stub"], objective, 10.0), subjects, Log(), objective.max_s)["stub"]

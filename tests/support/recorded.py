@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from litmeter.kinds import read as read_keys
 from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.registry import read as read_keys
 from litmeter.load.settings import LoadSettings
 from litmeter.measure import run as loop
 from litmeter.measure.capacity import capacity

@@ -12,12 +12,13 @@ import pytest
 
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, ObjectiveSettings
+from litmeter.params import ObjectiveSettings
 from litmeter.paths import CEILINGS
 from litmeter.report.claims import carried, claims, fastest, next_step, objective, tuned_text, verdict
 from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot, Tuned, read_snapshot
 from litmeter.say.tables import significant
+from litmeter.settings import CANDIDATE
 from litmeter.stats.ratios import Ratio
 from litmeter.system.files import read_json, write_json
 from tests.support.capacity import CAPACITY

@@ -13,9 +13,9 @@ import yaml
 
 from litmeter.classifier.model.card import CARD_NAME, ModelCard
 from litmeter.classifier.model.compiled.manifest import Package
-from litmeter.kinds import read as read_keys
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Checked, Configuration
+from litmeter.kinds.registry import read as read_keys
 from litmeter.load.bodies import Bodies
 from litmeter.measure.log import UNFINISHED, Log
 from litmeter.measure.rows import ComparisonRow, TurnRow

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 
 from litmeter.cli.main import app
 from litmeter.direct.metrics import STAGES
-from litmeter.kinds import KINDS
-from litmeter.kinds.configuration import TuneSettings
+from litmeter.kinds.configuration import Configuration, TuneSettings
+from litmeter.kinds.registry import KINDS
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import Params
 from litmeter.paths import README, SECONDS
@@ -137,8 +137,10 @@ def is_parameter(parts: list[str]) -> bool:
         if not found:
             return False
         sections = [below for field in found for below in sections_in(field.annotation)]
+        if Configuration in sections:
+            sections = [*KINDS]
         if TuneSettings in sections:
-            sections = [kind.tune_section for kind in KINDS.values()]
+            sections = [kind.tune_section for kind in KINDS]
     return True
 
 
@@ -156,7 +158,7 @@ def test_source_files_and_studies_exist(page: Path) -> None:
 
 
 def test_tuning_explains_every_key_of_serve() -> None:
-    keys = dict.fromkeys(key for kind in KINDS.values() for key in kind.model_fields)
+    keys = dict.fromkeys(key for kind in KINDS for key in kind.model_fields)
     section = (ROOT / "docs/tuning.md").read_text().partition("## The settings\n")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(keys)
 

@@ -22,8 +22,8 @@ from litmeter.classifier.model.compiled.build import compile_model
 from litmeter.classifier.model.environment import modules_of
 from litmeter.classifier.model.predictor import Predictor
 from litmeter.classifier.model.rows import PackageRow
-from litmeter.kinds import read as read_keys
 from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.registry import read as read_keys
 from litmeter.load.bodies import Bodies
 from litmeter.measure.log import Log
 from litmeter.measure.run import free_gpu_bytes, run

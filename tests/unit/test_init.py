@@ -41,7 +41,7 @@ def test_a_file_is_imported_from_the_folder_of_its_package(
         ("src/package/server.py:A", "package.server:A", "src"),
         ("package.server:A", "package.server:A", ""),
     ):
-        read = own_server(spec, [], OWN)
+        read = own_server(spec, [], OWN, "")
         assert isinstance(read, LitApi)
         assert (read.api, read.folder) == (api, str(tmp_path / folder))
 
@@ -57,7 +57,7 @@ def test_the_next_commands_are_those_that_are_needed(monkeypatch: pytest.MonkeyP
 
 
 def test_each_configuration_is_written_as_a_whole(tmp_path: Path) -> None:
-    server = own_server("server:A", ["api_kwargs.size=small", "workers_per_device=3"], OWN)
+    server = own_server("server:A", ["api_kwargs.size=small", "workers_per_device=3"], OWN, "")
     assert isinstance(server, LitApi)
     found = server.worth_comparing("cpu", batches=True)
     text = init.params_text(found, Path("bodies"), OWN, 0.01)

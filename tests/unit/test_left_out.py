@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, load_params
+from litmeter.params import load_params
 from litmeter.paths import (
     BENCHMARKS,
     BOUNDS,
@@ -27,6 +27,7 @@ from litmeter.paths import (
 )
 from litmeter.report.pages import page, render
 from litmeter.report.snapshot import only, read_snapshot
+from litmeter.settings import CANDIDATE
 from litmeter.stages import report
 from litmeter.system.files import read_json, read_rows, write_rows
 from tests.support.capacity import write_capacity

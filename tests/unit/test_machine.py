@@ -157,9 +157,9 @@ def test_a_library_that_is_not_installed_is_left_out() -> None:
 
 
 def test_int8_is_for_cpus() -> None:
-    check_precision("int8", "cpu")
+    check_precision("int8", "cpu", "serve.precision")
     with pytest.raises(ParamsError, match=r"got 'int8'; allowed on cuda: auto or full or half"):
-        check_precision("int8", "cuda")
+        check_precision("int8", "cuda", "serve.precision")
 
 
 @pytest.mark.parametrize(

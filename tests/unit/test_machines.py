@@ -16,9 +16,9 @@ import pytest
 from litmeter.cli.main import main
 from litmeter.errors import ReportError
 from litmeter.measure.capacity import CapacityMetrics
-from litmeter.params import CANDIDATE
 from litmeter.report.machines import capacity_sentence, machines_for, million_cell, offers_text, ranked
 from litmeter.report.snapshot import OUTDATED
+from litmeter.settings import CANDIDATE
 from litmeter.system.files import read_json, write_json
 from tests.support.capacity import CAPACITY, OFFERS, UNREACHABLE, write_capacity
 from tests.support.results_project import AVX2, BFLOAT16, write_project

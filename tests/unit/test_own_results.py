@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
-from litmeter.kinds import read as read_keys
 from litmeter.kinds.command import Command
+from litmeter.kinds.registry import read as read_keys
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import CANDIDATE, load_params
+from litmeter.params import load_params
 from litmeter.paths import BENCHMARKS, COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
 from litmeter.report.claims import claims
 from litmeter.report.diagnosis import bounds_of, diagnose
 from litmeter.report.losses import NO_KEY
 from litmeter.report.pages import page, render, write_report, write_results
 from litmeter.report.snapshot import read_snapshot
+from litmeter.settings import CANDIDATE
 from litmeter.stages.report import main
 from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from tests.support import results_project

@@ -56,7 +56,7 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
         ({"serve.precision": "hlaf"}, ["serve.precision", "'hlaf'", "'full', 'half', 'int8' or 'auto'"]),
         (
             {"serve.precision": "int8", "serve.compiled": False},
-            ["serve: precision ('int8'): allowed without compiled: full or half"],
+            ["serve.precision ('int8'): allowed without compiled: full or half"],
         ),
         (
             {"serve.precision": "int8", "compile.int8_photos": 0},
@@ -77,7 +77,7 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
         ({"experiments": {}}, ["experiments", "at least 1"]),
         ({"serve.threads_per_worker": 2}, ["serve", "threads_per_worker (2)", "allowed with compiled: 1"]),
         ({"serve.drain_s": float("inf")}, ["serve.drain_s", "finite"]),
-        ({"serve.preprocess": "timm"}, ["serve: preprocess ('timm'): allowed with compiled: 'torchvision'"]),
+        ({"serve.preprocess": "timm"}, ["serve.preprocess ('timm'): allowed with compiled: 'torchvision'"]),
         ({"load.users": []}, ["load.users: got []; allowed: at least 1 item"]),
         ({"load.users": [1, "8"]}, ["load.users.1", "'8'"]),
         ({"load.users": [4, 4]}, ["load", "twice"]),

@@ -12,11 +12,11 @@ import pytest
 
 from litmeter.kinds.classifier import Classifier
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE
 from litmeter.report.changes import beyond_intervals, changes, ratio_change, runs_table, widened
 from litmeter.report.claims import verdict
 from litmeter.report.pages import markdown, marked, render
 from litmeter.report.snapshot import Snapshot
+from litmeter.settings import CANDIDATE
 from litmeter.stats.ratios import Ratio
 from tests.support.results_project import searched
 from tests.support.search import WINNER

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from litmeter.errors import ReportError
-from litmeter.params import CANDIDATE
 from litmeter.paths import (
     CAPACITY_PICTURE,
     README,
@@ -37,6 +36,7 @@ from litmeter.report.pages import (
 )
 from litmeter.report.snapshot import OUTDATED, read_snapshot
 from litmeter.report.tables import bounds_table
+from litmeter.settings import CANDIDATE
 from litmeter.system.files import read_json, write_json, write_rows
 from litmeter.system.machine import recorded_machine
 from litmeter.tune.rows import KnobRow, TuneRow

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from litmeter.kinds import read as read_keys
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration, Costs, Machine, TuneSettings, cpu_of
 from litmeter.kinds.lit_api import LitApi, batch_formed
+from litmeter.kinds.registry import read as read_keys
 from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.params import load_params
 from litmeter.tune.search import ranking, subject_of

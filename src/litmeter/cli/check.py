@@ -30,11 +30,11 @@ from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.params import CANDIDATE, load_params
+from litmeter.params import load_params
 from litmeter.report.claims import disturbances
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.say.tables import markdown_table, number_cell, significant
-from litmeter.settings import PARAMS_FILE, Positive
+from litmeter.settings import CANDIDATE, PARAMS_FILE, Positive
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.stats.ratios import Ratio
 from litmeter.system.device import resolve_device
@@ -306,13 +306,14 @@ def measured(
     elif PARAMS_FILE.exists():
         params = load_params()
         device, load, users = params.device, params.load, params.comparison.users
-        own = params.bodies
+        if not sent.body:
+            own = params.bodies
     else:
         raise UsageError(f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it")
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
-    bodies = read_given(sent) if sent.body else own()
+    bodies = own()
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")
     with (

@@ -110,8 +110,8 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     for place, name in enumerate(names):
         again = names[:place].count(name)
         settings[f"{name} ({again + 1})" if again else name] = params.configuration(name)
-    notes = [note for serve in settings.values() for note in serve.check_servable(device)]
-    print_wrapped("\n".join(dict.fromkeys(notes)))
+    for serve in settings.values():
+        serve.check_there()
     bodies, log, users = params.bodies(), Log(), params.comparison.users
     print_wrapped(f"{', '.join(settings)} in turn, at {users} users: about {seconds:.0f} s")
     with exclusive_machine():

@@ -20,12 +20,11 @@ import yaml
 from litmeter.cli.opened import opened_below
 from litmeter.cli.own import USERS, Sent, own_server, read_given, write_bodies
 from litmeter.errors import UsageError
-from litmeter.kinds import read as read_keys
+from litmeter.kinds.registry import read as read_keys
 from litmeter.load.bodies import JSON_LINES
-from litmeter.params import CANDIDATE
 from litmeter.paths import DVC_FILE
 from litmeter.say.progress import print_wrapped
-from litmeter.settings import PARAMS_FILE
+from litmeter.settings import CANDIDATE, PARAMS_FILE
 from litmeter.system.device import resolve_device
 from litmeter.system.files import all_or_nothing, write_text
 from litmeter.system.gpu import cuda_available
@@ -48,7 +47,11 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
         server: a LitAPI, module:Class or FILE.py:Class, or a command with {port}
         keys: of a LitAPI: its settings, keys of serve: as key=value
     """
-    settings = own_server(server, keys, sent)
+    settings = own_server(server, keys, sent, "module:Class, FILE.py:Class or a command with {port}")
+    if not settings.is_started:
+        raise UsageError(
+            f"{settings.spec}: a project is for a server that is started; compare takes this one"
+        )
     bodies, place = read_given(sent), Path(os.path.relpath(sent.body[0]))
     kept = place.is_dir() or place.suffix == JSON_LINES
     copied = len(sent.body) > 1 or not kept or place.parts[:1] in ((), (os.pardir,))
@@ -68,7 +71,7 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
     dependencies = sorted(str(path) for path in read.files if not path.is_relative_to(place))
     found = tried.configurations
     with all_or_nothing():
-        write_text(PARAMS_FILE, params_text(found, place, sent, tried.answer_s))
+        write_text(PARAMS_FILE, params_text(found, place, sent, tried.answer_s, tried.another))
         write_text(DVC_FILE, dvc_text(dependencies, candidate=CANDIDATE in found))
         write_text(PLOTS_PAGE, template(PLOTS_PAGE.name))
         write_text(GIT_IGNORE, git_ignore())
@@ -89,15 +92,16 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
     print("next:", *next_commands(), sep="\n  ")
 
 
-def params_text(found: Mapping[str, Mapping[str, Any]], bodies: Path, sent: Sent, answer_s: float) -> str:
+def params_text(
+    found: Mapping[str, Mapping[str, Any]], bodies: Path, sent: Sent, answer_s: float, another: str = ""
+) -> str:
     """Content of params.yaml, with time enough for answers that take so long."""
     experiments = {name: one for name, one in found.items() if name != CANDIDATE}
     reference, *_ = experiments
     text, other = template("params.yaml"), ""
     if CANDIDATE not in found:
         text = template("params.yaml", "$serve")
-        key, value = next(iter(experiments[reference].items()))
-        other = f"\n  # other:\n  #   {key}: {value} --option"
+        other = f"\n  # other:\n  #   {another}" if another else ""
     users = sent.users or USERS
     load: dict[str, Any] = {"bodies": str(bodies), "users": sorted({1, users})}
     if sent.content_type:

@@ -31,7 +31,7 @@ from litmeter.measure.loadtest import bodies_to_send, one_after_another, request
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
-from litmeter.measure.subjects import Url
+from litmeter.measure.subjects import Target
 from litmeter.measure.turn import Sample
 from litmeter.params import ObjectiveSettings
 from litmeter.say.progress import print_wrapped
@@ -136,7 +136,7 @@ class Requests(BaseModel):
         return bodies_to_send(self.body, self.images, self.content_type, self.template)
 
     @contextmanager
-    def server(self) -> Iterator[dict[str, Url]]:
+    def server(self) -> Iterator[dict[str, Target]]:
         """The server as a subject, once it has answered a request, and what sends it more.
 
         Raise UsageError for an option that cannot be used, LoadError where there is nothing to send, and
@@ -160,7 +160,7 @@ class Requests(BaseModel):
         with exclusive_machine():
             check_first_request(self.url, *sent, self.timeout_s)
             with started as sender:
-                yield {self.url: Url(self.url, sender)}
+                yield {self.url: Target(self.url, sender)}
 
 
 @Parameter(name="*")

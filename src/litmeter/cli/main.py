@@ -173,23 +173,25 @@ def serve(
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()
     if server is not None:
-        own, timeout_s = own_server(server, keys, Sent()), LOAD.timeout_s
+        own, timeout_s = own_server(server, keys, Sent(), "module:Class"), LOAD.timeout_s
         device = resolve_device("auto", cuda_available())
         if not own.takes_binding:
-            raise UsageError(f"serve: expected module:Class, got {server!r}")
+            raise UsageError(f"expected module:Class, got {server!r}")
     else:
         params, device = params_here()
         own, timeout_s = params.serve, params.load.timeout_s
         if "serve" not in params.model_fields_set:
             raise ParamsError(f"{PARAMS_FILE}: serve: missing; it says what is served")
+        if not own.is_started:
+            raise UsageError(f"serve: {own.spec} runs already")
         if not own.takes_binding and binding != Binding(port):
             raise UsageError(f"serve: names a {own.kind}, which has options of its own; allowed: --port")
-    for said in own.check_servable(device):
+    own.check_there()
+    for said in own.foreground_notes(device):
         print(said, flush=True)
     page = ", and {url} is a page to try it" if own.page else ""
     with own.starting(Start(device, timeout_s, binding, in_foreground=True)) as started:
-        if not isinstance(started, StartedServer):
-            raise UsageError(f"serve: {own.spec} runs already")
+        assert isinstance(started, StartedServer)
         return wait_in_foreground(started, own.starts_by, page, own.drain_limit_s)
 
 

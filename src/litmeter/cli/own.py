@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmeter.cli.load import LOAD, OBJECTIVE
 from litmeter.errors import LoadError, UsageError
-from litmeter.kinds import TYPED, kind_of
 from litmeter.kinds.configuration import Configuration, Given
+from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.load.bodies import Bodies, read_bodies
 from litmeter.params import Params
 from litmeter.paths import MACHINE
@@ -79,7 +79,7 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
 
     Args:
         servers: ``NAME=SPEC``, or the SPEC alone, which is named a, b and so on: ``module:Class key=value``
-            or ``FILE.py:Class key=value``, with any keys of ``serve:``, a URL, or a command with {port}
+            or ``FILE.py:Class key=value``, with any keys of ``serve:``, a URL, or a command with {port}.
 
     Raises:
         UsageError: a name stands twice, or a SPEC cannot be read.
@@ -95,25 +95,23 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
         except ValueError as error:
             raise UsageError(f"{name}: expected module:Class or a command, got {spec!r} ({error})") from error
         given = Given(name, spec, first, words, own.path, own.ready)
-        found[name] = next(keys for kind in TYPED if (keys := kind.recognised(given)) is not None)
+        found[name] = next(keys for kind in KINDS if (keys := kind.recognised(given)) is not None)
     return found
 
 
-def own_server(server: str, keys: Sequence[str], sent: Sent) -> Configuration:
-    """A server of one's own, with keys of ``serve:`` as key=value; raise UsageError for what is none."""
-    [(name, given)] = settings_of([f"serve={with_keys(server, keys)}"], sent).items()
+def own_server(server: str, keys: Sequence[str], sent: Sent, what: str) -> Configuration:
+    """A server of one's own, with keys as key=value; raise UsageError, with ``what`` it may be."""
     if not is_own(server):
-        raise UsageError(f"{name}: expected module:Class or a command with {{port}}, got {server!r}")
-    return configuration_of(given, name)
-
-
-def configuration_of(given: Mapping[str, Any], name: str) -> Configuration:
-    """The configuration with these keys; raise UsageError, with its name, for a wrong one."""
+        raise UsageError(f"expected {what}, got {server!r}")
+    try:
+        [given] = settings_of([f"server={with_keys(server, keys)}"], sent).values()
+    except UsageError as error:  # nobody typed that name
+        raise UsageError(str(error).removeprefix("server").lstrip(".: ")) from None
     kind = kind_of(given)
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        raise UsageError(f"{name}.{explain(error, kind)}") from None
+        raise UsageError(explain(error, kind)) from None
 
 
 def with_keys(server: str, keys: Sequence[str]) -> str:

@@ -18,13 +18,13 @@ from litmeter.cli.copies import project_files
 from litmeter.cli.own import Sent, settings_of
 from litmeter.cli.requirements import changed_requirements
 from litmeter.errors import UsageError
-from litmeter.kinds import kind_of
 from litmeter.kinds.command import Command
 from litmeter.kinds.configuration import Configuration
-from litmeter.params import CANDIDATE, Params
+from litmeter.kinds.registry import kind_of
+from litmeter.params import Params
 from litmeter.paths import MODEL
 from litmeter.report.git import changes, commit_of, forget_removed, git, share_ignored, worktree
-from litmeter.settings import PARAMS_FILE, checked, read_sections
+from litmeter.settings import CANDIDATE, PARAMS_FILE, checked, read_sections
 from litmeter.system.temporary import scratch
 
 
@@ -71,7 +71,11 @@ def revisions(
         keys = _changed_keys(_read_params(old), _read_params(Path()))  # before a copy is changed
         if command is not None:
             [given] = settings_of([f"command={command}"], sent).values()
-            folders = [tree / os.path.relpath(given["folder"]) for tree in (old, Path.cwd())]
+            if (here := given.get("folder")) is None:
+                raise UsageError(
+                    f"--command: got {command!r}; allowed: a command with {{port}}, or module:Class"
+                )
+            folders = [tree / os.path.relpath(here) for tree in (old, Path.cwd())]
             found = [_settings({**given, "folder": str(folder)}, "--command") for folder in folders]
         else:
             found = [
@@ -91,8 +95,8 @@ def _served(tree: Path, configuration: str, name: str) -> Iterator[Configuration
     section = section or content.get("experiments", {}).get(configuration)
     if section is None:
         raise UsageError(f"{name}: {PARAMS_FILE} has no {Params.section_of(configuration)}")
-    if "folder" in kind_of(section).model_fields:
-        yield _settings({**section, "folder": str(tree / (section.get("folder") or ""))}, name)
+    if (keys := kind_of(section).in_tree(section, tree)) is not None:
+        yield _settings(keys, name)
         return
     with ExitStack() as stack:
         if tree == Path.cwd():
@@ -130,7 +134,8 @@ def _check_own_litmeter(settings: Configuration, name: str) -> None:
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["it ended"])[-1]
-        raise UsageError(f"{name}: the LitAPI lies beside a litmeter that does not serve it ({said})")
+        why = "of another version" if "ModuleNotFoundError" in said else f"that does not serve it ({said})"
+        raise UsageError(f"{name}: the LitAPI lies beside a litmeter {why}")
 
 
 @contextmanager

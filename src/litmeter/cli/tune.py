@@ -77,9 +77,10 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
         if report is not None:
             write_search(report, server, found)
         if as_json:
-            tables = {"raced": found.rows, "knobs": found.knobs}
-            rows = {name: [vars(row) for row in table] for name, table in tables.items()}
-            print(json.dumps({"metrics": found.metrics, **rows}, indent=2))
+            raced = [{**vars(row), **row.knobs} for row in outcome.rows]
+            raced = [{key: value for key, value in row.items() if key != "knobs"} for row in raced]
+            knobs = [vars(row) for row in found.knobs]
+            print(json.dumps({"metrics": found.metrics, "raced": raced, "knobs": knobs}, indent=2))
             return
         print(text_table(*tune_table(outcome.rows)))
         gain = ratio_cell(first.over_serve, first.over_serve_low, first.over_serve_high)

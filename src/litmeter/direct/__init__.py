@@ -1,1 +1,1 @@
-"""The direct transport: requests and answers pass between the HTTP process and the workers over sockets."""
+"""What serves: LitAPIs, by LitServe or by the direct transport, whose workers answer by a socket."""

@@ -1,7 +1,7 @@
 """The server's Prometheus metrics, collected in its HTTP process and workers.
 
-Each process writes to files in the folder PROMETHEUS_MULTIPROC_DIR, which the launcher sets before this
-module is imported. ``GET /metrics`` aggregates them.
+Each process writes to files in the folder PROMETHEUS_MULTIPROC_DIR, set before this module is
+imported. ``GET /metrics`` aggregates them.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class LitApiSettings(WorkerSettings):
     api: str = Field(description="module:Class, a LitAPI of your own", pattern=r"^[\w.-]+:\w+$")
     api_kwargs: dict[str, Any] = Field({}, description="arguments of its constructor")
     check_answers: bool = Field(True, description="answers must not depend on batch or worker")
-    path: str = Field("/predict", description="path that requests are sent to", pattern="^/")
+    path: str = Field("/predict", description="path that requests are sent to, from / on", pattern="^/")
     folder: str | None = Field(None, description="where its module is found; absent: the project's")
 
     def environment(self) -> dict[str, str]:

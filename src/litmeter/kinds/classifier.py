@@ -7,13 +7,12 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
 from pydantic import PrivateAttr
 
 from litmeter.classifier import here
@@ -33,12 +32,11 @@ from litmeter.classifier.model.precision import (
     dtype_name,
     precisions_on,
 )
-from litmeter.classifier.model.rows import TEST, PackageRow, PrecisionRow, image_ms
 from litmeter.classifier.model.settings import Precision, Preprocess
 from litmeter.classifier.server.settings import ServerSettings
 from litmeter.direct.binding import Binding
 from litmeter.errors import ModelError
-from litmeter.kinds.configuration import Checked, Costs, Given, Machine, Pipeline, TuneSettings
+from litmeter.kinds.configuration import Checked, Costs, Machine, Pipeline, TuneSettings
 from litmeter.kinds.server import Launch, Server, Start, launched, of_workers
 from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings, at_size
 from litmeter.load.bodies import Bodies
@@ -64,7 +62,7 @@ class ClassifierTuneSettings(WorkerTuneSettings):
 class Classifier(ServerSettings, WorkerConfiguration):
     """The exported model; the defaults are LitServe's own."""
 
-    kind = "classifier"
+    kind, key = "classifier", ""
     item = "image"
 
     _folders: ModelFolders = PrivateAttr(MODEL)
@@ -75,15 +73,15 @@ class Classifier(ServerSettings, WorkerConfiguration):
         copy._folders = folders
         return copy
 
-    @classmethod
-    def recognised(cls, given: Given) -> dict[str, Any] | None:
-        """Configurations of params.yaml have names; none is typed."""
-        return None
-
     @property
     def spec(self) -> str:
         """There is one."""
         return ""
+
+    @classmethod
+    def in_tree(cls, keys: Mapping[str, Any], tree: Path) -> Mapping[str, Any] | None:
+        """Each tree has a classifier of its own."""
+        return None
 
     def describe(self, device: str) -> str:
         """How the model runs, and in what workers."""
@@ -102,22 +100,20 @@ class Classifier(ServerSettings, WorkerConfiguration):
         ]
         return ", ".join(filter(None, parts))
 
-    @contextmanager
-    def starting(self, how: Start) -> Iterator[Server]:
+    def starting(self, how: Start) -> AbstractContextManager[Server]:
         """Start it; a null model does nothing, and runs on the CPU."""
         options = {"folders": asdict(self._folders), "settings": self.model_dump(exclude_defaults=True)}
 
         def launch(binding: Binding, listener: socket.socket, folder: Path) -> Launch:
             return of_workers("litmeter.classifier.server", how, binding, listener, folder, **options)
 
-        with launched(
+        return launched(
             launch,
             self.environment(),
             PATH,
             how,
             metrics=True,
-        ) as server:
-            yield server
+        )
 
     def identity(self, device: str) -> dict[str, Any]:
         """Its settings, and the hashes of the compiled packages that it runs."""
@@ -147,7 +143,6 @@ class Classifier(ServerSettings, WorkerConfiguration):
         """LitServe's transport passes an image on as base64 in JSON, the direct one as the file."""
         return self.transport == "litserve"
 
-    sections: ClassVar[tuple[str, ...]] = ("data", "model", "compile")
     stages: ClassVar[tuple[str, ...]] = (
         *("data", "train", "export", "compile", "packages", "precisions", "ceilings"),
     )
@@ -189,6 +184,8 @@ class Classifier(ServerSettings, WorkerConfiguration):
         """The exported model's."""
         return read_card(MODEL.exported).model_dump()
 
+    has_bodies: ClassVar[bool] = True
+
     @classmethod
     def own_bodies(cls, load: LoadSettings) -> Bodies | None:
         """The photos, as files or as base64 in JSON."""
@@ -217,7 +214,6 @@ class Classifier(ServerSettings, WorkerConfiguration):
         dtype = dtype_name(self.precision, device)
         return compare(read_reference(MODEL.exported), answers, dtype, self.preprocess)
 
-    no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = frozenset(
         {
             *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
@@ -253,15 +249,17 @@ class Classifier(ServerSettings, WorkerConfiguration):
         emulated = self.precision == "half" and not half_is_native
         return self.model_copy(update={"precision": "full"}) if emulated else self
 
-    def as_run(self, packages: Sequence[PackageRow]) -> Classifier:
+    def as_run(self, packages: Sequence[Any]) -> Classifier:
         """What has no package that is used runs in torch."""
         used = any(one.precision == self.precision and not one.skipped_reason for one in packages)
         return self if used or not self.compiled else self.model_copy(update={"compiled": False})
 
     def faster_models(
-        self, packages: Sequence[PackageRow], changes: Sequence[PrecisionRow]
+        self, packages: Sequence[Any], changes: Sequence[Any]
     ) -> Iterator[tuple[str, float, str]]:
         """The model compiled; or, of a compiled one, in another precision."""
+        from litmeter.classifier.model.rows import TEST, image_ms  # whose imports take time
+
         if not self.compiled:
             pairs = [
                 (row.eager_ms / row.compiled_ms)
@@ -407,12 +405,15 @@ class Classifier(ServerSettings, WorkerConfiguration):
         batch_s = size * (model_s + preprocess_s) + (0.0 if filled else self.batch_timeout_s)
         return min(cores / cpu_s, workers * size / batch_s, 1 / model_s if on_gpu else math.inf)
 
-    def check_servable(self, device: str) -> Iterator[str]:
-        """The model must be there; one that is not that of dvc.lock, and a note, are said."""
-        check_precision(self.precision, device)
+    def check_there(self) -> None:
+        """The exported model, or its packages."""
+        check_model(self._folders, compiled=self.compiled)
+
+    def foreground_notes(self, device: str) -> Iterator[str]:
+        """A model that is not that of dvc.lock, and a note."""
+        check_precision(self.precision, device, "serve.precision")
         if said := here.other_model(self._folders.exported):
             yield said
-        check_model(self._folders, compiled=self.compiled)
         if note := self.note(device):  # fails here instead of in the log of each worker
             yield note
 
@@ -440,5 +441,7 @@ def _photos() -> list[Path]:
 
 
 def _shorter_side(photo: Path) -> int:
+    from PIL import Image  # whose import takes time
+
     with Image.open(photo) as image:
         return min(image.size)

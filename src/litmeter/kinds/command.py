@@ -9,9 +9,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar
@@ -21,16 +21,18 @@ from pydantic import Field, field_validator
 
 from litmeter.direct.binding import LOOPBACK, Binding
 from litmeter.errors import ServerError
-from litmeter.kinds.configuration import Configuration, Given
+from litmeter.kinds.configuration import Configuration, Given, Tried
 from litmeter.kinds.server import (
     HEALTH,
     READY_POLL_S,
     Launch,
+    Server,
     Start,
     StartedServer,
     launched,
     status_of,
 )
+from litmeter.load.bodies import Bodies
 from litmeter.system.processes import followed, named, send_signal, tree
 
 STOP_S = 5.0
@@ -52,15 +54,15 @@ LONGEST = 60
 class Command(Configuration):
     """A server that a command starts."""
 
-    kind = "command"
+    kind = key = "command"
 
     command: str = Field(description="starts a server of your own; {port} stands for its port")
     ready: str | None = Field(
         None,
-        description="path that answers 200 once it is ready; absent: /health, if it has one",
+        description="path from / on that answers 200 once it is ready; absent: /health, if it has one",
         pattern="^/",
     )
-    path: str = Field("/predict", description="path that requests are sent to", pattern="^/")
+    path: str = Field("/predict", description="path that requests are sent to, from / on", pattern="^/")
     folder: str | None = Field(None, description="where it is started; absent: the project's")
 
     @field_validator("command")
@@ -84,15 +86,14 @@ class Command(Configuration):
         """The command, shortened: its settings are its own options."""
         return shorten(self.command, LONGEST, placeholder=" ...")
 
-    @contextmanager
-    def starting(self, how: Start) -> Iterator[StartedServer]:
+    def starting(self, how: Start) -> AbstractContextManager[Server]:
         """Start it; its log has all that it printed."""
 
         def launch(binding: Binding, listener: socket.socket, folder: Path) -> Launch:
             variables = {"PATH": search_path(), "PYTHONUNBUFFERED": "1"}
             return Launch(self._words(binding.port), variables, inherits=False, stop_s=STOP_S)
 
-        with launched(
+        return launched(
             launch,
             self.environment(),
             self.path,
@@ -103,8 +104,7 @@ class Command(Configuration):
             health=self.ready or HEALTH,
             names_health=self.ready is not None,
             own_processes=True,
-        ) as server:
-            yield server
+        )
 
     def _words(self, port: int) -> list[str]:
         """Its words; raise ServerError where it is none, or starts no program."""
@@ -124,6 +124,10 @@ class Command(Configuration):
         return words
 
     no_pipeline: ClassVar[str] = "a command is not run in-process"
+
+    def init_try(self, bodies: Bodies, device: str) -> Tried:
+        """The same command with another option may be worth comparing."""
+        return replace(super().init_try(bodies, device), another=f"command: {self.command} --option")
 
 
 @dataclass

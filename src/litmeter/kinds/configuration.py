@@ -1,8 +1,9 @@
 """What the instrument asks of whatever it measures: the protocol of a kind.
 
 A kind is a class: its fields are the keys that a configuration of it has in params.yaml, its methods answer
-what is asked. What is below "required" has no answer here. All else has one that means "not available", and
-whoever asks goes on without. So a kind of one's own is one file beside this one, and a line in ``KINDS``.
+what is asked. What is below "required" has no answer here. All else has one, most of them that it is not
+available, and whoever asks goes on without. So a kind of one's own is one file beside this one, and a place
+in ``registry.KINDS``.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from litmeter.load.settings import LoadSettings
 from litmeter.say.tables import significant
 from litmeter.settings import Count, Positive, Section, Seed
 
-TRY_S = 30.0
-"""How long an answer may take in a try."""
+TRY_S, ANSWER_TIMEOUT_S = 30.0, 300.0
+"""How long an answer may take in a try, and in-process."""
 Lever = Literal["batch size", "batch window", "workers", "threads", "transport"]
 """What may be moved where a cause of a loss is known."""
 
@@ -104,6 +105,8 @@ class Machine:
     unavailable: str = ""
 
 
+LEAST_S = 1e-6
+"""Of a CPU time, which is rounded to this."""
 Costs = Mapping[str, Mapping[int, float]]
 """By part, then by batch size, seconds for an image or request: of a worker for the model or a pipeline,
 while as many as have cores are busy; of a core for a preprocessing, or a transport with the load generator's
@@ -160,11 +163,13 @@ class Tried:
         said: what was found.
         answer_s: seconds that an answer takes.
         configurations: the keys of each that is worth comparing, by name; the last is the one to ship.
+        another: a line of params.yaml for one that it may be compared with.
     """
 
     said: str
     answer_s: float
     configurations: Mapping[str, Mapping[str, Any]]
+    another: str = ""
 
 
 def answer_time(server: Configuration, bodies: Bodies, device: str) -> float:
@@ -188,17 +193,17 @@ class Configuration(Section):
     # ---- required
 
     kind: ClassVar[str]
-    """In messages."""
-    item: ClassVar[str] = "request"
-    """What its rate counts."""
+    """What it is called in messages."""
+    key: ClassVar[str]
+    """The key that only its configurations have."""
 
     @classmethod
-    @abstractmethod
     def recognised(cls, given: Given) -> dict[str, Any] | None:
         """The keys of the server that a command line names; None where it names none of this kind.
 
         Raise UsageError where keys of this kind are wrong.
         """
+        return None
 
     @property
     @abstractmethod
@@ -211,15 +216,21 @@ class Configuration(Section):
 
     @abstractmethod
     def starting(self, how: Start) -> AbstractContextManager[Server]:
-        """Start its server until the block is left, which begins at once.
+        """Start its server: the block is entered at once, and at its end the server ends.
 
         Raise ServerError where the port is taken, or a command starts no program.
         """
 
-    def identity(self, device: str) -> dict[str, Any]:
-        """All on which its figures depend that no other configuration does, as JSON.
+    # ---- optional: what its figures are of
 
-        By it kept rows and stopped logs are known. Raise ModelError where something is missing.
+    item: ClassVar[str] = "request"
+    """What its rate counts."""
+
+    def identity(self, device: str) -> dict[str, Any]:
+        """What its figures depend on, but for what all configurations share, as JSON.
+
+        By it kept rows and stopped logs are known. It is enough where the keys say all; what they only name,
+        such as compiled packages, belongs to it by its hash. Raise ModelError where something is missing.
         """
         return {"serve": self.model_dump()}
 
@@ -261,9 +272,16 @@ class Configuration(Section):
 
     @property
     def place(self) -> Path | None:
-        """The folder that it runs in; None: the project's."""
+        """The folder that it runs in, by its key ``folder``; None: the project's."""
         folder = getattr(self, "folder", None)
         return None if folder is None else Path(folder)
+
+    @classmethod
+    def in_tree(cls, keys: Mapping[str, Any], tree: Path) -> Mapping[str, Any] | None:
+        """The keys of the same in another tree of the project; None: the code of that tree serves it."""
+        if "folder" not in cls.model_fields:
+            return keys
+        return {**keys, "folder": str(tree / (keys.get("folder") or ""))}
 
     runs_litmeter: ClassVar[bool] = False
     """Whether litmeter's own code answers the requests, be it that of another tree."""
@@ -288,8 +306,6 @@ class Configuration(Section):
 
     # ---- optional: params.yaml and stages
 
-    sections: ClassVar[tuple[str, ...]] = ()
-    """Sections of params.yaml that it needs."""
     stages: ClassVar[tuple[str, ...]] = ()
     """Stages that there are for it, besides those that measure."""
 
@@ -327,6 +343,9 @@ class Configuration(Section):
 
     # ---- optional: what is sent, and whether answers are right
 
+    has_bodies: ClassVar[bool] = False
+    """Whether it has request bodies of its own."""
+
     @classmethod
     def own_bodies(cls, load: LoadSettings) -> Bodies | None:
         """Request bodies where params.yaml names none."""
@@ -355,7 +374,7 @@ class Configuration(Section):
     # ---- optional: the same work without a server
 
     no_pipeline: ClassVar[str] = "it is not run in-process"
-    """Why it is not; empty where it can be."""
+    """Why, where it has none."""
     pipeline_keys: ClassVar[frozenset[str]] = frozenset()
     """Keys on which its pipeline depends; those that agree in all of them share processes."""
     preprocess_key: ClassVar[str | None] = None
@@ -472,6 +491,8 @@ class Configuration(Section):
         """Files that it runs, also where they were not seen to be opened."""
         return []
 
+    is_started: ClassVar[bool] = True
+    """Whether it is, and has files on which its results depend; else it runs already."""
     takes_binding: ClassVar[bool] = False
     """Whether it can be served at another address, with a certificate, or with fewer endpoints."""
 
@@ -480,8 +501,11 @@ class Configuration(Section):
         """How long it may take to finish what it has accepted, once it is told to stop."""
         return float(getattr(self, "drain_s", 10.0))
 
-    def check_servable(self, device: str) -> Iterator[str]:
-        """Raise LitmeterError where it cannot be served in the foreground; sentences to say before it is."""
+    def check_there(self) -> None:
+        """Raise LitmeterError where what it serves is not there, with the command that makes it."""
+
+    def foreground_notes(self, device: str) -> Iterator[str]:
+        """Sentences to say before it is served in the foreground; raise LitmeterError where it cannot be."""
         yield from ()
 
     page: ClassVar[bool] = False

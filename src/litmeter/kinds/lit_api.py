@@ -7,8 +7,8 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,8 @@ from litmeter.direct.binding import LOG_VARIABLE, Binding
 from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
 from litmeter.errors import ApiError, UsageError
 from litmeter.kinds.configuration import (
+    ANSWER_TIMEOUT_S,
+    LEAST_S,
     TRY_S,
     Checked,
     Costs,
@@ -31,19 +33,17 @@ from litmeter.kinds.configuration import (
     TuneSettings,
     cpu_of,
 )
-from litmeter.kinds.preflight import ANSWER_TIMEOUT_S, DIFFER, check_apis
+from litmeter.kinds.preflight import DIFFER, check_apis
 from litmeter.kinds.server import Launch, Server, Start, launched, of_workers
 from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings, at_size
 from litmeter.load.bodies import Bodies
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import pluralise
-from litmeter.settings import WITHOUT_EFFECT, ParamsLoader, unknown_key
+from litmeter.settings import CANDIDATE, WITHOUT_EFFECT, ParamsLoader, unknown_key
 from litmeter.system.cores import whole_cores
 from litmeter.system.temporary import lasting_log
 
 SPEC = re.compile(r"(?:[^:]*/)?[\w.-]+:\w+")
-LEAST_S = 1e-6
-"""Of a CPU time, which is rounded to this."""
 OTHERS = 3
 """Processes that a request passes besides a worker: load generator, HTTP and manager."""
 DIRECT = "transport direct"
@@ -57,7 +57,7 @@ MOST_WORKERS = 4
 class LitApi(LitApiSettings, WorkerConfiguration):
     """A LitAPI: its pipeline runs in-process, too, and its answers are checked before anything is timed."""
 
-    kind = "api"
+    kind = key = "api"
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # a dict has none
@@ -96,8 +96,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         ]
         return ", ".join(filter(None, parts))
 
-    @contextmanager
-    def starting(self, how: Start) -> Iterator[Server]:
+    def starting(self, how: Start) -> AbstractContextManager[Server]:
         """Start it; what ``setup`` raises goes to a log that lasts."""
         settings = self.model_dump(exclude_defaults=True)  # a revision's own code may lack keys
 
@@ -106,7 +105,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
             log = {LOG_VARIABLE: str(lasting_log(self.api))}
             return replace(found, environment=found.environment | log)
 
-        with launched(
+        return launched(
             launch,
             self.environment(),
             self.path,
@@ -115,8 +114,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
             follow=self.api,
             metrics=True,
             own_processes=True,
-        ) as server:
-            yield server
+        )
 
     @classmethod
     def checked(
@@ -125,7 +123,6 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         """Each is run in processes of its own: it must work, and answer alike in any batch and worker."""
         return check_apis(own, bodies, device, timeout_s, users=users)
 
-    no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = PIPELINE_KEYS
 
     def pipeline_inputs(self, bodies: Bodies) -> Any:
@@ -171,7 +168,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         batch_sizes = {names[name]: fault for name, fault in faults.items()}
         return replace(
             machine,
-            reasons={"transport": transports, "max_batch_size": batch_sizes},
+            reasons={"max_batch_size": batch_sizes, "transport": transports},
             faults=(*batch_sizes.values(), *transports.values()),
             unavailable=next((one.unavailable for one in checked.values() if one.unavailable), ""),
         )
@@ -248,7 +245,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         shipped = defaults | first  # all keys, as -S sets no others
         for keys in (*things.values(), given):
             shipped |= keys
-        found["candidate"] = shipped
+        found[CANDIDATE] = shipped
         return {name: deepcopy(base) | one for name, one in found.items()}  # YAML would mark what they share
 
     def init_files(self) -> list[Path]:

@@ -36,8 +36,6 @@ DIFFER = "answers to body"
 """How a fault begins, where answers differ."""
 SHOWN = 60
 """Characters of an answer in a message."""
-ANSWER_TIMEOUT_S = 300.0
-"""Of what runs in-process."""
 
 
 @dataclass

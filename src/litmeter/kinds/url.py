@@ -7,18 +7,18 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from litmeter.errors import UsageError
-from litmeter.kinds.configuration import Configuration, Given, Tried
+from litmeter.kinds.configuration import Configuration, Given
 from litmeter.kinds.server import Server, Start
-from litmeter.load.bodies import Bodies
 
 
 class Url(Configuration):
     """A server that somebody else has started, and nobody pauses."""
 
-    kind = "url"
+    kind = key = "url"
 
-    url: str = Field(description="of a server that runs already", pattern=r"^https?://")
+    url: str = Field(
+        description="of a server that runs already: http://HOST:PORT/PATH", pattern=r"^https?://[^\s/]+\S*$"
+    )
 
     @classmethod
     def recognised(cls, given: Given) -> dict[str, Any] | None:
@@ -44,9 +44,4 @@ class Url(Configuration):
         return 0
 
     no_pipeline: ClassVar[str] = "a server that runs already is not run in-process"
-
-    def init_try(self, bodies: Bodies, device: str) -> Tried:
-        """Raise UsageError: there are no files on which its results depend."""
-        raise UsageError(
-            f"{self.url}: a project is for a server that can be started; `litmeter compare` takes it"
-        )
+    is_started: ClassVar[bool] = False

@@ -131,7 +131,8 @@ class WorkerConfiguration(WorkerSettings, Configuration):
 
     def null(self, cores: int) -> Any:
         """A server of which, with a null model, the transport remains."""
-        own = {knob: type(self).model_fields[knob].default for knob in self.knobs}
+        keys = (*self.knobs, "max_queue", "max_queue_mib")
+        own = {key: type(self).model_fields[key].default for key in keys}
         own |= {"transport": self.transport, "workers_per_device": cores, "threads_per_worker": 1}
         return self.model_copy(update=own)
 

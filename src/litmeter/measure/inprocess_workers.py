@@ -7,6 +7,7 @@ A kind says whether workers are forked, once its libraries are loaded, or spawne
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import multiprocessing
@@ -21,9 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.kinds import KINDS
-from litmeter.kinds.configuration import Pipeline
-from litmeter.kinds.preflight import ANSWER_TIMEOUT_S
+from litmeter.kinds.configuration import ANSWER_TIMEOUT_S, Configuration, Pipeline
 from litmeter.stats.records import block_rates
 from litmeter.system.cores import available_cores
 
@@ -128,7 +127,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a LitAPI prints goes to the log
     setup = json.loads(sys.stdin.readline())
-    configuration = KINDS[setup["kind"]].model_validate(setup["settings"])
+    found: type[Configuration] = getattr(importlib.import_module(setup["module"]), setup["class"])
+    configuration = found.model_validate(setup["settings"])
     start = partial(start_workers, *configuration.pipeline(setup["inputs"], setup["device"]))
     workers, threads = start(min(configuration.workers, math.ceil(available_cores())))
     print(json.dumps(threads), file=answers, flush=True)

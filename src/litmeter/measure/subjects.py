@@ -176,7 +176,7 @@ def named(configuration: str) -> Iterator[None]:
         raise ServerError(f"{configuration}: {error}") from error
 
 
-class Url(Subject):
+class Target(Subject):
     """A server that somebody else has started, here or elsewhere."""
 
     def __init__(self, url: str, sender: Sender) -> None:
@@ -226,7 +226,8 @@ class InProcess(Subject):
         """Start the processes."""
         module, own = "litmeter.measure.inprocess_workers", self.configuration
         setup = {
-            "kind": own.kind,
+            "module": type(own).__module__,
+            "class": type(own).__qualname__,
             "settings": own.model_dump(),
             "inputs": own.pipeline_inputs(self.bodies),
             "device": self.device,

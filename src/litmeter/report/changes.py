@@ -14,7 +14,7 @@ from scipy.special import stdtrit
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, changed_settings
+from litmeter.params import changed_settings
 from litmeter.paths import OVER_BEFORE, SUMMARY
 from litmeter.report.claims import Claim, change, times_text
 from litmeter.report.machines import describe_machine
@@ -22,7 +22,7 @@ from litmeter.report.snapshot import Snapshot
 from litmeter.report.tables import ratio_text
 from litmeter.say.progress import print_wrapped, terminal_width
 from litmeter.say.tables import fitted_table, markdown_table, markdown_text, rate_cell
-from litmeter.settings import ParamsLoader
+from litmeter.settings import CANDIDATE, ParamsLoader
 from litmeter.stats.rates import Z95
 from litmeter.stats.ratios import FEWEST_RUNS, Ratio, over_runs
 

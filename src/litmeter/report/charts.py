@@ -21,12 +21,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFor
 
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import CANDIDATE
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report.machines import PLANNED_SHARE, Offer, million_cell, plan_cells, ranked
 from litmeter.report.results import Result, fastest_first
 from litmeter.report.tables import fate
 from litmeter.say.tables import number_cell, pluralise, rate_cell, ratio_cell
+from litmeter.settings import CANDIDATE
 from litmeter.system.files import atomic_write
 from litmeter.tune.rows import TuneRow
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
-from litmeter.params import CANDIDATE, ObjectiveSettings, changed_settings
+from litmeter.params import ObjectiveSettings, changed_settings
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.losses import server_share
 from litmeter.report.machines import capacity_sentence, describe_machine
@@ -20,6 +20,7 @@ from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import OUTDATED, Snapshot, Tuned
 from litmeter.report.tables import at_users, changes_text, ratio_text, value_text
 from litmeter.say.tables import pluralise, rate_cell, ratio_cell, significant
+from litmeter.settings import CANDIDATE
 from litmeter.stats.rates import objective_percent, samples_needed, wilson_interval
 from litmeter.stats.ratios import Ratio
 from litmeter.system.device import BLOCKING
@@ -246,7 +247,8 @@ def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
     incumbents = [row.knobs for row in tuned.rows if row.incumbent]
-    same = all(own.get(knob) == str(getattr(serve, knob)) for own in incumbents for knob in serve.knobs)
+    now = {knob: "" if (value := getattr(serve, knob)) is None else str(value) for knob in serve.knobs}
+    same = all(own == now for own in incumbents)
     than = "the candidate" if same else "what `serve:` was then"
     return f"{advice}, for {gain} times {than} at {pluralise(tuned.metrics['users'], 'user')}."
 

@@ -187,7 +187,7 @@ def diagnose(
     """Diagnose one configuration, by its bounds, metrics/ceilings.json, and what its run has timed."""
     timed = timed or Timed()
     found = _explained(result, bounds, ceilings, timed)
-    options = [*_measured(result, timed), *_in_process(result, timed)]
+    options = [one for one in (*_measured(result, timed), *_in_process(result, timed)) if one.key]
     best = max(options, key=lambda option: option.gain, default=None)
     if best is None or best.gain < WORTH or not result.served or any(bound.is_error for bound in bounds):
         return found

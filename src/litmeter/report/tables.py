@@ -13,7 +13,7 @@ from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.comparison_rows import Pair
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import CANDIDATE, changed_settings
+from litmeter.params import changed_settings
 from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
 from litmeter.report.results import Result, fastest_first, mean
 from litmeter.say.tables import (
@@ -27,6 +27,7 @@ from litmeter.say.tables import (
     text_table,
     without_empty,
 )
+from litmeter.settings import CANDIDATE
 from litmeter.stats.ratios import Ratio
 from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, TuneRow

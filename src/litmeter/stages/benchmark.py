@@ -56,12 +56,13 @@ def metrics_of(name: str, log: Log, alone: Alone, accuracy: Mapping[str, Any]) -
     own = by_users(log.rows, name)
     best, null = reported(own), [row for row in log.rows if row.subject == NULL_SERVER]
     latencies_ms = log.latencies_ms()
+    memory = [row.memory_mib for row in log.rows if row.subject == name and row.memory_mib]
     lone = [np.array([]), *(latencies_ms[row.turn] for row in own.get(1, []))]
     return {
         "throughput_rps": rounded(best.rate_rps, 2) if best else None,
         "lone_p50_ms": rounded(percentile(np.concatenate(lone), 50), 2),
         "ready_s": rounded(alone.ready_s, 2),
-        "memory_mib": rounded(max(row.memory_mib or 0.0 for row in log.rows if row.subject == name), 0),
+        "memory_mib": rounded(max(memory, default=None), 0),
         **({"null_rps": rounded(null[0].rate_rps, 1)} if null else {}),
         **accuracy,
         "failed": failed_rows([row for rows in own.values() for row in rows]),

@@ -21,7 +21,7 @@ from litmeter.load.stub import running_stub
 from litmeter.measure.levels import null_plan
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
-from litmeter.measure.subjects import Url
+from litmeter.measure.subjects import Target
 from litmeter.measure.turn import Turn, measure
 from litmeter.params import half_is_native, params_on
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
@@ -100,7 +100,7 @@ def client_limit_rps(load: LoadSettings, bodies: Bodies) -> float:
     """Requests per second of the load generator against a stub server that answers at once, or LoadError."""
     with running_stub(service_s=0.0) as stub, load_generator(*bodies) as sender:
         turn = Turn("stub", null_plan(load))
-        row = run(measure(turn), {"stub": Url(stub.url, sender)}, Log(), 2.0).row
+        row = run(measure(turn), {"stub": Target(stub.url, sender)}, Log(), 2.0).row
     if row.failed or row.timed_out or row.rate_rps is None:
         raise LoadError(f"the stub server did not answer every request: {row.void}")
     return row.rate_rps

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from litmeter import paths
 from litmeter.errors import ModelError
-from litmeter.kinds import read
 from litmeter.kinds.configuration import Checked, Configuration
+from litmeter.kinds.registry import read
 from litmeter.load import load_generator
 from litmeter.load.bodies import Bodies
 from litmeter.measure.checks import check_all, refuse_faulty
@@ -27,8 +27,9 @@ from litmeter.measure.rounds import comparison
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served, pipelines_of
-from litmeter.params import CANDIDATE, Params, changed_settings, params_on
+from litmeter.params import Params, changed_settings, params_on
 from litmeter.say.progress import print_wrapped
+from litmeter.settings import CANDIDATE
 from litmeter.system import files
 from litmeter.system.cores import allowed_cpus, available_cores
 from litmeter.system.dvc_file import code_digest

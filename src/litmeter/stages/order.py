@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from litmeter.errors import UsageError
-from litmeter.params import CANDIDATE, Params, load_params
+from litmeter.params import Params, load_params
 from litmeter.paths import DVC_FILE, MACHINE, SECONDS
 from litmeter.say.progress import duration
+from litmeter.settings import CANDIDATE
 from litmeter.system.files import read_json, write_json
 
 Stage = tuple[str, ...]

@@ -10,17 +10,18 @@ from datetime import datetime, timezone
 from typing import Any
 
 from litmeter.errors import ApiError, ParamsError
-from litmeter.kinds import KINDS
 from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.registry import KINDS
 from litmeter.load import LoadGenerator, load_generator
 from litmeter.load.bodies import Bodies
 from litmeter.measure.log import unfinished_log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
 from litmeter.measure.subjects import InProcess, Served, Subject
-from litmeter.params import CANDIDATE, Params, params_on
+from litmeter.params import Params, params_on
 from litmeter.paths import MACHINE, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.say.progress import print_wrapped
+from litmeter.settings import CANDIDATE
 from litmeter.system import files
 from litmeter.system.cores import whole_cores
 from litmeter.system.dvc_file import code_digest
@@ -59,7 +60,7 @@ def check_tunable(params: Params) -> None:
     if CANDIDATE not in params.configurations():
         raise ParamsError("serve: missing; the configuration that the search begins with")
     if not params.serve.knobs:
-        tunable = " or ".join(name for name, kind in KINDS.items() if kind.knobs)
+        tunable = " or ".join(kind.kind for kind in KINDS if kind.knobs)
         raise ParamsError(f"serve: a {params.serve.kind} has no knobs; allowed for tuning: {tunable}")
 
 

@@ -6,31 +6,23 @@ from pathlib import Path
 
 import yaml
 
-from litmeter.paths import DVC_FILE
+from litmeter.paths import INDEX, MACHINE, MODEL, PACKAGES
 from litmeter.system.files import digest
 
+KNOWN_OTHERWISE = {MACHINE, INDEX, MODEL.exported, MODEL.compiled, PACKAGES}
+"""Results by which what depends on them is known in another form; all others are files like code."""
 NO_INPUT = {"__pycache__", ".pyc", ".tmp"}
 """Names and suffixes that .dvcignore has, too."""
 
 
 def code_files(dvc_file: Path, stage: str) -> list[Path]:
-    """The files that a stage depends on by its dvc.yaml, but for results of other stages; none without it.
+    """The files that a stage depends on by its dvc.yaml, but for KNOWN_OTHERWISE; none without it.
 
-    Results, and a path with a parameter (``${...}``: photos or bodies), are hashed by what is in them.
+    A path with a parameter (``${...}``) is photos or bodies, and known by what is in it.
     """
-    stages, *others = (
-        yaml.safe_load(file.read_bytes())["stages"] if file.exists() else {} for file in (dvc_file, DVC_FILE)
-    )
-    entries = [entry.get("do", entry) for own in (stages, *others) for entry in own.values()]
-    # The key of an output with options is its path.
-    made = {
-        path
-        for entry in entries
-        for out in entry.get("outs", [])
-        for path in (out if isinstance(out, dict) else [out])
-    }
-    deps = [dep for dep in stages.get(stage, {}).get("deps", []) if "${" not in dep and dep not in made]
-    paths = [Path(dep) for dep in deps]
+    stages = yaml.safe_load(dvc_file.read_bytes())["stages"] if dvc_file.exists() else {}
+    deps = stages.get(stage, {}).get("deps", [])
+    paths = [path for dep in deps if "${" not in dep and (path := Path(dep)) not in KNOWN_OTHERWISE]
     found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
     return [file for file in found if file.is_file() and NO_INPUT.isdisjoint((*file.parts, file.suffix))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Status = Literal["winner", "equal", "not resolved", "slower", "excluded"]
 
@@ -28,7 +28,7 @@ class TuneRow:
         eliminated_after_rounds: rounds of the race after which it left, slower beyond doubt or excluded; None
             where it did not. Who left early looks some 4% slower than it is: it left where it was unlucky.
         reason: of "excluded".
-        knobs: the values of the kind's knobs, by key, a column each.
+        knobs: the values of the kind's knobs, by key, a column each; texts of a file.
     """
 
     name: str
@@ -52,7 +52,7 @@ class TuneRow:
     capacity_high_rps: float | None
     reason: str
     eliminated_after_rounds: int | None = None
-    knobs: Mapping[str, str] = field(default_factory=dict)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

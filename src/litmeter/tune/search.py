@@ -3,7 +3,7 @@
 What cannot run is left out (``space``). The costs of the parts, in-process and of servers with a null model,
 predict every rate; where nothing runs in-process, nothing is predicted. The best race: they are served at
 once and take turns in rounds, and who has lost drops out. Rates of the same round are compared, as a machine
-that drifts changes both (``stats.comparison``).
+that drifts changes both (``stats.ratios``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from statistics import fmean, geometric_mean, pstdev
 import numpy as np
 
 from litmeter.errors import LitmeterError, ServerError
-from litmeter.kinds.configuration import Configuration, Costs, Machine, Part, TuneSettings, cpu_of
+from litmeter.kinds.configuration import LEAST_S, Configuration, Costs, Machine, Part, TuneSettings, cpu_of
 from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
@@ -40,8 +40,6 @@ COST_ROUNDS = 4
 """Rounds of all parts: were each measured once, a drift of the machine would pass for a cost."""
 WORK_S, NULL_S = 0.15, 1.0
 """Measured in each turn, of a part in-process and of a server with a null model."""
-LEAST_S = 1e-6
-"""Of a CPU time, which is rounded to this."""
 
 FEWEST_ROUNDS = 4
 """Before anybody is compared, however short the time."""
@@ -138,10 +136,7 @@ def _costs_s(part: Part, sample: Sample) -> dict[str, float]:
             raise LitmeterError(f"{part.name}: no batch was done")
         return {part.name: part.workers / row.rate_rps, **workers}
     if not row.rate_rps or row.server_cores is None or row.client_cores is None or row.failed:
-        raise LitmeterError(
-            f"{part.name}: the server with a null model did not answer every request; with fewer places than "
-            "users (max_queue) it cannot"
-        )
+        raise LitmeterError(f"{part.name}: the server with a null model did not answer every request")
     return {part.name: (row.server_cores + row.client_cores) / row.rate_rps, **workers}
 
 
@@ -648,7 +643,7 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
         name=name,
         status=status,
         incumbent=name == racing.reference,
-        knobs={knob: str(getattr(racer.settings, knob)) for knob in racer.settings.knobs},
+        knobs={knob: getattr(racer.settings, knob) for knob in racer.settings.knobs},
         predicted_rps=rounded(racer.predicted_rps, 1),
         rate_rps=round(geometric_mean(rates), 1) if rates else None,
         **ratio_columns(racing.over_leader(name), "ratio", "ratio_low", "ratio_high"),
@@ -689,5 +684,4 @@ def _knob_rows(predicted: Mapping[Configuration, float], racing: Race, winner: s
         figures = (round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3))
         rows.append(KnobRow(knob, value, *figures, "measured" if measured else "predicted"))
     order = [*(WORKERS_TIMES_THREADS if knob == best.lever("workers") else knob for knob in best.knobs)]
-    order += [knob for knob in best.knobs if knob not in order]
     return sorted(rows, key=lambda row: (order.index(row.knob), -row.ratio))

@@ -14,7 +14,7 @@ CAPS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX5
 """Values of oneDNN's ONEDNN_MAX_CPU_ISA that leave none of these instructions."""
 
 
-def check_precision(precision: str, device: str, key: str = "serve.precision") -> None:
+def check_precision(precision: str, device: str, key: str) -> None:
     """Raise ParamsError, naming ``key`` of params.yaml, where ``device`` does not run ``precision``."""
     allowed = ("auto", *precisions_on(device))
     if precision not in allowed:

@@ -129,8 +129,13 @@ class Exported(Section):
     model: ModelSettings
 
 
-class Compiled(Section):
-    """What params.yaml says of the model's packages."""
+class OnDevice(Section):
+    """What params.yaml says of the device."""
 
     device: Device = "auto"
+
+
+class Compiled(OnDevice):
+    """The same, and of the model's packages."""
+
     compile: CompileSettings

@@ -1,1 +1,1 @@
-"""The server of the exported model: LitAPI, HTTP application, launcher, client, and the direct transport."""
+"""The server of the exported model: LitAPI, HTTP application, its page, and a client."""

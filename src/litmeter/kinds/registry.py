@@ -1,0 +1,26 @@
+"""All kinds: each is a class in a file of its own, and a place in this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.command import Command
+from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.url import Url
+
+KINDS: tuple[type[Configuration], ...] = (Url, LitApi, Command, Classifier)
+"""In the order in which they recognise what a command line names; the last has no key of its own."""
+
+
+def kind_of(keys: Any) -> type[Configuration]:
+    """The kind of a configuration with these keys; one that is null is absent."""
+    given = keys if isinstance(keys, Mapping) else {}
+    return next((kind for kind in KINDS if given.get(kind.key) is not None), KINDS[-1])
+
+
+def read(keys: Any) -> Configuration:
+    """The configuration with these keys; raise ValidationError."""
+    return kind_of(keys).model_validate(keys)
