@@ -153,9 +153,9 @@ class Params(Section):
         """Stages that there are besides those that measure."""
         return {stage for kind in self.kinds for stage in kind.stages}
 
-    def on(self, half_is_native: Callable[[], bool]) -> Params:
+    def on(self, ask_native: Callable[[], bool]) -> Params:
         """The same with what ``auto`` stands for, by whether half precision is native, if that matters."""
-        found = {name: one.resolved(half_is_native) for name, one in self.configurations().items()}
+        found = {name: one.resolved(ask_native) for name, one in self.configurations().items()}
         candidate = {"serve": found.pop(CANDIDATE)} if CANDIDATE in found else {}
         return self.model_copy(update={**candidate, "experiments": found})
 

@@ -147,11 +147,11 @@ class Classifier(ServerSettings, WorkerConfiguration):
         *("data", "train", "export", "compile", "packages", "precisions", "ceilings"),
     )
 
-    def resolved(self, half_is_native: Callable[[], bool]) -> Classifier:
+    def resolved(self, ask_native: Callable[[], bool]) -> Classifier:
         """Precision ``auto`` is half where that is native, else full."""
         if self.precision != "auto":
             return self
-        return self.model_copy(update={"precision": "half" if half_is_native() else "full"})
+        return self.model_copy(update={"precision": "half" if ask_native() else "full"})
 
     @classmethod
     def check(cls, params: Any) -> None:

@@ -261,6 +261,11 @@ class Configuration(Section):
         return threads
 
     @property
+    def workers_times_threads(self) -> str:
+        """Both numbers, as 2x1."""
+        return f"{self.workers}x{self.threads or 'all'}"
+
+    @property
     def largest_batch(self) -> int:
         """Requests that it answers together, at most."""
         return int(self._at("batch size", 1))
@@ -309,8 +314,8 @@ class Configuration(Section):
     stages: ClassVar[tuple[str, ...]] = ()
     """Stages that there are for it, besides those that measure."""
 
-    def resolved(self, half_is_native: Callable[[], bool]) -> Configuration:
-        """The same with what ``auto`` stands for."""
+    def resolved(self, ask_native: Callable[[], bool]) -> Configuration:
+        """The same with what ``auto`` stands for; ``ask_native`` says whether half precision is."""
         return self
 
     @classmethod

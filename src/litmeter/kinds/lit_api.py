@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import yaml
 
@@ -139,7 +139,6 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         return "spawn", partial(ApiPipeline, api, device, payloads_of(server, *Bodies.from_json(inputs)))
 
     tune_section: ClassVar[type[TuneSettings]] = WorkerTuneSettings
-    model_work: ClassVar[Literal["model", "pipeline"]] = "pipeline"
     waits: ClassVar[bool] = True
 
     @property

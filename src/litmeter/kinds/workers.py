@@ -57,8 +57,6 @@ class WorkerConfiguration(WorkerSettings, Configuration):
     knobs: ClassVar[tuple[str, ...]] = (
         *("transport", "workers_per_device", "threads_per_worker", "max_batch_size", "batch_timeout_s"),
     )
-    model_work: ClassVar[Literal["model", "pipeline"]] = "model"
-    """The work that is a part of its own: the model, or all that a worker does."""
     waits: ClassVar[bool] = False
     """Whether a request may wait for something else than a core, and more workers than cores be of use."""
 
@@ -91,9 +89,7 @@ class WorkerConfiguration(WorkerSettings, Configuration):
     @property
     def search_name(self) -> str:
         """Workers x threads, batches and their timeout."""
-        threads = self.threads_per_worker or "all"
-        batches = f"b{self.max_batch_size} {1000 * self.batch_timeout_s:g}ms"
-        return f"{self.workers_per_device}x{threads} {batches}"
+        return f"{self.workers_times_threads} b{self.max_batch_size} {1000 * self.batch_timeout_s:g}ms"
 
     @property
     def simplicity(self) -> tuple[float, ...]:
@@ -119,6 +115,7 @@ class WorkerConfiguration(WorkerSettings, Configuration):
             for name in preprocess:
                 others.setdefault(name, Part(name, "preprocess", one.model_copy(update=one_thread), cores))
             others.setdefault(request, Part(request, "request", one.null(cores), cores, times_cpu=cls.waits))
+        work: Literal["model", "pipeline"] = "pipeline" if cls.waits else "model"
         parts = []
         for name, one in models.items():
             workers = max(1, cores // (one.threads_per_worker or cores)) if device == "cpu" else 1
@@ -126,7 +123,7 @@ class WorkerConfiguration(WorkerSettings, Configuration):
             if cls.waits:  # batched at any size if it ever is: LitServe's two loops call it differently
                 settings = settings.model_copy(update={"max_batch_size": max(sizes[name])})
             part_sizes = tuple(sorted(sizes[name]))
-            parts.append(Part(name, cls.model_work, settings, workers, part_sizes, times_cpu=cls.waits))
+            parts.append(Part(name, work, settings, workers, part_sizes, times_cpu=cls.waits))
         return [*parts, *others.values()]
 
     def null(self, cores: int) -> Any:

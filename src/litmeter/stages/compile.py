@@ -8,7 +8,7 @@ from litmeter.classifier.data.index import read_index
 from litmeter.classifier.model.compiled.build import compile_model
 from litmeter.classifier.model.compiled.manifest import Manifest
 from litmeter.classifier.model.rows import PackageRow
-from litmeter.classifier.model.settings import Compiled
+from litmeter.classifier.model.settings import CompileParams
 from litmeter.paths import COMPILED_TABLE, COMPILERS, MODEL
 from litmeter.settings import read_only
 from litmeter.system.device import resolve_device
@@ -17,7 +17,7 @@ from litmeter.system.files import read_json, write_rows
 
 def main() -> Manifest:
     """Compile the exported model for the batch sizes of params.yaml."""
-    params = read_only(Compiled)
+    params = read_only(CompileParams)
     device = resolve_device(params.device, read_json(COMPILERS)["gpu"] is not None)
     # Calibration needs photos of all classes, and the index is in their order.
     training = read_index().split("train")

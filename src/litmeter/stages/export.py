@@ -15,7 +15,7 @@ from litmeter.classifier.model.model import build_model, input_config, load_mode
 from litmeter.classifier.model.own import files_of_factory
 from litmeter.classifier.model.predictor import Predictor
 from litmeter.classifier.model.reference import Reference, write_reference
-from litmeter.classifier.model.settings import Exported, InferenceSettings
+from litmeter.classifier.model.settings import InferenceSettings, ModelParams
 from litmeter.classifier.training.weights import load_all, read_state_dict
 from litmeter.errors import ModelError
 from litmeter.paths import CHECKPOINT, MODEL, TRAIN_METRICS
@@ -29,7 +29,7 @@ BATCH_SIZE = 8
 def main() -> ModelCard:
     """Write weights, card and reference answers; check that weights and checkpoint give equal outputs."""
     keep_freed_memory()
-    settings = read_only(Exported).model
+    settings = read_only(ModelParams).model
     index = read_index(settings.classes)
     classes = index.classes
     model = build_model(settings.kind, settings.architecture, len(classes), settings.side)

@@ -13,7 +13,7 @@ from litmeter.classifier.model.compiled.manifest import packages_to_use
 from litmeter.classifier.model.precision import cannot_run_reason, dtype_name, precisions_on
 from litmeter.classifier.model.reference import Reference, read_reference
 from litmeter.classifier.model.rows import OTHER, TEST, PrecisionRow
-from litmeter.classifier.model.settings import InferenceSettings, OnDevice
+from litmeter.classifier.model.settings import DeviceParams, InferenceSettings
 from litmeter.errors import ModelError
 from litmeter.paths import MACHINE, MODEL, PRECISIONS_TABLE
 from litmeter.say.progress import print_wrapped
@@ -25,7 +25,7 @@ from litmeter.system.files import read_json, write_rows
 
 def main() -> list[PrecisionRow]:
     """Answer all photos in each precision and preprocessing, and compare with the reference answers."""
-    device = resolve_device(read_only(OnDevice).device, read_json(MACHINE)["gpu"] is not None)
+    device = resolve_device(read_only(DeviceParams).device, read_json(MACHINE)["gpu"] is not None)
     photos = [Path(photo.path) for photo in read_index().photos]
     configurations = list(configurations_of(read_card(MODEL.exported), device))
     answers = answers_of(MODEL, device, configurations, photos)

@@ -12,7 +12,7 @@ import lightning
 from litmeter.classifier.data.index import Index, read_index
 from litmeter.classifier.model.environment import keep_freed_memory
 from litmeter.classifier.training.fit import TESTING, ClassifierModule, fit
-from litmeter.classifier.training.settings import Training
+from litmeter.classifier.training.settings import TrainParams
 from litmeter.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
 from litmeter.settings import read_only
 from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write_json
@@ -22,7 +22,7 @@ from litmeter.system.temporary import scratch
 def main() -> dict[str, Any]:
     """Fit (or take a model as it is), test, write checkpoint, metrics and curves."""
     keep_freed_memory()
-    params = read_only(Training)
+    params = read_only(TrainParams)
     index = read_index(params.model.classes)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Expected: few batches, which the main process decodes.

@@ -34,7 +34,7 @@ from litmeter.stats.ratios import Rates, Ratio, difference, ratio
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, Status, TuneRow
-from litmeter.tune.space import WORKERS_TIMES_THREADS, Space, changed_knobs, workers_times_threads
+from litmeter.tune.space import WORKERS_TIMES_THREADS, Space, changed_knobs
 
 COST_ROUNDS = 4
 """Rounds of all parts: were each measured once, a drift of the machine would pass for a cost."""
@@ -675,7 +675,7 @@ def _knob_rows(predicted: Mapping[Configuration, float], racing: Race, winner: s
             continue
         [knob] = changed
         both = knob == WORKERS_TIMES_THREADS
-        value = workers_times_threads(settings) if both else json.dumps(getattr(settings, knob)).strip('"')
+        value = settings.workers_times_threads if both else json.dumps(getattr(settings, knob)).strip('"')
         measured = racing.ratio(settings.search_name, winner)
         if error is None and measured is None:
             continue

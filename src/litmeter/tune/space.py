@@ -60,8 +60,3 @@ def changed_knobs(settings: Configuration, other: Configuration) -> list[str]:
     if {workers, threads}.intersection(changed):
         return [WORKERS_TIMES_THREADS, *(knob for knob in changed if knob not in (workers, threads))]
     return changed
-
-
-def workers_times_threads(settings: Configuration) -> str:
-    """Both numbers, as 2x1."""
-    return f"{settings.workers}x{settings.threads or 'all'}"

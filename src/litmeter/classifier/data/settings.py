@@ -20,7 +20,7 @@ class DataSettings(Section):
     seed: Seed = Field(description="seed of the splits")
 
 
-class Split(Section):
+class DataParams(Section):
     """What params.yaml says of photographs."""
 
     data: DataSettings

@@ -123,19 +123,19 @@ class InferenceSettings(Section):
         return self
 
 
-class Exported(Section):
+class ModelParams(Section):
     """What params.yaml says of the model."""
 
     model: ModelSettings
 
 
-class OnDevice(Section):
+class DeviceParams(Section):
     """What params.yaml says of the device."""
 
     device: Device = "auto"
 
 
-class Compiled(OnDevice):
+class CompileParams(DeviceParams):
     """The same, and of the model's packages."""
 
     compile: CompileSettings

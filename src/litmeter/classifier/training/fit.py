@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from litmeter.classifier.data.index import SPLITS, Index, Photo, Split
 from litmeter.classifier.model.model import check_shapes, input_config
-from litmeter.classifier.training.settings import Training, TrainSettings
+from litmeter.classifier.training.settings import TrainParams, TrainSettings
 from litmeter.classifier.training.weights import (
     classifier_parameters,
     layer_numbers,
@@ -167,7 +167,7 @@ TESTING = TrainSettings.model_construct(epochs=1, batch_size=16, num_workers=0, 
 """Where ``train`` is empty."""
 
 
-def fit(params: Training, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
+def fit(params: TrainParams, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
     """Fit the classifier (or take ``model.checkpoint``, or a model of one's own as it is) and test it.
 
     Return the tested module, and the checkpoint with its weights; new ones are in ``folder``.

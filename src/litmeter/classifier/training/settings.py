@@ -21,7 +21,7 @@ class TrainSettings(Section):
     seed: Seed = Field(description="seed of weights, order and augmentation")
 
 
-class Training(Section):
+class TrainParams(Section):
     """What params.yaml says of training; ``train`` is empty where a model of one's own is taken as it is."""
 
     device: Device = "auto"
