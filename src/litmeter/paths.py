@@ -43,11 +43,10 @@ CEILINGS = Path("metrics/ceilings.json")
 THEORETICAL = Path("plots/theoretical.csv")
 
 TURNS = Path("plots/turns")
-COMPARISON = Path("plots/comparison.csv")
+COMPARISON = Path("metrics/comparison.json")
+COMPARISON_TABLE = Path("plots/comparison.csv")
 COMPARISON_TURNS = TURNS / "comparison.csv"
 COMPARISON_SAMPLES = Path("samples/comparison.csv")
-COMPARISON_RUN = Path("metrics/comparison_run.json")
-COMPARISON_METRICS = Path("metrics/comparison")
 BENCHMARKS = Path("metrics/benchmark")
 OVER_BEFORE = Path("metrics/over_before.json")
 
@@ -77,7 +76,6 @@ class BenchmarkPaths:
     Attributes:
         metrics: what it does alone, one flat object.
         turns, samples: a row per turn, and per request, of its benchmark.
-        comparison: what the comparison found, one flat object.
         files: those that the stage ``benchmark`` writes; with its seconds they are its ``outputs``.
     """
 
@@ -85,7 +83,6 @@ class BenchmarkPaths:
         self.metrics = BENCHMARKS / f"{name}.json"
         self.turns = TURNS / f"{name}.csv"
         self.samples = Path(f"samples/{name}.csv")
-        self.comparison = COMPARISON_METRICS / f"{name}.json"
         self.files = [self.metrics, self.turns, self.samples]
         self.outputs = [*self.files, SECONDS / f"benchmark/{name}.json"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from litmeter.paths import COMPARISON, COMPARISON_RUN, MACHINE, SUMMARY, BenchmarkPaths
+from litmeter.paths import COMPARISON, COMPARISON_TABLE, MACHINE, SUMMARY, BenchmarkPaths
 from litmeter.system.files import read_json
 from tests.support.tables import read_csv
 
@@ -103,10 +103,10 @@ def test_two_commands_are_benchmarked_compared_and_reported() -> None:
         "memory_mib",
         "failed",
     ]
-    [slow, candidate] = read_csv(COMPARISON)
+    [slow, candidate] = read_csv(COMPARISON_TABLE)
     assert float(candidate["ratio"]) > 2
     assert (slow["pipeline_rps"], slow["efficiency"]) == ("", "")
-    assert set(read_json(COMPARISON_RUN)["unavailable"]) == {"slow", "candidate"}
+    assert set(read_json(COMPARISON)["unavailable"]) == {"slow", "candidate"}
     assert set(read_json(SUMMARY)) == {"slow", "candidate"}
     assert litmeter("report").returncode == 0
     assert "not available" in Path("report.html").read_text()

@@ -140,9 +140,8 @@ def test_servers_run_in_their_turns_only_and_end_when_they_are_not_named(
         assert row.workers_wait_ms is not None
         assert row.client_wait_ms is not None
         assert row.workers_wait_ms > 0
-        stages = json.loads(row.stage_ms)
+        stages = row.stage_ms
         assert {"decode", "preprocess", "model"} <= set(stages)
-        assert sum(json.loads(row.batches).values()) > 0
         assert row.workers_cpu_ms is not None
         assert row.workers_cpu_ms > 0
     client_s = sum((row.client_cores or 0) * row.seconds for row in log.rows)

@@ -120,7 +120,6 @@ def test_metrics_account_for_every_request_and_process(server: StartedServer, ph
     assert set(times.stage_ms) == {*STAGES, "transport"}
     assert all(mean_ms >= 0 for mean_ms in times.stage_ms.values())
     assert times.stage_ms["transport"] > 0.1
-    assert sum(times.batches.values()) == after.batched[1] - before.batched[1]
     assert set(after.roles) <= {process.pid for process in tree(server)}
     assert sorted(after.roles.values()) == ["http", "worker", "worker"]
 

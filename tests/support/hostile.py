@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from litmeter.measure.rows import TurnRow
-from litmeter.paths import COMPARISON_RUN, COMPARISON_TURNS, MACHINE, OVER_BEFORE
+from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE
 from litmeter.system.files import read_json, read_rows, write_json, write_rows
 
 SCRIPT = "<script>window.owned = 1</script>"
@@ -33,9 +33,9 @@ def write_hostile_project(write_project: Callable[[dict[str, dict[str, Any]]], N
     """Into the current folder."""
     write_project(EXPERIMENTS)
     write_json(MACHINE, read_json(MACHINE) | {"cpu": f"CPU {REASON}", "gpu": SCRIPT})
-    write_json(COMPARISON_RUN, read_json(COMPARISON_RUN) | {"unavailable": {"one": REASON}})
     over = {"changes": {f"command{PICTURE}": [COMMAND, REASON]}, "ratio": 1.5, "low": 1.4, "high": 1.6}
-    write_json(OVER_BEFORE, over | {"p95_ms": [None, None]})
+    hostile = {"unavailable": {"one": REASON}, "over_before": over}
+    write_json(COMPARISON, read_json(COMPARISON) | hostile)
     turns = read_rows(COMPARISON_TURNS, TurnRow)
     told = [replace(row, warnings=REASON) for row in turns[1:]]
     write_rows(COMPARISON_TURNS, TurnRow, [replace(turns[0], void=REASON), *told])

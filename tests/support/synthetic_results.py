@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration
+from litmeter.measure.comparison_rows import ComparisonResult, OverBefore
 from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.paths import BenchmarkPaths
+from litmeter.paths import COMPARISON, BenchmarkPaths
 from litmeter.report.results import Result
+from litmeter.report.snapshot import Snapshot
 from litmeter.system.files import write_json, write_rows
 
 CEILINGS: dict[str, Any] = {
@@ -60,8 +61,7 @@ def turn(subject: str, work: str, rate_rps: float | None, number: int = 0, **cha
         "mean_ms": 1000 * USERS / rate,
         "p50_ms": 900 * USERS / rate,
         "p95_ms": 1500 * USERS / rate,
-        "stage_ms": json.dumps(STAGES),
-        "batches": json.dumps({"1": 200}),
+        "stage_ms": STAGES,
         "http_cpu_ms": 1.0,
         "workers_cpu_ms": 18.0,
         "manager_cpu_ms": 0.5,
@@ -184,3 +184,27 @@ def write_result(own: Result) -> None:
     """Write the files of ``own`` below the working directory, as its stage would."""
     write_json(BenchmarkPaths(own.name).metrics, own.metrics)
     write_rows(BenchmarkPaths(own.name).turns, TurnRow, own.alone)
+
+
+def write_comparison(rows: Sequence[ComparisonRow], **facts: Any) -> None:
+    """metrics/comparison.json into the current folder; ``facts`` are its other keys."""
+    found = ComparisonResult(
+        **{
+            "date": "2026-01-02",
+            "model": None,
+            "candidate": None,
+            "signatures": {row.experiment: f"{row.experiment}'s" for row in rows},
+            "rows": rows,
+            "over_before": OverBefore(),
+            "unavailable": {},
+            "batch_ms": {},
+            "ready_s": dict.fromkeys((row.experiment for row in rows), 1.5),
+            **facts,
+        }
+    )
+    write_json(COMPARISON, found.model_dump(mode="json"))
+
+
+def with_change(snapshot: Snapshot, over: OverBefore) -> Snapshot:
+    """The snapshot of a run that compared changed settings with those before."""
+    return replace(snapshot, comparison=snapshot.comparison.model_copy(update={"over_before": over}))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from litmeter.measure.capacity import CapacityResult
+from litmeter.measure.comparison_rows import OverBefore
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import ObjectiveSettings
 from litmeter.paths import CEILINGS
@@ -24,7 +25,7 @@ from litmeter.system.files import read_json, write_json
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import write_project
 from tests.support.search import WINNER, tuned
-from tests.support.synthetic_results import MACHINE, compared, turn
+from tests.support.synthetic_results import MACHINE, compared, turn, with_change
 
 REFERENCE = compared("e1_baseline", 20.0, 3, p95_ms=400.0)
 FAST = compared("e7_tuned", 60.0, 1, p95_ms=700.0)
@@ -84,13 +85,13 @@ def test_a_verdict_is_as_sure_as_the_interval(low: float | None, high: float | N
 
 def test_what_other_settings_did_comes_first_where_some_were_changed(snapshot: Snapshot) -> None:
     assert "change" not in kinds(snapshot)
-    over = {"changes": {"max_batch_size": [4, 8]}, "ratio": 1.02, "low": 0.97, "high": 1.07}
-    after = replace(snapshot, over_before=over | {"p95_ms": [65.2, 66.1]})
-    assert claims(after)[0].sentence == (
+    changes = {"max_batch_size": (4, 8)}
+    over = OverBefore(ratio=1.02, low=0.97, high=1.07, changes=changes, p95_ms=(65.2, 66.1))
+    assert claims(with_change(snapshot, over))[0].sentence == (
         "max_batch_size 4 -> 8: 1.02 (0.97 to 1.07) times as fast, no difference resolved; p95 65 -> 66 ms."
     )
-    unknown = replace(snapshot, over_before=over | {"p95_ms": [65.2, None]})
-    assert "p95" not in claims(unknown)[0].sentence
+    unknown = over.model_copy(update={"p95_ms": (65.2, None)})
+    assert "p95" not in claims(with_change(snapshot, unknown))[0].sentence
 
 
 def test_the_cause_of_the_fastest_is_said_with_its_loss(snapshot: Snapshot) -> None:
@@ -240,13 +241,15 @@ def test_a_roofline_that_a_model_exceeds_is_said_and_causes_are_named(
     ("others", "named"),
     [
         (
-            ['{"python3": 0.9, "clamd": 0.2}', '{"clamd": 0.3, "make": 0.1, "ld": 0.01}'],
+            [{"python3": 0.9, "clamd": 0.2}, {"clamd": 0.3, "make": 0.1, "ld": 0.01}],
             "(python3, clamd, make)",
         ),
-        (["{}", "{}"], "(not visible from here)"),
+        ([{}, {}], "(not visible from here)"),
     ],
 )
-def test_who_else_used_the_machine_is_named(snapshot: Snapshot, others: list[str], named: str) -> None:
+def test_who_else_used_the_machine_is_named(
+    snapshot: Snapshot, others: list[dict[str, float]], named: str
+) -> None:
     columns: dict[str, Any] = {"warnings": "other processes", "other_percent": 23.0}
     turns = [turn(CANDIDATE, "served", 1.0, others=one, **columns) for one in others]
     results = [replace(one, turns=turns if one.name == CANDIDATE else []) for one in snapshot.results]

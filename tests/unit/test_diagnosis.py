@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from statistics import geometric_mean
@@ -35,7 +34,7 @@ def limit(own: Result, timed: Timed | None = None, **ceilings: Any) -> Diagnosis
 
 
 def stages(**times: float) -> dict[str, Any]:
-    return {"stage_ms": json.dumps(STAGES | times)}
+    return {"stage_ms": STAGES | times}
 
 
 CAUSES: dict[str, tuple[Result, str | None, str]] = {

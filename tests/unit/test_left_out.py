@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.comparison_rows import read_comparison
 from litmeter.params import load_params
 from litmeter.paths import (
     BENCHMARKS,
@@ -29,10 +29,10 @@ from litmeter.report.pages import page, render
 from litmeter.report.snapshot import only, read_snapshot
 from litmeter.settings import CANDIDATE
 from litmeter.stages import report
-from litmeter.system.files import read_json, read_rows, write_rows
+from litmeter.system.files import read_json
 from tests.support.capacity import write_capacity
 from tests.support.results_project import write_project
-from tests.support.synthetic_results import compared
+from tests.support.synthetic_results import compared, write_comparison
 
 KEPT = ("e1_baseline", "e7_tuned")
 GONE = ("e2_batching", "e3_workers", "e4_half", "e5_timeout", "e6_batch_cap")
@@ -83,9 +83,9 @@ def test_nothing_that_is_said_or_drawn_has_them(capsys: pytest.CaptureFixture[st
     write_capacity(CANDIDATE)
     write_capacity(GONE[0])
     keep(*KEPT)
-    stale = read_rows(COMPARISON, ComparisonRow)
+    stale = read_comparison().rows
     for rows in ([row for row in stale if row.experiment not in GONE], stale):
-        write_rows(COMPARISON, ComparisonRow, rows)
+        write_comparison(rows)
         report.main()
         told = " ".join(capsys.readouterr().out.split())
         assert (", ".join(GONE) in told) is (rows is stale)

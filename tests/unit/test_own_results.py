@@ -13,9 +13,10 @@ import yaml
 
 from litmeter.kinds.command import Command
 from litmeter.kinds.registry import read as read_keys
+from litmeter.measure.comparison_rows import read_comparison
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import load_params
-from litmeter.paths import BENCHMARKS, COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
+from litmeter.paths import BENCHMARKS, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
 from litmeter.report.claims import claims
 from litmeter.report.diagnosis import bounds_of, diagnose
 from litmeter.report.losses import NO_KEY
@@ -26,7 +27,7 @@ from litmeter.stages.report import main
 from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from tests.support import results_project
 from tests.support.project import ROOT
-from tests.support.synthetic_results import CEILINGS, compared, result, write_result
+from tests.support.synthetic_results import CEILINGS, compared, result, write_comparison, write_result
 from tests.support.synthetic_results import MACHINE as OWN_MACHINE
 
 API: dict[str, Any] = {"api": "server:MyAPI", "threads_per_worker": 1}
@@ -54,18 +55,15 @@ def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, An
         rate_rps, rank = 20.0 * number, len(configurations) + 1 - number
         beside = (None, None) if isinstance(own, Command) else (2 * rate_rps, 1.5 * rate_rps)
         row = compared(name, rate_rps, rank, fastest=20.0 * len(configurations))
-        columns = (
-            {"stage_ms": "{}", "http_cpu_ms": None} if isinstance(own, Command) else {"http_cpu_ms": 9.0}
-        )
+        columns = {"stage_ms": {}, "http_cpu_ms": None} if isinstance(own, Command) else {"http_cpu_ms": 9.0}
         found = result(name, rate_rps, *beside, serve=own, row=row, **columns)
         metrics = {key: value for key, value in found.metrics.items() if key not in OF_PHOTOS}
         write_result(replace(found, metrics=metrics))
         rows.append(found.compared)
         turns += found.turns
-    write_rows(COMPARISON, ComparisonRow, rows)
     write_rows(COMPARISON_TURNS, TurnRow, turns)
     unavailable = {name: WHY for name, own in configurations.items() if isinstance(own, Command)}
-    write_json(COMPARISON_RUN, {"unavailable": unavailable, "ready_s": dict.fromkeys(configurations, 1.5)})
+    write_comparison(rows, unavailable=unavailable)
 
 
 @pytest.fixture(autouse=True)
@@ -144,9 +142,8 @@ def test_a_command_may_stand_beside_the_classifier() -> None:
     serve = load_params().configuration("other")
     found = result("other", 30.0, None, None, serve=serve, row=compared("other", 30.0, 3, fastest=286.0))
     write_result(replace(found, metrics={"throughput_rps": 30.0}))
-    write_rows(COMPARISON, ComparisonRow, [*read_rows(COMPARISON, ComparisonRow), found.compared])
     write_rows(COMPARISON_TURNS, TurnRow, [*read_rows(COMPARISON_TURNS, TurnRow), *found.turns])
-    write_json(COMPARISON_RUN, {"unavailable": {"other": WHY}})
+    write_comparison([*read_comparison().rows, found.compared], unavailable={"other": WHY})
     snapshot = read_snapshot()
     assert [bound.name for bound in snapshot.bounds["other"]] == ["served"]
     assert "roofline" in [bound.name for bound in snapshot.bounds[CANDIDATE]]

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from litmeter.kinds.classifier import Classifier
+from litmeter.measure.comparison_rows import OverBefore
 from litmeter.measure.rows import ComparisonRow
 from litmeter.report.changes import beyond_intervals, changes, ratio_change, runs_table, widened
 from litmeter.report.claims import verdict
@@ -20,7 +21,7 @@ from litmeter.settings import CANDIDATE
 from litmeter.stats.ratios import Ratio
 from tests.support.results_project import searched
 from tests.support.search import WINNER
-from tests.support.synthetic_results import STAGES, compared
+from tests.support.synthetic_results import STAGES, compared, with_change
 
 VOID = {"meta", "link", "br", "hr", "img"}
 
@@ -181,10 +182,10 @@ def test_runs_differ_beyond_their_intervals_as_what_did_not_change_says() -> Non
 
 
 def test_what_was_measured_in_the_same_rounds_is_said_where_it_is_about_these_two(snapshot: Snapshot) -> None:
-    over = {"ratio": 1.02, "low": 0.97, "high": 1.07, "p95_ms": [None, None]}
-    for changed, told in (([4, 16], True), ([8, 16], False)):
+    for changed, told in (((4, 16), True), ((8, 16), False)):
         other = with_serve(faster(snapshot), max_batch_size=16)
-        measured = replace(other, over_before={"changes": {"max_batch_size": changed}} | over)
+        over = OverBefore(ratio=1.02, low=0.97, high=1.07, changes={"max_batch_size": changed})
+        measured = with_change(other, over)
         [claim], _ = changes(snapshot, measured)
         assert ("1.02 (0.97 to 1.07)" in claim.sentence) is told
 

@@ -46,7 +46,6 @@ def test_a_window_is_the_difference_of_two_scrapes() -> None:
     times = between(before, after)
     assert times is not None
     assert times.stage_ms == pytest.approx({"queue": 10.0, "model": 20.0, "transport": 20.0})
-    assert times.batches == {"1": 0, "2": 1, "4": 1, "+Inf": 1}
     assert times.batch_size == pytest.approx(5.0)
     assert after.roles == {11: "http", 12: "worker"}
 

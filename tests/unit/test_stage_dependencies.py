@@ -14,8 +14,6 @@ import grimp
 import pytest
 import yaml
 
-from litmeter.paths import COMPARISON_RUN
-from litmeter.system.files import write_json
 from tests.support.project import ROOT
 from tests.support.results_project import write_project
 
@@ -117,7 +115,6 @@ def test_report_depends_on_all_results_that_it_reads(tmp_path: Path, monkeypatch
     """But for those that are measured where they are asked for: none of what it writes depends on them."""
     monkeypatch.chdir(tmp_path)
     write_project()
-    write_json(COMPARISON_RUN, {"unavailable": {}})
     done = subprocess.run([sys.executable, "-c", REPORT_OPENS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     on_demand = {path for name in ("capacity", "tune") for path in outputs(STAGES[name])}

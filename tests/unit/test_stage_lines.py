@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from litmeter.measure.comparison_rows import read_comparison
 from litmeter.measure.log import Log
-from litmeter.measure.rows import ComparisonRow
-from litmeter.paths import CEILINGS, COMPARISON, OVER_BEFORE
+from litmeter.paths import CEILINGS
 from litmeter.report.stage_lines import begin, done
-from litmeter.system.files import read_json, read_rows
+from litmeter.system.files import read_json
 from tests.support.project import ROOT
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import turn
@@ -56,7 +56,7 @@ def test_of_a_benchmark_each_turn_is_said_and_why_one_is_void(capsys: pytest.Cap
 
 @pytest.mark.usefixtures("project")
 def test_of_a_comparison_the_table_and_the_change_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    done("comparison", (Log(), read_rows(COMPARISON, ComparisonRow), read_json(OVER_BEFORE)))
+    done("comparison", (Log(), read_comparison()))
     said = capsys.readouterr().out
     assert "| e7_tuned " in said
     assert "max_batch_size 4 -> 8: 1.02" in said

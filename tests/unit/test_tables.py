@@ -116,7 +116,7 @@ def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
 def test_changed_settings_are_named_as_in_params() -> None:
     after = Classifier(max_batch_size=8, keep_freed_memory=True)
     found = changed_settings(Classifier(), after)
-    assert found == {"max_batch_size": [1, 8], "keep_freed_memory": [False, True]}
+    assert found == {"max_batch_size": (1, 8), "keep_freed_memory": (False, True)}
     assert changes_text(found) == "keep_freed_memory false -> true, max_batch_size 1 -> 8"
 
 

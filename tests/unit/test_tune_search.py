@@ -339,7 +339,7 @@ def test_a_search_for_an_api_predicts_by_its_pipeline_and_reports_its_knobs_alon
     write_rows(tmp_path / "tune.csv", TuneRow, outcome.rows)
     read = read_rows(tmp_path / "tune.csv", TuneRow)
     texts = [
-        {key: "" if value is None else str(value) for key, value in row.knobs.items()} for row in outcome.rows
+        {key: str(value) for key, value in row.knobs.items() if value is not None} for row in outcome.rows
     ]
     assert [row.knobs for row in read] == texts
     assert [replace(row, knobs={}) for row in read] == [replace(row, knobs={}) for row in outcome.rows]

@@ -145,7 +145,7 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
     check_outputs(report=report)
     with project(sections, own) as params:
         with exclusive_machine():
-            log, *_ = comparison.main()
+            log, _ = comparison.main()
         snapshot = read_snapshot()
         said = [claim.plain.replace("comparison.seconds", "--seconds") for claim in claims(snapshot)]
         if report is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -50,8 +48,8 @@ BATCH_GAP_S = 0.02
 """Answers that follow each other sooner come from one batch, or from batches that ended together."""
 REQUEST, BATCH, NOTHING = "litmeter_request_seconds", "litmeter_batch_size", [0.0, 0.0]
 """Histograms of the server, and the sum and count of one that has none."""
-ROLES = {"http": "http", "worker": "workers", "manager": "manager"}
-"""Columns of the server's processes: HTTP, inference, and all others, of which LitServe's manager works."""
+ROLES = ("http", "worker", "manager")
+"""Roles of the server's processes: HTTP, inference, and all others, of which LitServe's manager works."""
 
 
 def served_row(
@@ -78,12 +76,11 @@ def served_row(
     rate, latency_ms = rate_of(record), latencies_ms(record)
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
     answered = int((record.status == OK).sum())
-    return TurnRow(
-        **_common_columns(turn, number, at_s, seconds, usage),
-        work="served",
+    row = replace(
+        _machine_row(turn, number, at_s, seconds, usage, "served"),
         users=record.users,
         offered_rps=rounded(record.rate_rps, 3),
-        **(_rate_columns(rate) if rate.rps else {"bound_rps": rounded(_highest_rps(record), 3)}),
+        bound_rps=None if rate.rps else rounded(_highest_rps(record), 3),
         answers=len(latency_ms),
         sent=len(record.status),
         failed=int((record.status == FAILED).sum()),
@@ -97,11 +94,13 @@ def served_row(
         client_cores=_over(usage.client_s, usage.seconds),
         client_cpu_ms=_over(usage.client_s, answered / 1000),
         client_wait_ms=_over(usage.client_waited_s, answered / 1000),
-        **(_server_columns(*scrapes, usage, answered) if scrapes else {}),
         late_ms=_lateness_ms(record),
         memory_mib=None if memory_bytes is None else round(memory_bytes / 2**20, 1),
         void="; ".join(_void_reasons(record, rate, mean_ms, settles=turn.load.max_windows > WINDOWS)),
     )
+    if rate.rps:
+        row = _with_rate(row, rate)
+    return _with_server(row, *scrapes, usage, answered) if scrapes else row
 
 
 def inprocess_row(
@@ -111,53 +110,64 @@ def inprocess_row(
     assert isinstance(turn.load, Work)
     rate = throughput(blocks)
     waited_s = None if usage.process_waited_s is None else sum(usage.process_waited_s.values())
-    return TurnRow(
-        **_common_columns(turn, number, at_s, seconds, usage),
-        work=turn.load.kind,
+    row = replace(
+        _machine_row(turn, number, at_s, seconds, usage, turn.load.kind),
         batch_size=turn.load.batch_size,
-        **_rate_columns(rate),
         workers_cpu_ms=round(cpu_ms, 3),
         workers_wait_ms=_over(waited_s, usage.seconds * rate.rps / 1000),
     )
+    return _with_rate(row, rate)
 
 
-def _rate_columns(rate: Throughput) -> dict[str, Any]:
-    rates = {"rate_rps": rate.rps, "low_rps": rate.low_rps, "high_rps": rate.high_rps}
-    return {name: round(value, 3) for name, value in rates.items()}
+def _machine_row(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage, work: str) -> TurnRow:
+    """The row of a turn with what the machine did meanwhile."""
+    return TurnRow(
+        turn=number,
+        at_s=round(at_s, 3),
+        seconds=round(seconds, 3),
+        round=turn.round,
+        subject=configuration_of(turn.subject),
+        work=work,
+        cpu_percent=rounded(usage.cpu_percent, 1),
+        other_percent=rounded(usage.other_percent, 1),
+        others={name: round(usage.others[name], 2) for name in busiest(usage.others)},
+        steal_percent=rounded(usage.steal_percent, 1),
+        cpu_mhz=rounded(usage.mhz, 0),
+        gpu_percent=rounded(usage.gpu_percent, 1),
+        gpu_memory_mib=rounded(usage.gpu_memory_mib, 0),
+        gpu_power_w=rounded(usage.gpu_power_w, 0),
+        warnings="; ".join(_machine_warnings(usage)),
+    )
 
 
-def _common_columns(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage) -> dict[str, Any]:
-    return {
-        "turn": number,
-        "at_s": round(at_s, 3),
-        "seconds": round(seconds, 3),
-        "round": turn.round,
-        "subject": configuration_of(turn.subject),
-        "cpu_percent": rounded(usage.cpu_percent, 1),
-        "other_percent": rounded(usage.other_percent, 1),
-        "others": json.dumps({name: round(usage.others[name], 2) for name in busiest(usage.others)}),
-        "steal_percent": rounded(usage.steal_percent, 1),
-        "cpu_mhz": rounded(usage.mhz, 0),
-        "gpu_percent": rounded(usage.gpu_percent, 1),
-        "gpu_memory_mib": rounded(usage.gpu_memory_mib, 0),
-        "gpu_power_w": rounded(usage.gpu_power_w, 0),
-        "warnings": "; ".join(_machine_warnings(usage)),
-    }
+def _with_rate(row: TurnRow, rate: Throughput) -> TurnRow:
+    return replace(
+        row, rate_rps=round(rate.rps, 3), low_rps=round(rate.low_rps, 3), high_rps=round(rate.high_rps, 3)
+    )
 
 
-def _server_columns(before: Scrape, after: Scrape, usage: Usage, answered: int) -> dict[str, Any]:
-    """What the server counted, and times by role; processes without a role count as the manager's."""
-    columns: dict[str, Any] = {}
-    for name, by_process in (("cpu", usage.process_s), ("wait", usage.process_waited_s)):
-        seconds = dict.fromkeys(ROLES if by_process is not None else (), 0.0)
-        for pid, spent in (by_process or {}).items():
+def _with_server(row: TurnRow, before: Scrape, after: Scrape, usage: Usage, answered: int) -> TurnRow:
+    """Add what the server counted, and its processes' times per answer."""
+
+    def by_role(process_s: Mapping[int, float] | None) -> dict[str, float | None]:
+        # Processes without a role count as the manager's.
+        seconds = dict.fromkeys(ROLES if process_s is not None else (), 0.0)
+        for pid, spent in (process_s or {}).items():
             seconds[after.roles.get(pid, "manager")] += spent
-        columns |= {f"{ROLES[role]}_{name}_ms": _over(own, answered / 1000) for role, own in seconds.items()}
-    if (times := between(before, after)) is not None:
-        columns["batch_size"] = rounded(times.batch_size, 2)
-        columns["stage_ms"] = json.dumps({stage: round(ms, 3) for stage, ms in times.stage_ms.items()})
-        columns["batches"] = json.dumps({size: count for size, count in times.batches.items() if count})
-    return columns
+        return {role: _over(spent, answered / 1000) for role, spent in seconds.items()}
+
+    cpu_ms, wait_ms, times = by_role(usage.process_s), by_role(usage.process_waited_s), between(before, after)
+    return replace(
+        row,
+        http_cpu_ms=cpu_ms.get("http"),
+        workers_cpu_ms=cpu_ms.get("worker"),
+        manager_cpu_ms=cpu_ms.get("manager"),
+        http_wait_ms=wait_ms.get("http"),
+        workers_wait_ms=wait_ms.get("worker"),
+        manager_wait_ms=wait_ms.get("manager"),
+        batch_size=rounded(times.batch_size, 2) if times else None,
+        stage_ms={stage: round(ms, 3) for stage, ms in times.stage_ms.items()} if times else {},
+    )
 
 
 def _over(seconds: float | None, divisor: float) -> float | None:
@@ -321,14 +331,12 @@ class Scrape:
 
     Attributes:
         stages, whole: sum of seconds and number of requests, by stage and from arrival to answer.
-        batches: cumulative histogram of batch sizes, by the upper bound of the bucket.
         batched: number of requests in batches, and number of batches.
         roles: role of each process, by process id.
     """
 
     stages: Mapping[str, Sequence[float]]
     whole: Sequence[float]
-    batches: Mapping[str, float]
     batched: Sequence[float]
     roles: Mapping[int, str]
 
@@ -340,29 +348,25 @@ class ServerTimes:
     Attributes:
         stage_ms: mean per request. "transport" is the rest of its time: HTTP, JSON, communication between
             processes; left out where the stages' means exceed the whole, as with few requests they may.
-        batches: number of batches by the upper bound of their bucket ("+Inf" for the last).
         batch_size: mean, None where there was no batch.
     """
 
     stage_ms: Mapping[str, float]
-    batches: Mapping[str, int]
     batch_size: float | None
 
 
 def read_scrape(text: str) -> Scrape:
     """Parse ``/metrics``, in Prometheus' text format."""
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    batches, roles = dict[str, float](), dict[int, str]()
+    roles: dict[int, str] = {}
     for sample in (one for family in text_string_to_metric_families(text) for one in family.samples):
         name, _, figure = sample.name.rpartition("_")
         if sample.name == "litmeter_process" and sample.value:
             roles[int(sample.labels["pid"])] = sample.labels["role"]
-        elif sample.name == "litmeter_batch_size_bucket":
-            batches[sample.labels["le"]] = sample.value
         elif name in ("litmeter_stage_seconds", REQUEST, BATCH) and figure in ("sum", "count"):
             totals[sample.labels.get("stage", name)][("sum", "count").index(figure)] += sample.value
     whole, batched = totals.pop(REQUEST, NOTHING), totals.pop(BATCH, NOTHING)
-    return Scrape(totals, whole, batches, batched, roles)
+    return Scrape(totals, whole, batched, roles)
 
 
 def between(before: Scrape, after: Scrape) -> ServerTimes | None:
@@ -376,16 +380,10 @@ def between(before: Scrape, after: Scrape) -> ServerTimes | None:
         return None
     means = {name: _mean_ms(before.stages.get(name, NOTHING), own) for name, own in after.stages.items()}
     stage_ms = {name: mean_ms for name, mean_ms in means.items() if mean_ms is not None}
-    batches, smaller = {}, 0.0
-    for bound in sorted(after.batches, key=float):
-        count = after.batches[bound] - before.batches.get(bound, 0.0)
-        batches[bound.removesuffix(".0")] = round(count - smaller)
-        smaller = count
     transport_ms = whole_ms - sum(stage_ms.values())
     requests, batch_count = (new - old for old, new in zip(before.batched, after.batched, strict=True))
     return ServerTimes(
         stage_ms=stage_ms | ({"transport": transport_ms} if transport_ms >= 0 else {}),
-        batches=batches,
         batch_size=requests / batch_count if batch_count else None,
     )
 

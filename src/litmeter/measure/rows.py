@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 OTHER_LOAD_PERCENT = 10.0
 """Of the cores, used by other processes or by the hypervisor, above which a turn is disturbed."""
@@ -15,8 +15,8 @@ MOST_NAMED = 3
 class TurnRow:
     """One turn; docs/columns.md says what each column means.
 
-    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``stage_ms``,
-    ``batches`` and ``others`` are JSON. ``void`` is empty where the turn counts.
+    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``void`` is
+    empty where the turn counts. ``stage_ms`` and ``others`` have a column for each stage and process.
     """
 
     turn: int
@@ -41,8 +41,7 @@ class TurnRow:
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
-    stage_ms: str = "{}"
-    batches: str = "{}"
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
     cpu_percent: float | None = None
     server_cores: float | None = None
     client_cores: float | None = None
@@ -56,7 +55,7 @@ class TurnRow:
     client_wait_ms: float | None = None
     late_ms: float | None = None
     other_percent: float | None = None
-    others: str = "{}"
+    others: Mapping[str, float] = field(default_factory=dict)
     steal_percent: float | None = None
     cpu_mhz: float | None = None
     gpu_percent: float | None = None

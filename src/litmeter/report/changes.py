@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from scipy.special import stdtrit
 
-from litmeter.measure.comparison_rows import verdict
+from litmeter.measure.comparison_rows import OverBefore, verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import changed_settings
-from litmeter.paths import OVER_BEFORE, SUMMARY
+from litmeter.paths import COMPARISON, SUMMARY
 from litmeter.report.claims import Claim, change, times_text
 from litmeter.report.machines import describe_machine
 from litmeter.report.snapshot import Snapshot
@@ -85,13 +85,13 @@ def machine_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 def _claim(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Claim | None:
     """What other settings of the section serve did: measured in the same rounds, or through the reference."""
     what = changed_settings(before.params.serve, after.params.serve)
-    if what and after.over_before.get("changes") == what and after.over_before["ratio"]:
-        return change(after.over_before)
+    if what and after.comparison.over_before.changes == what and after.comparison.over_before.ratio:
+        return change(after.comparison.over_before)
     if not what or ratio is None:
         return None
     old, new = (row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE)
-    found = {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high, "p95_ms": [old, new]}
-    return change(found | {"changes": what}, f" (in two runs, through `{after.reference}`)")
+    found = OverBefore(ratio=ratio.ratio, low=ratio.low, high=ratio.high, changes=what, p95_ms=(old, new))
+    return change(found, f" (in two runs, through `{after.reference}`)")
 
 
 def _conditions(snapshot: Snapshot) -> dict[str, Any]:
@@ -254,9 +254,9 @@ def experiments() -> Iterator[tuple[str, str, str]]:
 def describe_experiment(name: str, base: str, revision: str) -> str:
     """What an experiment changed in params.yaml, and how its section serve compares with that before."""
     before, after = (_read(commit, "params.yaml") for commit in (base, revision))
-    found = _read(revision, str(OVER_BEFORE))
+    found = _over_before(revision)
     # What came of an experiment whose base had it, too, is the base's.
-    compared = change(found) if found != _read(base, str(OVER_BEFORE)) else None
+    compared = change(found) if found != _over_before(base) else None
     said = [
         f"{key} {old} -> {new}"
         for key, (old, new) in changed_params(before, after).items()
@@ -264,6 +264,11 @@ def describe_experiment(name: str, base: str, revision: str) -> str:
     ]
     said += [compared.sentence.rstrip(".")] if compared else []
     return f"{name}: {'; '.join(said) or 'no key of params.yaml has changed'}"
+
+
+def _over_before(commit: str) -> OverBefore:
+    """What the comparison of a commit says of changed settings; nothing where its code wrote no such file."""
+    return OverBefore.model_validate(_read(commit, str(COMPARISON)).get("over_before", {}))
 
 
 def _read(commit: str, path: str) -> Mapping[str, Any]:

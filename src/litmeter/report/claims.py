@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from litmeter.kinds.configuration import Configuration
-from litmeter.measure.comparison_rows import verdict
+from litmeter.measure.comparison_rows import OverBefore, verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
 from litmeter.params import ObjectiveSettings, changed_settings
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
@@ -61,7 +60,7 @@ ANSWER = ("change", "fastest", "limit", "next", "capacity")
 def claims(snapshot: Snapshot) -> list[Claim]:
     """All claims, the most important first."""
     found = [
-        change(snapshot.over_before),
+        change(snapshot.comparison.over_before),
         fastest(snapshot.compared, snapshot.reference),
         carried(snapshot),
         limit(snapshot),
@@ -72,17 +71,14 @@ def claims(snapshot: Snapshot) -> list[Claim]:
     return [*filter(None, found), *doubts(snapshot)]
 
 
-def change(found: Mapping[str, Any], how: str = "") -> Claim | None:
-    """What other settings of serve: do, by metrics/over_before.json, and ``how`` that was found.
-
-    None where that has no ratio, or is of earlier code, which had no values of "changes".
-    """
-    if not found.get("ratio") or not isinstance(found.get("changes"), dict):
+def change(found: OverBefore, how: str = "") -> Claim | None:
+    """What other settings of serve: do, and ``how`` that was found; None where it was not measured."""
+    if found.ratio is None or not found.changes:
         return None
-    ratio = Ratio(found["ratio"], found["low"], found["high"])
-    sentence = f"{changes_text(found['changes'])}{how}: {times_text(ratio)} times as fast, {verdict(ratio)}"
-    if all(found["p95_ms"]):
-        sentence += "; p95 {:.0f} -> {:.0f} ms".format(*found["p95_ms"])
+    ratio = Ratio(found.ratio, found.low, found.high)
+    sentence = f"{changes_text(found.changes)}{how}: {times_text(ratio)} times as fast, {verdict(ratio)}"
+    if found.p95_ms and all(found.p95_ms):
+        sentence += "; p95 {:.0f} -> {:.0f} ms".format(*found.p95_ms)
     return Claim("change", f"{sentence}.")
 
 
@@ -247,7 +243,7 @@ def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
     incumbents = [row.knobs for row in tuned.rows if row.incumbent]
-    now = {knob: "" if (value := getattr(serve, knob)) is None else str(value) for knob in serve.knobs}
+    now = {knob: str(value) for knob in serve.knobs if (value := getattr(serve, knob)) is not None}
     same = all(own == now for own in incumbents)
     than = "the candidate" if same else "what `serve:` was then"
     return f"{advice}, for {gain} times {than} at {pluralise(tuned.metrics['users'], 'user')}."
@@ -344,7 +340,7 @@ def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
     if len(others) > DISTURBED * len(turns):
         most = max((row.other_percent or 0.0) + (row.steal_percent or 0.0) for row in others)
         cores: dict[str, float] = defaultdict(float)
-        for name, used in (pair for row in others for pair in json.loads(row.others).items()):
+        for name, used in (pair for row in others for pair in row.others.items()):
             cores[name] += used
         yield Claim(
             "doubt",

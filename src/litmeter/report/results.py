@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -152,8 +151,7 @@ class Result:
     @property
     def stage_ms(self) -> dict[str, float]:
         """Mean time of a request in each stage of the server, in the order of the stages."""
-        rows = [row for row in self.served if row.stage_ms != "{}"]
-        known = [(json.loads(row.stage_ms), max(row.answers, 1)) for row in rows]
+        known = [(row.stage_ms, max(row.answers, 1)) for row in self.served if row.stage_ms]
         stages, whole = dict.fromkeys(name for own, _ in known for name in own), sum(w for _, w in known)
         return {name: sum(own.get(name, 0.0) * weight for own, weight in known) / whole for name in stages}
 

@@ -19,6 +19,7 @@ from litmeter.classifier.model.rows import PackageRow, PrecisionRow
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
+from litmeter.measure.comparison_rows import ComparisonResult, read_comparison
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import Params, params_on
 from litmeter.report.diagnosis import Bound, Diagnosis, Exceeded, Timed, bounds_of, diagnose, raised
@@ -55,7 +56,7 @@ class Snapshot:
         ceilings, train: metrics/ceilings.json and train.json, empty without such stages; rooflines
             that ``exceeded`` has are raised.
         results, bounds, diagnoses: of each configuration, in the order of params.yaml.
-        over_before: metrics/over_before.json, empty where there is none.
+        comparison: what the comparison found; rows of configurations that params.yaml has not among them.
         measured_with: what the comparison depended on, by its stage in dvc.lock; None where it is not there.
         changes, packages: what each precision changes in the answers, and its times.
         tuned: what a search has found for this machine and model.
@@ -72,7 +73,7 @@ class Snapshot:
     results: Sequence[Result]
     bounds: Mapping[str, Sequence[Bound]]
     diagnoses: Mapping[str, Diagnosis]
-    over_before: Mapping[str, Any]
+    comparison: ComparisonResult
     measured_with: Any
     changes: Sequence[PrecisionRow]
     packages: Sequence[PackageRow]
@@ -113,7 +114,8 @@ def read_snapshot(label: str = "") -> Snapshot:
         changes = read_rows(paths.PRECISIONS_TABLE, PrecisionRow) if paths.PRECISIONS_TABLE.exists() else []
         packages = read_rows(paths.COMPILED_TABLE, PackageRow) if "compile" in params.stages else []
         settings = {name: one.as_run(packages) for name, one in params.configurations().items()}
-        results = _read_results(params, settings, machine, device)
+        comparison = read_comparison()
+        results = _read_results(params, settings, machine, device, comparison)
         ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
         timed = Timed(results, packages, changes)
@@ -131,7 +133,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             results=results,
             bounds=bounds,
             diagnoses={one.name: diagnose(one, bounds[one.name], ceilings, timed) for one in results},
-            over_before=read_json(paths.OVER_BEFORE) if paths.OVER_BEFORE.exists() else {},
+            comparison=comparison,
             measured_with=_measured_with(),
             changes=timed.changes,
             packages=timed.packages,
@@ -146,11 +148,14 @@ def read_snapshot(label: str = "") -> Snapshot:
 
 
 def _read_results(
-    params: Params, configurations: Mapping[str, Configuration], machine: Mapping[str, Any], device: str
+    params: Params,
+    configurations: Mapping[str, Configuration],
+    machine: Mapping[str, Any],
+    device: str,
+    comparison: ComparisonResult,
 ) -> list[Result]:
     """Those of every configuration, in their order."""
-    turns = read_rows(paths.COMPARISON_TURNS, TurnRow)
-    rows = read_rows(paths.COMPARISON, ComparisonRow)
+    turns, rows = read_rows(paths.COMPARISON_TURNS, TurnRow), comparison.rows
     compared = {row.experiment: row for row in only(configurations, rows)}
     if missing := [name for name in configurations if name not in compared]:
         what = f"no row of {', '.join(missing)}"
@@ -160,7 +165,6 @@ def _read_results(
             f"{paths.COMPARISON}: rows of {', '.join(others)}, which params.yaml has not, are left out; "
             "`dvc repro` compares the others anew"
         )
-    facts = read_json(paths.COMPARISON_RUN) if paths.COMPARISON_RUN.exists() else {}
     benchmarked = paths.BENCHMARKS.exists()  # `litmeter compare` of servers has the comparison alone
 
     def metrics_of(name: str, serve: Configuration) -> dict[str, Any]:
@@ -168,7 +172,7 @@ def _read_results(
             own = read_json(paths.BenchmarkPaths(name).metrics)
         else:
             memory_mib = [row.memory_mib for row in turns if row.subject == name and row.memory_mib]
-            own = {"ready_s": facts["ready_s"].get(name), "memory_mib": max(memory_mib, default=None)}
+            own = {"ready_s": comparison.ready_s.get(name), "memory_mib": max(memory_mib, default=None)}
         if not serve.stages or params.load.bodies is not None:  # its answers are not compared with known ones
             own = dict.fromkeys(ALONE) | own
         return {key: own[key] for key in ALONE if key not in BUSY}
@@ -183,8 +187,8 @@ def _read_results(
             compared=compared[name],
             turns=[row for row in turns if row.subject == name],
             alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow) if benchmarked else [],
-            unavailable=facts.get("unavailable", {}).get(name, ""),
-            batch_ms={int(size): ms for size, ms in facts.get("batch_ms", {}).get(name, {}).items()},
+            unavailable=comparison.unavailable.get(name, ""),
+            batch_ms=comparison.batch_ms.get(name, {}),
         )
         for name, serve in configurations.items()
     ]
@@ -239,8 +243,8 @@ def _tuned_here(params: Params) -> Tuned | None:
 def is_of_this_tree(metrics: Mapping[str, Any], params: Params) -> bool:
     """Whether a search was made on this machine, and for what is served now, or else was compared."""
     served = params.served_digest()
-    if served is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
-        served = read_json(paths.COMPARISON_RUN).get("model")
+    if served is None and paths.COMPARISON.exists():  # git does not keep the model
+        served = read_comparison().model
     same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
     return same_machine and served in (None, metrics.get("weights_sha256"))
 

@@ -57,10 +57,10 @@ def done(stage: str, result: Any, *arguments: str) -> None:
         case "benchmark":
             print_wrapped("\n".join(benchmark_lines(arguments[0], *result)))
         case "comparison":
-            _, rows, over_before = result
+            _, found = result
             params, _ = params_on(read_json(MACHINE))
-            print(comparison_table(rows, params.comparison.reference, params.configurations()))
-            if claim := change(over_before):
+            print(comparison_table(found.rows, params.comparison.reference, params.configurations()))
+            if claim := change(found.over_before):
                 print_wrapped(claim.sentence)
         case "capacity":
             print_wrapped("\n".join(capacity_sentence(*found) for found in result.items()))

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -181,9 +181,11 @@ def reading(path: Path, command: str, error: type[LitmeterError]) -> Iterator[No
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> None:
-    """Write ``rows``, which have the keys of the first, or ``fields``; None becomes an empty field."""
+    """Write ``rows`` with the columns ``fields``, or the first row's keys; None becomes an empty field."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0] if rows else fields), lineterminator="\n")
+        writer = csv.DictWriter(
+            file, fieldnames=list(fields or (rows[0] if rows else ())), lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
 
@@ -204,26 +206,26 @@ def rounded(value: float | None, digits: int) -> float | None:
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     """Write ``rows``, all of them of ``kind``, with its fields as columns; None becomes an empty field.
 
-    A field that is a mapping has a column for each key, behind all others.
+    A field that is a mapping has a column FIELD.KEY for each key of any row, behind all others.
     """
-    of_mappings = _mappings(kind)
-    names = [field.name for field in fields(kind) if field.name not in of_mappings]
+    mappings = _mappings(kind)
+    plain = [field.name for field in fields(kind) if field.name not in mappings]
     content = []
     for row in rows:
-        values = asdict(row)
-        more = {key: value for name in of_mappings for key, value in values.pop(name).items()}
-        content.append(values | more)
-    write_csv(path, content, names)
+        spread = {f"{name}.{key}": value for name in mappings for key, value in getattr(row, name).items()}
+        content.append({name: getattr(row, name) for name in plain} | spread)
+    write_csv(
+        path, content, list(dict.fromkeys([*plain, *(column for values in content for column in values)]))
+    )
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of ``path``, an empty field of an optional column as None.
 
-    Files of earlier code may have more columns, which are ignored where no field is a mapping, and lack those
-    whose field has a default. Raise ValueError where a column is missing, or a value is not of its field's
-    type.
+    Files of earlier code may have more columns, which are ignored, and lack those whose field has a default.
+    Raise ValueError where a column is missing, or a value is not of its field's type.
     """
-    hints, of_mappings = get_type_hints(kind), _mappings(kind)
+    hints, mappings = get_type_hints(kind), _mappings(kind)
     nullable = {name for name, hint in hints.items() if NoneType in get_args(hint)}
     needed = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
     with path.open(encoding="utf-8", newline="") as file:
@@ -235,10 +237,18 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         raise ValueError(f"{path}: a row has more or fewer fields than there are columns")
     values: list[dict[str, Any]] = [
         {name: None if text == "" and name in nullable else text for name, text in row.items()}
-        | {name: {key: row[key] for key in row if key not in hints} for name in of_mappings}
+        | {name: _spread(row, f"{name}.") for name in mappings}
         for row in rows
     ]
     return TypeAdapter(list[kind]).validate_python(values)  # type: ignore[valid-type]
+
+
+def _spread(row: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {
+        column.removeprefix(prefix): text
+        for column, text in row.items()
+        if column.startswith(prefix) and text
+    }
 
 
 def _mappings(kind: type[Row]) -> list[str]:
