@@ -1,4 +1,4 @@
-"""Results of a comparison from its turns: rates, ratios with intervals, ranks, latencies; pairs."""
+"""The result of a comparison, from its turns: rates, ratios with intervals, ranks, latencies; pairs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from litmeter.stats.records import Floats, joined
 from litmeter.system.files import Record, read_json, rounded
 
 RANKED_FROM_ROUNDS = 3
-"""With fewer rounds than this, and than the reference has, a configuration has no interval and no rank. With
-fewer that have the pipeline's rate as well, its efficiency has none."""
+"""Minimum rounds for an interval and a rank (fewer if the reference has fewer), and, among rounds with the
+pipeline's rate, for the efficiency's interval."""
 
 NONE = (None, None, None)
 """A ratio that is not known, and its interval."""
@@ -37,10 +37,9 @@ Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved
 
 @dataclass(frozen=True)
 class Pair:
-    """Two subjects compared: rates and 95th percentiles of latency, of ``name`` over ``other``.
+    """Rates and 95th percentiles of latency of ``name`` over ``other``, with simultaneous 95% intervals.
 
-    Intervals are simultaneous 95% ones. None where a rate is unknown, nothing compares them, or a percentile
-    has too few answers.
+    A ratio is None if a rate is unknown or nothing compares the two; a percentile, with too few answers.
     """
 
     name: str
@@ -113,13 +112,13 @@ def comparison_rows(
     miss: float,
     earlier: Sequence[ComparisonRow] = (),
 ) -> list[ComparisonRow]:
-    """One row per configuration that has been measured, in the order of ``names``.
+    """A row for each measured configuration, in the order of ``names``.
 
     Args:
-        latencies_ms: of the good answers in the measured windows, by the number of their turn.
+        latencies_ms: latencies of good answers in the measured windows, by number of the turn.
         miss: share of the answers that the objective allows to take longer.
-        earlier: rows of an earlier run, for those that this one has not measured; they are shown as they are
-            and take no part in comparisons.
+        earlier: rows of an earlier run, for configurations that this run has not measured; they are kept as
+            they are, and take no part in comparisons.
     """
     kept = {row.experiment: row for row in earlier}
     turns = _served_turns(rows)
@@ -195,9 +194,10 @@ def pairs(
     latencies_ms: Mapping[int, Floats],
     p95_error: float | None = None,
 ) -> list[Pair]:
-    """Each of ``names`` over each that stands before it; the variance of all that were measured is pooled.
+    """Each of ``names`` over each name before it, with the pooled variance of all that were measured.
 
-    ``reference`` compares two that share no round; ``p95_error`` is for p95 alone, instead of the common one.
+    ``reference`` compares two that share no round. ``p95_error``: error of the intervals of p95, if not the
+    common one.
     """
     chosen = list(itertools.combinations(names, 2))
     turns, error = _served_turns(rows), simultaneous(len(chosen))
@@ -271,7 +271,7 @@ def _always_answered(turns: Mapping[str, Sequence[TurnRow]]) -> set[str]:
 
 
 def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:
-    """The served rates of ``names`` in each round; the geometric mean of several turns of a round."""
+    """The served rates of ``names`` by round; of several turns in a round, their geometric mean."""
     turns = _served_turns(rows)
     rounds = sorted({row.round for own in turns.values() for row in own})
 
@@ -282,7 +282,7 @@ def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[fl
 
 
 def _mean(rates: Sequence[float | None]) -> float | None:
-    # None where there is none, or one is unknown.
+    # None without rates, or if one is unknown.
     known = [rate for rate in rates if rate]
     return geometric_mean(known) if known and len(known) == len(rates) else None
 
@@ -324,7 +324,7 @@ def _efficiency(rates: Mapping[str, list[float | None]]) -> Ratio | None:
 
 
 def verdict(one: Ratio | None, above: Verdict = "faster", below: Verdict = "slower") -> Verdict:
-    """What an interval says of two rates; of latencies a ratio above 1 is slower."""
+    """What an interval says about two rates; for latencies, pass the words for a ratio above and below 1."""
     if one is not None and one.equal:
         return "equal within 3%"
     if one is None or not one.resolved:

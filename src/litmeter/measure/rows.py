@@ -1,4 +1,4 @@
-"""The rows of results: a turn, in plots/turns/STAGE.csv, and a compared configuration. None is unknown."""
+"""Rows of results: a turn (plots/turns/STAGE.csv), and a compared configuration. None means unknown."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 OTHER_LOAD_PERCENT = 10.0
-"""Of the cores, used by other processes or by the hypervisor, above which a turn is disturbed."""
+"""Usage of the cores by other processes, or by the hypervisor, above which a turn is disturbed."""
 MOST_NAMED = 3
-"""Of other processes."""
+"""Most other processes that are named."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class TurnRow:
     """One turn; docs/columns.md says what each column means.
 
     CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``void`` is
-    empty where the turn counts. ``stage_ms`` and ``others`` have a column for each stage and process.
+    empty if the turn counts. ``stage_ms`` and ``others`` have a column for each stage and process.
     """
 
     turn: int
@@ -67,16 +67,16 @@ class TurnRow:
 
     @property
     def highest_rps(self) -> float:
-        """The rate, or what it was below."""
+        """The rate, or its upper bound."""
         return self.rate_rps or self.bound_rps or 0.0
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One configuration in plots/comparison.csv; docs/columns.md says what each column means.
+    """A compared configuration; docs/columns.md says what each column means.
 
-    Where a round had no good answer, ``highest_rps`` and ``ratio_high`` are bounds, and there is no rate and
-    no ratio. Intervals are 95% ones, those of ratio and share simultaneous over all configurations.
+    If a round had no good answer, there is no rate and no ratio, and ``highest_rps`` and ``ratio_high`` are
+    bounds. Intervals are 95% intervals; those of ratio and share are simultaneous over all configurations.
     """
 
     experiment: str
@@ -111,10 +111,10 @@ class ComparisonRow:
 
 
 def named_others(cores: Mapping[str, float]) -> str:
-    """Names of the busiest other processes, by the cores that they used; in a container none is visible."""
+    """Names of the busiest other processes; in a container none is visible."""
     return ", ".join(busiest(cores)) or "not visible from here"
 
 
 def busiest(cores: Mapping[str, float]) -> list[str]:
-    """Those that used most, MOST_NAMED at most."""
+    """The processes that used most, at most MOST_NAMED."""
     return sorted(cores, key=lambda name: -cores[name])[:MOST_NAMED]

@@ -1,4 +1,4 @@
-"""Stage ``benchmark NAME``: serve one configuration, and measure what it alone can say."""
+"""Stage ``benchmark NAME``: serve one configuration, and measure it alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Stage ``comparison``: compare all configurations in rounds; what has not changed keeps its row.
+"""Stage ``comparison``: compare all configurations in rounds; unchanged ones keep their rows.
 
-Where ``serve:`` differs from what the last results were measured with, the settings before are measured in
-the same rounds, as ``before``.
+If ``serve:`` has changed since the last results, the settings before are measured in the same rounds, as
+``before``.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from litmeter.system.dvc_file import code_digest
 from litmeter.system.machine import recorded_machine
 
 BEFORE = "before"
-"""The subject with the candidate's settings of the last results."""
+"""Name of the subject with the candidate's settings of the last results."""
 CANNOT_BE_SERVED = "the settings before cannot be served, and are not compared"
 OUTPUTS = (
     *(paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES),
     *(paths.COMPARISON_TABLE, paths.OVER_BEFORE),  # for DVC's plots and metrics; nothing here reads them
 )
 FEW, FEW_S = 4, 90.0
-"""A comparison of so many configurations, as after a change of one, takes so long; of more, in proportion."""
+"""After a change of one configuration FEW are compared, in FEW_S; more take longer in proportion."""
 
 
 def main() -> tuple[Log, ComparisonResult]:
@@ -106,9 +106,9 @@ def main() -> tuple[Log, ComparisonResult]:
 def checked(
     measured: dict[str, Configuration], bodies: Bodies, device: str, timeout_s: float, users: int
 ) -> dict[str, Checked]:
-    """What was found of those ``measured``, by name; raise ApiError where one must not be served.
+    """Check ``measured``; raise ApiError if a configuration cannot be served.
 
-    Where that is only the one before, it is taken out of ``measured``.
+    If only ``before`` cannot be served, it is removed from ``measured``.
     """
     own = {name: serve for name, serve in measured.items() if name != BEFORE}
     found = refuse_faulty(own, bodies, device, timeout_s, users)
@@ -121,13 +121,13 @@ def checked(
 
 
 def crowds(serve: Configuration) -> bool:
-    """Whether its workers have more threads together than there are cores."""
+    """Whether all workers together have more threads than there are cores."""
     threads = serve.threads or len(allowed_cpus())
     return serve.workers > 1 and serve.workers * threads > available_cores()
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
-    """Hash of all that a configuration's row depends on, by configuration; ``bodies``: what users send."""
+    """By configuration, a hash of all that its row depends on; ``bodies``: what users send."""
     common: dict[str, Any] = {
         **recorded_machine(),
         "model": params.served_card(),
@@ -148,7 +148,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
 
 
 def read_last() -> ComparisonResult | None:
-    """The last comparison; None where there is none that can be read."""
+    """The last comparison; None if it cannot be read."""
     try:
         return read_comparison()
     except (OSError, ValueError):
@@ -158,7 +158,7 @@ def read_last() -> ComparisonResult | None:
 def planned(
     params: Params, device: str, signatures: Mapping[str, str], last: ComparisonResult | None
 ) -> tuple[dict[str, Configuration], list[ComparisonRow], float]:
-    """Who is measured, ``before`` among them where the candidate changed; rows that are kept; the seconds."""
+    """Configurations to measure (with ``before`` if the candidate changed), rows to keep, and the budget."""
     names, kept = names_to_measure(signatures, params.comparison.reference, last)
     measured = {name: params.configuration(name) for name in names}
     if (before := settings_before(params, device, last)) is not None:
@@ -172,10 +172,10 @@ def planned(
 def names_to_measure(
     signatures: Mapping[str, str], reference: str, last: ComparisonResult | None
 ) -> tuple[list[str], list[ComparisonRow]]:
-    """The configurations that are measured, and the last run's rows of all others.
+    """Names of configurations to measure, and the last run's rows of all others.
 
-    Measured are the reference, the fastest of the unchanged ones, and the changed ones; all, where none has
-    changed or none is as it was: a repetition replaces.
+    The reference, the fastest unchanged and all changed configurations are measured; if none has changed, or
+    none is unchanged, all are: a repetition replaces the last results.
     """
     unchanged = {
         row.experiment: dated(row, last.date)
@@ -192,7 +192,7 @@ def names_to_measure(
 
 
 def settings_before(params: Params, device: str, last: ComparisonResult | None) -> Configuration | None:
-    """The candidate's settings of the last results, where they changed and can run with the same model."""
+    """The candidate's settings of the last results, if they differ and can run with the same model."""
     candidate = params.configurations().get(CANDIDATE)
     if candidate is None or last is None or last.candidate is None or last.model != params.served_digest():
         return None
@@ -210,7 +210,7 @@ def settings_before(params: Params, device: str, last: ComparisonResult | None) 
 
 
 def dated(row: ComparisonRow, date: str) -> ComparisonRow:
-    """A row that is kept, marked as of the run of ``date``, without what compares it with others of then."""
+    """A kept row with the date of its run, without the rank and shares among that run's rows."""
     return replace(
         row, earlier=row.earlier or date, rank=None, share_of_fastest=None, share_low=None, share_high=None
     )
