@@ -34,6 +34,7 @@ from litmeter.load.bodies import Bodies
 from litmeter.measure.comparison_rows import comparison_rows
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import comparison
+from litmeter.measure.rows import BenchmarkMetrics
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Done, Served, Subject, pipelines_of
 from litmeter.measure.turn import Turn
@@ -154,7 +155,7 @@ def compared(
             configurations[row.experiment],
             DEVICE,
             machine,
-            {},
+            BenchmarkMetrics(),
             row,
             [turn for turn in log.rows if turn.subject == row.experiment],
             [],

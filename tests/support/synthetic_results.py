@@ -10,7 +10,7 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.comparison_rows import ComparisonResult, OverBefore
 from litmeter.measure.levels import NULL_SERVER
-from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.measure.rows import BenchmarkMetrics, ComparisonRow, TurnRow
 from litmeter.paths import COMPARISON, BenchmarkPaths
 from litmeter.report.results import Result
 from litmeter.report.snapshot import Snapshot
@@ -126,17 +126,18 @@ def result(
         serve=serve or Classifier(),
         device="cpu",
         machine=machine,
-        metrics={
-            "throughput_rps": served,
-            "lone_p50_ms": 18.0,
-            "ready_s": 4.5,
-            "memory_mib": 400.0,
-            "null_rps": 800.0,
-            "accuracy": 0.991,
-            "agreement": 0.997,
-            "photos": 111,
-            "failed": 0,
-        },
+        metrics=BenchmarkMetrics(
+            throughput_rps=served,
+            lone_p50_ms=18.0,
+            ready_s=4.5,
+            memory_mib=400.0,
+            null_rps=800.0,
+            photos=111,
+            agreement=0.997,
+            accuracy=0.991,
+            mismatched=0,
+            failed=0,
+        ),
         compared=own,
         turns=[*turns, *more] if not own.earlier else [],
         alone=[
@@ -182,7 +183,7 @@ def compared(
 
 def write_result(own: Result) -> None:
     """Write the files of ``own`` below the working directory, as its stage would."""
-    write_json(BenchmarkPaths(own.name).metrics, own.metrics)
+    write_json(BenchmarkPaths(own.name).metrics, own.metrics.model_dump())
     write_rows(BenchmarkPaths(own.name).turns, TurnRow, own.alone)
 
 

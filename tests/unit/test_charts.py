@@ -89,7 +89,7 @@ def test_a_chart_without_data_is_no_svg() -> None:
 
 def test_the_fastest_comes_first_with_what_it_costs_and_the_silent_last() -> None:
     silent, *others = results()
-    unknown = replace(silent, metrics={**silent.metrics, "ready_s": None, "memory_mib": None})
+    unknown = replace(silent, metrics=silent.metrics.model_copy(update={"ready_s": None, "memory_mib": None}))
     chart = charts.comparison([unknown, *others], "e1")
     assert list(chart.names) == ["e3", "e5", "e1", "e4", "e2"]
     costs = "4.5 s to start, 400 MiB"

@@ -57,7 +57,7 @@ def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, An
         row = compared(name, rate_rps, rank, fastest=20.0 * len(configurations))
         columns = {"stage_ms": {}, "http_cpu_ms": None} if isinstance(own, Command) else {"http_cpu_ms": 9.0}
         found = result(name, rate_rps, *beside, serve=own, row=row, **columns)
-        metrics = {key: value for key, value in found.metrics.items() if key not in OF_PHOTOS}
+        metrics = found.metrics.model_copy(update=dict.fromkeys(OF_PHOTOS))
         write_result(replace(found, metrics=metrics))
         rows.append(found.compared)
         turns += found.turns
@@ -141,7 +141,7 @@ def test_a_command_may_stand_beside_the_classifier() -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params))
     serve = load_params().configuration("other")
     found = result("other", 30.0, None, None, serve=serve, row=compared("other", 30.0, 3, fastest=286.0))
-    write_result(replace(found, metrics={"throughput_rps": 30.0}))
+    write_result(found)
     write_rows(COMPARISON_TURNS, TurnRow, [*read_rows(COMPARISON_TURNS, TurnRow), *found.turns])
     write_comparison([*read_comparison().rows, found.compared], unavailable={"other": WHY})
     snapshot = read_snapshot()

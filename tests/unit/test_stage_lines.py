@@ -9,6 +9,7 @@ import yaml
 
 from litmeter.measure.comparison_rows import read_comparison
 from litmeter.measure.log import Log
+from litmeter.measure.rows import BenchmarkMetrics
 from litmeter.paths import CEILINGS
 from litmeter.report.stage_lines import begin, done
 from litmeter.system.files import read_json
@@ -42,15 +43,14 @@ def test_settings_are_said_first_and_the_same_ones_once(capsys: pytest.CaptureFi
 
 def test_of_a_benchmark_each_turn_is_said_and_why_one_is_void(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [turn("mine", "served", 40.0, users=1), turn("mine", "served", None, users=8, void="it died")]
-    metrics = {"ready_s": 1.5, "memory_mib": 300.0}
+    metrics = BenchmarkMetrics(ready_s=1.5, memory_mib=300.0)
     done("benchmark", (rows, metrics), "mine")
     one, eight, whole = capsys.readouterr().out.splitlines()
     assert "1 user: 40.0 req/s" in one
     assert "void: it died" in eight
     assert "photos" not in whole
-    done(
-        "benchmark", ([], metrics | {"photos": 9, "agreement": 1.0, "accuracy": 0.9, "mismatched": 0}), "mine"
-    )
+    known = {"photos": 9, "agreement": 1.0, "accuracy": 0.9, "mismatched": 0}
+    done("benchmark", ([], metrics.model_copy(update=known)), "mine")
     assert "of 9 test photos" in capsys.readouterr().out
 
 

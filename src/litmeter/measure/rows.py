@@ -5,6 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from litmeter.system.files import Record
+
+
+class BenchmarkMetrics(Record):
+    """What a configuration does alone: metrics/benchmark/NAME.json. None: not known, or the kind has no such
+    figure.
+
+    Attributes:
+        throughput_rps: rate of the level whose first turn was the fastest, from its last turn.
+        lone_p50_ms: median latency of a single user.
+        ready_s: seconds from start to ready.
+        memory_mib: largest memory of its server's processes.
+        null_rps: rate of the same server with a model that does nothing.
+        photos: test photos that were answered.
+        agreement, accuracy: shares of these photos with full precision's label, and with the right one.
+        mismatched: answers that belong to another request.
+        failed: requests that failed or timed out.
+    """
+
+    throughput_rps: float | None = None
+    lone_p50_ms: float | None = None
+    ready_s: float | None = None
+    memory_mib: float | None = None
+    null_rps: float | None = None
+    photos: int | None = None
+    agreement: float | None = None
+    accuracy: float | None = None
+    mismatched: int | None = None
+    failed: int | None = None
+
+
 OTHER_LOAD_PERCENT = 10.0
 """Usage of the cores by other processes, or by the hypervisor, above which a turn is disturbed."""
 MOST_NAMED = 3

@@ -250,7 +250,7 @@ def comparison(results: Sequence[Result], reference: str) -> Chart:
         elif row.earlier:
             text += f", earlier, {row.earlier}"
         own = metrics[row.experiment]
-        return f"{text}\n{number_cell(own['ready_s'], 1)} s to start, {number_cell(own['memory_mib'], 0)} MiB"
+        return f"{text}\n{number_cell(own.ready_s, 1)} s to start, {number_cell(own.memory_mib, 0)} MiB"
 
     cut = any(end < low or end > high for end in ends)
     return Chart(

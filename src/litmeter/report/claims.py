@@ -220,8 +220,8 @@ def next_step(snapshot: Snapshot) -> Claim | None:
         advice = f"`serve:` with the settings of `{leader}`"
     # Where it is the second, the first claim has its ratio.
     said = [] if second == CANDIDATE else [f"{times_text(gain)} times as fast"]
-    if (same := best.metrics["agreement"]) is not None:
-        said.append(f"{same:.1%} of {best.metrics['photos']} test photos keep the checkpoint's label")
+    if (same := best.metrics.agreement) is not None:
+        said.append(f"{same:.1%} of {best.metrics.photos} test photos keep the checkpoint's label")
     text = f"Try next: {': '.join(filter(None, [advice, '; '.join(said)]))}."
     return Claim("next", text + (f" Or {search}." if search else ""))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.levels import NULL_SERVER
-from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow
+from litmeter.measure.rows import OTHER_LOAD_PERCENT, BenchmarkMetrics, ComparisonRow, TurnRow
 from litmeter.params import half_is_native
 
 ROLES = ("http", "workers", "manager", "client")
@@ -29,7 +29,7 @@ class Result:
     Attributes:
         device: cpu or cuda.
         machine: metrics/machine.json.
-        metrics: metrics/benchmark/NAME.json; None where it has no such figure, or its stage has not run.
+        metrics: what it does alone.
         compared: its row of the comparison.
         turns: the comparison's turns of it; none where its row is an earlier run's.
         alone: turns of its own stage, those of its null server among them.
@@ -42,7 +42,7 @@ class Result:
     serve: Configuration
     device: str
     machine: Mapping[str, Any]
-    metrics: Mapping[str, Any]
+    metrics: BenchmarkMetrics
     compared: ComparisonRow
     turns: Sequence[TurnRow]
     alone: Sequence[TurnRow]

@@ -20,12 +20,12 @@ from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.comparison_rows import ComparisonResult, read_comparison
-from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.measure.rows import BenchmarkMetrics, ComparisonRow, TurnRow
 from litmeter.params import Params, params_on
 from litmeter.report.diagnosis import Bound, Diagnosis, Exceeded, Timed, bounds_of, diagnose, raised
 from litmeter.report.git import commit_of
 from litmeter.report.results import Result, fastest_first
-from litmeter.report.tables import ALONE, BUSY, comparison_table
+from litmeter.report.tables import comparison_table
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import PARAMS_FILE
 from litmeter.system.files import digest, read_json, read_rows
@@ -167,15 +167,13 @@ def _read_results(
         )
     benchmarked = paths.BENCHMARKS.exists()  # `litmeter compare` of servers has the comparison alone
 
-    def metrics_of(name: str, serve: Configuration) -> dict[str, Any]:
+    def metrics_of(name: str) -> BenchmarkMetrics:
         if benchmarked:
-            own = read_json(paths.BenchmarkPaths(name).metrics)
-        else:
-            memory_mib = [row.memory_mib for row in turns if row.subject == name and row.memory_mib]
-            own = {"ready_s": comparison.ready_s.get(name), "memory_mib": max(memory_mib, default=None)}
-        if not serve.stages or params.load.bodies is not None:  # its answers are not compared with known ones
-            own = dict.fromkeys(ALONE) | own
-        return {key: own[key] for key in ALONE if key not in BUSY}
+            return BenchmarkMetrics.model_validate(read_json(paths.BenchmarkPaths(name).metrics))
+        memory_mib = [row.memory_mib for row in turns if row.subject == name and row.memory_mib]
+        return BenchmarkMetrics(
+            ready_s=comparison.ready_s.get(name), memory_mib=max(memory_mib, default=None)
+        )
 
     return [
         Result(
@@ -183,7 +181,7 @@ def _read_results(
             serve=serve,
             device=device,
             machine=machine,
-            metrics=metrics_of(name, serve),
+            metrics=metrics_of(name),
             compared=compared[name],
             turns=[row for row in turns if row.subject == name],
             alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow) if benchmarked else [],

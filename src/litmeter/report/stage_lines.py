@@ -11,7 +11,7 @@ from litmeter.classifier.model.card import WEIGHTS_NAME
 from litmeter.classifier.model.compiled.manifest import Manifest
 from litmeter.classifier.model.precision import PRECISIONS
 from litmeter.classifier.model.rows import PackageRow
-from litmeter.measure.rows import TurnRow
+from litmeter.measure.rows import BenchmarkMetrics, TurnRow
 from litmeter.params import params_on
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, TUNE_METRICS
 from litmeter.report.claims import accuracy_interval, change, disturbances
@@ -123,18 +123,18 @@ def ceiling_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"load generator: {metrics['client_limit_rps']:,.0f} req/s against a server that answers at once"
 
 
-def benchmark_lines(name: str, rows: Sequence[TurnRow], metrics: Mapping[str, Any]) -> Iterator[str]:
+def benchmark_lines(name: str, rows: Sequence[TurnRow], metrics: BenchmarkMetrics) -> Iterator[str]:
     """A line for each turn, and one of the whole."""
     for row in rows:
         p50, p95 = (number_cell(ms, 0) for ms in (row.p50_ms, row.p95_ms))
         said = [f"p50 {p50} ms, p95 {p95} ms", row.void and f"void: {row.void}", row.warnings]
         rate = f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s"
         yield f"{rate}, {'; '.join(filter(None, said))}"
-    said = [f"{name}: ready after {metrics['ready_s']} s, {metrics['memory_mib']} MiB"]
-    if "accuracy" in metrics:
+    said = [f"{name}: ready after {metrics.ready_s} s, {metrics.memory_mib} MiB"]
+    if metrics.accuracy is not None:
         said += [
-            f"{metrics['agreement']:.1%} of {metrics['photos']} test photos have full precision's label and "
-            f"{metrics['accuracy']:.1%} the right one",
-            f"{metrics['mismatched']} answers belong to another request",
+            f"{metrics.agreement:.1%} of {metrics.photos} test photos have full precision's label and "
+            f"{metrics.accuracy:.1%} the right one",
+            f"{metrics.mismatched} answers belong to another request",
         ]
     yield "; ".join(said)

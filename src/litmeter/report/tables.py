@@ -223,7 +223,7 @@ def levels_table(results: Sequence[Result]) -> str:
     for result in results:
         levels = by_users(result.alone, result.name)
         busy = {column: mean(levels[max(levels)], column) for column in BUSY}
-        figures = {**result.metrics, **busy}
+        figures = {**vars(result.metrics), **busy}
         cells = [number_cell(figures[key], digits) for key, (_, digits) in ALONE.items()]
         rows.append([f"`{result.name}`", *cells])
     return markdown_table(*without_empty(["configuration", *(head for head, _ in ALONE.values())], rows))
