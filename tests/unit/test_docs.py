@@ -164,7 +164,7 @@ def test_tuning_explains_every_key_of_serve() -> None:
 
 
 def test_every_column_and_stage_is_explained() -> None:
-    text = (ROOT / "docs/columns.md").read_text()
+    text = (ROOT / "docs/measuring.md").read_text()
     columns = {field.name for row in (TurnRow, ComparisonRow) for field in fields(row)}
     assert [name for name in {*columns, *STAGES} if f"`{name}`" not in text] == []
 

@@ -13,7 +13,7 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True)
 class TurnRow:
-    """One turn; docs/columns.md says what each column means.
+    """One turn; docs/measuring.md says what each column means.
 
     CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``stage_ms``,
     ``batches`` and ``others`` are JSON. ``void`` is empty where the turn counts.
@@ -74,7 +74,7 @@ class TurnRow:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One configuration in plots/comparison.csv; docs/columns.md says what each column means.
+    """One configuration in plots/comparison.csv; docs/measuring.md says what each column means.
 
     Where a round had no good answer, ``highest_rps`` and ``ratio_high`` are bounds, and there is no rate and
     no ratio. Intervals are 95% ones, those of ratio and share simultaneous over all configurations.
