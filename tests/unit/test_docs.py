@@ -43,7 +43,7 @@ SECTIONS = "|".join(Params.model_fields)
 KEY = re.compile(rf"(?<![\w/.])((?:{SECTIONS})\.(?!py\b)[a-z]\w*(?:\.\w+)?)")
 SETTING = re.compile(r"-S '?([\w.]+)=")
 PATH = re.compile(r"(?<![\w/.])((?:src|tests|studies|assets)(?:/[\w.*-]+)+)")
-STUDY = re.compile(r"\b[Ss]tudy\s+`(\w+)`")
+STUDY = re.compile(r"\b[Ss]tudy\s+`(\w+)[^`]*`")
 
 Edges = dict[str, set[str]]
 
