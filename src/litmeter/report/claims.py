@@ -389,8 +389,8 @@ def reading(snapshot: Snapshot) -> str:
         f"All configurations were served at once and loaded in turn by {users}, each sending its "
         f"next request when the last one is answered.{candidate} "
         "Ratios are taken within rounds, with simultaneous 95% intervals. The fastest, and all that cannot "
-        "be told from it, have rank 1. p95: 95% of the requests took no longer. Held back by: the main cause of "
-        f"what is lost in serving{model if snapshot.ceilings else ''}."
+        "be told from it, have rank 1. p95: 95% of the requests took no longer. Held back by: the main cause "
+        f"of what is lost in serving{model if snapshot.ceilings else ''}."
     )
 
 
