@@ -44,7 +44,7 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True)
 class TurnRow:
-    """One turn; docs/columns.md says what each column means.
+    """One turn; docs/measuring.md says what each column means.
 
     CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``void`` is
     empty if the turn counts. ``stage_ms`` and ``others`` have a column for each stage and process.
@@ -104,7 +104,7 @@ class TurnRow:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A compared configuration; docs/columns.md says what each column means.
+    """A compared configuration; docs/measuring.md says what each column means.
 
     If a round had no good answer, there is no rate and no ratio, and ``highest_rps`` and ``ratio_high`` are
     bounds. Intervals are 95% intervals; those of ratio and share are simultaneous over all configurations.

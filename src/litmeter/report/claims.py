@@ -380,14 +380,13 @@ def reading(snapshot: Snapshot) -> str:
     candidate = ""
     if CANDIDATE in params.configurations():
         candidate = f" `{CANDIDATE}` is the section `serve:` of params.yaml."
-    model = ", then of what the model loses to the hardware's peak, if that is as much"
+    model = ", then in the model, if that is as much"
     return (
-        f"All configurations were served at once and loaded in turn by {users}, each of which sends its "
+        f"All configurations were served at once and loaded in turn by {users}, each sending its "
         f"next request when the last one is answered.{candidate} "
-        "Ratios are taken within rounds, with 95% intervals for all together; the fastest, and all that "
-        "cannot be told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. "
-        "Slow ones have fewer turns, and a ratio of these rounds alone. Held back by: the main cause of what "
-        f"is lost in serving{model if snapshot.ceilings else ''}."
+        "Ratios are taken within rounds, with simultaneous 95% intervals. The fastest, and all that cannot "
+        "be told from it, have rank 1. p95: 95% of the requests took no longer. Held back by: the main cause "
+        f"of what is lost in serving{model if snapshot.ceilings else ''}."
     )
 
 

@@ -104,8 +104,8 @@ def page(snapshot: Snapshot) -> str:
     """docs/results.md; a project without stages for a model has no other pages that it could lead to."""
     own = not snapshot.params.stages
     about = (
-        "`make run` writes this page. How each number is measured: [measuring.md](measuring.md); what the "
-        "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md)."
+        "`make run` writes this page. [measuring.md](measuring.md) says how each number is measured, "
+        "[bounds-and-diagnosis.md](bounds-and-diagnosis.md) what bounds and causes mean."
     )
     blocks = [
         "# Results",
@@ -127,8 +127,8 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     scale = "the hardware's peak" if modelled else "the model"
     bounds = (
         f"From {scale} down to the served rate, in {'images/s = ' if modelled else ''}requests/s, with the "
-        "share of the bound to the left. The model and the pipeline (all of a request but the server) ran "
-        f"in-process in the rounds of the comparison.\n\n{bounds_table(snapshot.bounds)}\n\n"
+        "share of the bound to the left. The pipeline is all of a request but the server."
+        f"\n\n{bounds_table(snapshot.bounds)}\n\n"
     )
     known = any(len(own) > 1 for own in snapshot.bounds.values())
     yield Part("What holds each back", (bounds if known else "") + reasons(snapshot.diagnoses))
@@ -136,17 +136,13 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     if chart.names:
         yield Part(chart.title, "", [chart], "results/stages.png")
     nulls = any(result.null for result in snapshot.results)
-    null = ", and that of its server with a model that does nothing" if nulls else ""
-    labels = (
-        " Of the test photos that were answered: agreement is the share with the checkpoint's label, "
-        "accuracy that with their own."
-    )
+    null = " The null server has a model that does nothing." if nulls else ""
+    labels = " Agreement is the share of the test photos with the checkpoint's label."
     if any(result.alone for result in snapshot.results):
         yield Part(
             "What each does alone",
-            "In its own stage, one after the other, so not for comparing: seconds until it was ready, memory "
-            f"of all its processes, the latency of a lone user, the rate at the best number of users{null}; "
-            "CPU and GPU at the most users."
+            "Each was measured at another time, so do not compare these rates. Best req/s is the rate at the "
+            f"best number of users; CPU and GPU are at the most users.{null}"
             f"{labels if snapshot.train else ''}\n\n{levels_table(snapshot.results)}",
         )
     if snapshot.capacities:
@@ -155,7 +151,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         yield Part(
             "How much traffic each takes",
             "The highest rate of requests at random times that keeps to `objective:` (95% interval), and the "
-            f"machines that take {EXAMPLE_RPS:,g} a second, each {PLANNED_SHARE:g} of its low end. "
+            f"machines that take {EXAMPLE_RPS:,g} a second, planned with {PLANNED_SHARE:g} of its low end. "
             "More: [capacity.md](capacity.md).\n\n" + markdown_table(["configuration", *PLAN], rows),
             charts.capacity(snapshot.capacities),
             CAPACITY_PICTURE.name,
@@ -163,11 +159,9 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     if snapshot.changes:
         yield Part(
             "What a precision costs, and what it brings",
-            "Answers without a server, compared with those in full precision and timm's preprocessing, on "
-            "the same photos: share with the same label (with 95% certainty it is at least the next figure), "
-            "share with the right label and its change in points, changes of probabilities, and the "
-            "divergence of Kullback and Leibler in nats. `test` are photos that the model has not seen, "
-            "`other` those of its training; `ms an image` is the compiled model's time on one thread. "
+            "Answers are compared with those in full precision and timm's preprocessing. The model has not "
+            "seen the `test` photos. At least: with 95% certainty. Change: of the accuracy, in points. "
+            "Divergence: of Kullback and Leibler, in nats. ms an image: the compiled model on one thread. "
             "More: [tuning.md](tuning.md#int8).\n\n"
             + markdown_table(*precision_table(snapshot.changes, snapshot.packages), 2),
         )
