@@ -108,7 +108,7 @@ def test_serve_says_where_it_is_ready_and_ends_quietly(
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with serving(tmp_path, exported, "--port", str(port), transport=transport) as process:
-        assert line(process) == "loading the model ...\n"
+        assert line(process) == "starting the server ...\n"
         ready = re.fullmatch(r"ready after \d+\.\d s: (.*)\n", line(process))
         assert ready is not None
         assert ready[1] == f"{url}/predict answers, and {url} is a page to try it (Ctrl-C ends it)"
@@ -124,7 +124,7 @@ def test_serve_says_where_it_is_ready_and_ends_quietly(
 def test_sigterm_ends_serve_as_it_loads_and_leaves_no_process(exported: ModelFolders, tmp_path: Path) -> None:
     port = free_port()
     with serving(tmp_path, exported, "--port", str(port)) as process:
-        assert line(process) == "loading the model ...\n"
+        assert line(process) == "starting the server ...\n"
         process.send_signal(signal.SIGTERM)
         assert rest(process) == ""
         # One that has not started its server yet ends as any other program.
