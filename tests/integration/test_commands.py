@@ -141,7 +141,7 @@ def test_a_second_ctrl_c_ends_serve_at_once(
         serving(tmp_path, exported, "--port", str(port), drain_s=300.0) as process,
         ThreadPoolExecutor(1) as pool,
     ):
-        assert [line(process).split()[0] for _ in range(2)] == ["loading", "ready"]
+        assert [line(process).split()[0] for _ in range(2)] == ["starting", "ready"]
         started = psutil.Process(process.pid).children(recursive=True)
         with stopped(by_role(url, "worker")):
             unfinished = pool.submit(post_image, url, photos[0].read_bytes())
