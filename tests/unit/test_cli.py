@@ -72,11 +72,10 @@ def test_options_are_the_fields_of_params_yaml(
 ) -> None:
     text = " ".join(re.sub("[│╭╮╰╯─*]", "", output_of(capsys, command, "--help")[1]).split())
     hidden = {"request_body", "bodies", "configurations", "min_s", "max_s"}  # the last two: --seconds
-    for name in section.model_fields.keys() - {"content_type"}:  # any server's bodies have one of their own
-        field = section.model_fields[name]
-        assert options.model_fields[name].description == field.description
-        assert (f"--{name.replace('_', '-')} " in text) == (name not in hidden)
-        assert name in hidden or str(field.description) in text
+    for name, field in section.model_fields.items():
+        if name != "content_type":  # any server's bodies have one of their own
+            assert (f"--{name.replace('_', '-')} " in text) == (name not in hidden)
+            assert name in hidden or str(field.description) in text
     section.model_validate(options.model_validate({}).model_dump())  # the defaults are within its limits
 
 

@@ -31,11 +31,10 @@ from litmeter.classifier.model.precision import (
     dtype_name,
     precisions_on,
 )
-from litmeter.classifier.model.settings import Precision, Preprocess
+from litmeter.classifier.model.settings import InferenceSettings, Precision, Preprocess
 from litmeter.classifier.server.settings import ServerSettings
 from litmeter.errors import ModelError
 from litmeter.kinds.configuration import (
-    Checked,
     Configuration,
     Costs,
     Exclusion,
@@ -127,7 +126,7 @@ class Classifier(ServerSettings, WorkerConfiguration):
         return keeping_freed_memory() if self.keep_freed_memory else dict(os.environ)
 
     def note(self, device: str) -> str | None:
-        """That batches are larger than the compiled packages, or that there are none."""
+        """Whether batches are larger than the compiled packages, or there are none."""
         return split_note(self._folders, device, self, self.max_batch_size)
 
     stages: ClassVar[tuple[str, ...]] = (
@@ -135,7 +134,7 @@ class Classifier(ServerSettings, WorkerConfiguration):
     )
 
     def resolved(self, ask_native: Callable[[], bool]) -> Classifier:
-        """The precision ``auto`` stands for half where half is native, else for full."""
+        """The precision ``auto`` stands for half if half is native, else for full."""
         if self.precision != "auto":
             return self
         return self.model_copy(update={"precision": "half" if ask_native() else "full"})
@@ -180,13 +179,6 @@ class Classifier(ServerSettings, WorkerConfiguration):
 
         return Bodies(request_bodies(_photos(), load.request_body), CONTENT_TYPES[load.request_body])
 
-    @classmethod
-    def checked(
-        cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
-    ) -> dict[str, Checked]:
-        """Find nothing: answers are compared with known ones while the server is loaded."""
-        return dict.fromkeys(own, Checked())
-
     def tested(self, load: LoadSettings) -> list[int]:
         """The test photos, if photos are sent."""
         if load.bodies is not None:
@@ -201,11 +193,9 @@ class Classifier(ServerSettings, WorkerConfiguration):
         dtype = dtype_name(self.precision, device)
         return compare(read_reference(MODEL.exported), answers, dtype, self.preprocess)
 
+    no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
-            *("workers_per_device", "threads_per_worker"),
-        }
+        (*InferenceSettings.model_fields, "workers_per_device", "threads_per_worker")
     )
 
     def pipeline_inputs(self, bodies: Bodies) -> Any:

@@ -261,8 +261,8 @@ class Configuration(Section):
 
     @property
     def workers(self) -> int:
-        """Processes that work at once, each on a request or a batch; 0 if they run elsewhere."""
-        return int(self._value("workers", 1))
+        """Processes that work at once, each on a request or a batch; 0 if litmeter does not start them."""
+        return int(self._value("workers", int(self.is_started)))
 
     @property
     def threads(self) -> int | None:
@@ -373,7 +373,7 @@ class Configuration(Section):
     # ---- the pipeline in-process: a request's work without a server
 
     no_pipeline: ClassVar[str] = "it is not run in-process"
-    """Why this kind has no pipeline, if it has none."""
+    """Why this kind has no pipeline; empty if it has one."""
     pipeline_keys: ClassVar[frozenset[str]] = frozenset()
     """Keys that the pipeline depends on; configurations that agree in them share its processes."""
 

@@ -105,6 +105,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         """Run each in processes of its own: it must work, and answer alike in any batch and any worker."""
         return check_apis(own, bodies, device, timeout_s, users=users)
 
+    no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = PIPELINE_KEYS
 
     def pipeline_inputs(self, bodies: Bodies) -> Any:

@@ -35,8 +35,3 @@ class Url(Configuration):
     def starting(self, how: Start) -> AbstractContextManager[Server]:
         """Nothing is started."""
         return nullcontext(Server(self.url))
-
-    @property
-    def workers(self) -> int:
-        """None here."""
-        return 0
