@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.cli.main import main
-from litmeter.cli.own import Own, is_own, project, read_given, settings_of
-from litmeter.errors import UsageError
+from litmeter.cli.own import Own, project, read_given, settings_of
+from litmeter.errors import LoadError, UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.load.bodies import Bodies
 from litmeter.params import Params
@@ -26,12 +25,6 @@ def opened(*servers: str, **own: object) -> AbstractContextManager[Params]:
 def read(*servers: str, **own: object) -> dict[str, Configuration]:
     with opened(*servers, **own) as params:
         return params.experiments
-
-
-@pytest.mark.parametrize("server", ["a=x", "server:MyAPI", "python a.py --port {port}", "./run.sh {port}"])
-def test_what_says_what_to_serve_is_no_name(server: str) -> None:
-    assert is_own(server)
-    assert not is_own("e7_tuned")
 
 
 def test_an_api_with_keys_and_arguments() -> None:
@@ -77,25 +70,11 @@ def test_several_bodies_are_sent_in_their_order_with_one_content_type(tmp_path: 
         assert params.bodies() == Bodies([b"0", b"1", b"2"], "application/json")
         assert Path.cwd() != here
     assert Path.cwd() == here
+    with opened("m:A", body=[Path("no-such.json")]) as params, pytest.raises(LoadError, match="no-such.json"):
+        params.bodies()
     (picture := tmp_path / "b.jpg").touch()
     mixed = Own(body=[*files, picture])
     with pytest.raises(UsageError, match="several content types"):
         read_given(mixed)
     named = mixed.model_copy(update={"content_type": "text/plain"})
     assert read_given(named).content_type == "text/plain"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["m:A", "m:B"], "--body: missing"),
-        (["m:A", "--body", "x.json"], "two servers"),
-        (["e1_baseline", "candidate", "--body", "x.json"], "--body: only with servers of your own"),
-        (["m:A", "m:B", "--body", "no-such.json"], "no-such.json"),
-    ],
-)
-def test_one_line_says_what_is_wrong(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["compare", *arguments])
-    assert said in capsys.readouterr().err

@@ -390,7 +390,7 @@ class Classifier(ServerSettings, WorkerConfiguration):
 
 
 def check_model(folders: ModelFolders, *, compiled: bool) -> None:
-    """Raise ModelError, with the command that makes the model, if it is missing or its code has changed."""
+    """Raise ModelError, with the command that makes the model, if it is missing or not as its card says."""
     needed = {"export": folders.exported} | ({"compile": folders.compiled} if compiled else {})
     if not all(folder.is_dir() for folder in needed.values()):
         raise ModelError(
