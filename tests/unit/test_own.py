@@ -70,7 +70,7 @@ def test_several_bodies_are_sent_in_their_order_with_one_content_type(tmp_path: 
         assert params.bodies() == Bodies([b"0", b"1", b"2"], "application/json")
         assert Path.cwd() != here
     assert Path.cwd() == here
-    with opened("m:A", body=[Path("no-such.json")]) as params, pytest.raises(LoadError, match="no-such.json"):
+    with opened("m:A", body=[Path("no-such.json")]) as params, pytest.raises(LoadError, match="no-such"):
         params.bodies()
     (picture := tmp_path / "b.jpg").touch()
     mixed = Own(body=[*files, picture])

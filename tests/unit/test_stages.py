@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from litmeter.paths import INDEX
 from litmeter.stages.__main__ import BESIDE_OTHERS
 from litmeter.system.machine import LOCK_FILE
 from tests.support.project import ROOT
@@ -59,15 +58,6 @@ def test_an_active_virtual_environment_comes_first(project: Path) -> None:
     (project / ".venv/bin").mkdir(parents=True)
     (project / ".venv/bin/python").symlink_to("/bin/false")
     assert stage(project, "unknown").returncode == 2
-
-
-def test_what_came_of_a_stage_is_said_at_its_end(project: Path) -> None:
-    (project / "data").mkdir()
-    (project / "data/sample").symlink_to(ROOT / "data/sample")
-    done = stage(project, "data", TMPDIR=str(project))
-    assert done.returncode == 0, done.stderr
-    assert (project / INDEX).exists()
-    assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == ["train", "val", "test"]
 
 
 def refusal(project: Path, **variables: str) -> str:

@@ -182,9 +182,9 @@ def main() -> None:
     settings = LitApiSettings.model_validate(job["settings"])
     with reporting(say):
         say({"doing": "import"})
-        kind = load_class(settings.api)
+        api_class = load_class(settings.api)
         say({"doing": "__init__"})
-        api = make_api(settings, kind)
+        api = make_api(settings, api_class)
         say({"doing": "LitServer"})
         unusual = unusual_features(api)
         server = lit_server(api, settings, job["device"], job["timeout_s"])
