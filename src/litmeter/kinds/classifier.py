@@ -54,7 +54,7 @@ from litmeter.system.imports import freeze_gc_after
 
 
 class ClassifierTuneSettings(WorkerTuneSettings):
-    """The same, with the knobs of the model."""
+    """What a search seeks, and the values of the knobs of workers and of the model."""
 
     precision: OneOrMore[Precision] = ("full",)
     compiled: OneOrMore[bool] = (False,)
@@ -73,7 +73,7 @@ class Classifier(ServerSettings, WorkerConfiguration):
     _folders: ModelFolders = PrivateAttr(MODEL)
 
     def of(self, folders: ModelFolders) -> Classifier:
-        """The same with the model in other folders."""
+        """This configuration, with the model in other folders."""
         copy = self.model_copy()
         copy._folders = folders
         return copy
@@ -118,11 +118,11 @@ class Classifier(ServerSettings, WorkerConfiguration):
 
     @property
     def threads(self) -> int | None:
-        """A compiled model runs on one."""
+        """A compiled model runs on one thread."""
         return 1 if self.compiled else self.threads_per_worker
 
     def environment(self) -> dict[str, str]:
-        """The same; with ``keep_freed_memory`` glibc's thresholds are raised."""
+        """This process's; ``keep_freed_memory`` raises glibc's thresholds in it."""
         return keeping_freed_memory() if self.keep_freed_memory else dict(os.environ)
 
     def note(self, device: str) -> str | None:
@@ -285,7 +285,7 @@ class Classifier(ServerSettings, WorkerConfiguration):
         return super().canonical({**values, "threads_per_worker": 1} if values["compiled"] else values, users)
 
     def reason_against(self, machine: Host) -> str:
-        """The same; what cannot run comes first."""
+        """Why the model cannot run, else why its workers would only take turns."""
         return Configuration.reason_against(self, machine) or super().reason_against(machine)
 
     def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:

@@ -165,7 +165,7 @@ class CommandServer(StartedServer):
 
     @property
     def is_doubtful(self) -> bool:
-        """The same; without any answer, whether it listens on another port."""
+        """Whether waiting will not help: the server answers wrongly, or listens on another port."""
         status = self.first_status or self.status
         return bool(self.elsewhere) if status is None else status < 500
 
@@ -189,7 +189,7 @@ class CommandServer(StartedServer):
         return "; a command must stay in the foreground" if status == 0 else ""
 
     def pause(self) -> None:
-        """Stop all processes."""
+        """Stop all processes, and remember when."""
         super().pause()
         self.paused = time.perf_counter()
 

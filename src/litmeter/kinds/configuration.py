@@ -282,7 +282,7 @@ class Configuration(Section):
 
     @property
     def workers_times_threads(self) -> str:
-        """Both numbers, as 2x1."""
+        """Numbers of workers and threads, as 2x1."""
         return f"{self.workers}x{self.threads or 'all'}"
 
     @property
@@ -293,7 +293,7 @@ class Configuration(Section):
 
     @classmethod
     def in_tree(cls, keys: Mapping[str, Any], tree: Path) -> Mapping[str, Any] | None:
-        """The keys of the same server in another tree of the project; None if only that tree can serve it."""
+        """The keys of this server in another tree of the project; None if only that tree can serve it."""
         if "folder" not in cls.model_fields:
             return keys
         return {**keys, "folder": str(tree / (keys.get("folder") or ""))}
@@ -308,7 +308,7 @@ class Configuration(Section):
     """Stages of this kind, besides those that measure."""
 
     def resolved(self, ask_native: Callable[[], bool]) -> Configuration:
-        """The same with values for ``auto``; ``ask_native`` says whether half precision is native."""
+        """This configuration with a value for each ``auto``; ``ask_native`` says whether half is native."""
         return self
 
     @classmethod
@@ -397,7 +397,7 @@ class Configuration(Section):
         return None
 
     def native(self, half_is_native: bool) -> Configuration:
-        """The same in a number format that the device has instructions for."""
+        """This configuration in a number format that the device has instructions for."""
         return self
 
     def as_run(self, packages: Sequence[Any]) -> Configuration:

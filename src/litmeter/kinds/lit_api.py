@@ -126,7 +126,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
 
     @property
     def search_name(self) -> str:
-        """The same; LitServe's transport is not named."""
+        """The values of all knobs; LitServe's own transport is not named."""
         return super().search_name + " direct" * (self.transport == "direct")
 
     def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:

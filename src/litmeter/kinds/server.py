@@ -151,7 +151,7 @@ class StartedServer(Server):
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the last status is one that waiting will not change."""
+        """Whether waiting will not help, by the last status."""
         return self.status is not None and self.status < 500
 
     @property
@@ -234,7 +234,9 @@ def started_workers(
     follow: str = "",
     **options: Any,
 ) -> Iterator[StartedServer]:
-    """The same for litmeter's own server, ``python -m MODULE``, which gets ``options`` as JSON.
+    """Run litmeter's own server, ``python -m MODULE``, until the block ends; it gets ``options`` as JSON.
+
+    See ``started`` for the other arguments.
 
     Raises:
         ServerError: the port is taken.
@@ -276,7 +278,7 @@ def _main_process(
     folder: Path | None,
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Run a server's main process, with its log in the folder ``own``; what StartedServer says of it."""
+    """Run a server's main process, with its log in the folder ``own``; yield fields of StartedServer."""
     variables, log = dict(environment), own / "log"
     if not how.in_foreground:
         variables.pop(KEY_VARIABLE, None)

@@ -19,7 +19,7 @@ GPU_WORKERS = 4
 
 
 class WorkerTuneSettings(TuneSettings):
-    """The same, with the values of each knob."""
+    """What a search seeks, and the values of the knobs of workers."""
 
     transport: OneOrMore[Transport] | None = Field(
         None, description="absent: both for a LitAPI, litserve for the classifier"
@@ -49,7 +49,7 @@ class WorkerConfiguration(WorkerSettings, Configuration):
     }
 
     def lever(self, lever: Lever) -> str | None:
-        """The same, but only LitServe's transport can be improved on."""
+        """The key that moves a lever; the transport has none where it is not LitServe's."""
         if lever == "transport" and self.transport != "litserve":
             return None
         return super().lever(lever)
