@@ -367,7 +367,7 @@ class Configuration(Section):
         return []
 
     def accuracy(self, answers: Mapping[tuple[int, bytes], int], device: str) -> dict[str, Any]:
-        """Metrics of the answers to these bodies: how many there were by body number and content."""
+        """Metrics of the answers to these bodies, which are counted by body number and content."""
         return {}
 
     # ---- the pipeline in-process: a request's work without a server
