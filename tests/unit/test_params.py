@@ -76,7 +76,6 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
         ({"comparison.users": [8]}, "comparison.users: got [8]"),
         ({"model.name": ABSENT}, "model: got none of name, factory, onnx"),
     ],
-    ids=str,
 )
 def test_a_mistake_is_one_line_that_names_the_key(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ParamsError) as caught:
