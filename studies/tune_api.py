@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.load import load_generator
@@ -75,7 +75,7 @@ def in_turn(params: Params, settings: Sequence[Configuration], seconds: float) -
 
 def twelve(params: Params) -> dict[str, Configuration]:
     """The settings of the sweep by name."""
-    return {one.search_name: one for one in space_of(SWEPT, params.serve, Machine(DEVICE, 2)).configurations}
+    return {one.search_name: one for one in space_of(SWEPT, params.serve, Host(DEVICE, 2)).configurations}
 
 
 def run(own: Sequence[str], sweep: Mapping[str, Any], number: int) -> dict[str, Any]:

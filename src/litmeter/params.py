@@ -128,7 +128,7 @@ class Params(Section):
     def _check(self) -> Params:
         for kind in self.kinds:
             kind.check(self)
-        if self.load.bodies is None and not any(kind.has_bodies for kind in self.kinds):
+        if self.load.bodies is None and not any(kind.brings_bodies for kind in self.kinds):
             raise ValueError("load.bodies: missing; it must be given where no classifier is served")
         if taken := RESERVED.keys() & self.experiments.keys():
             name = min(taken)

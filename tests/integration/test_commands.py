@@ -108,7 +108,7 @@ def test_serve_says_where_it_is_ready_and_ends_quietly(
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with serving(tmp_path, exported, "--port", str(port), transport=transport) as process:
-        assert line(process) == "loading the model ...\n"
+        assert line(process) == "starting the server ...\n"
         ready = re.fullmatch(r"ready after \d+\.\d s: (.*)\n", line(process))
         assert ready is not None
         assert ready[1] == f"{url}/predict answers, and {url} is a page to try it (Ctrl-C ends it)"
@@ -124,7 +124,7 @@ def test_serve_says_where_it_is_ready_and_ends_quietly(
 def test_sigterm_ends_serve_as_it_loads_and_leaves_no_process(exported: ModelFolders, tmp_path: Path) -> None:
     port = free_port()
     with serving(tmp_path, exported, "--port", str(port)) as process:
-        assert line(process) == "loading the model ...\n"
+        assert line(process) == "starting the server ...\n"
         process.send_signal(signal.SIGTERM)
         assert rest(process) == ""
         # One that has not started its server yet ends as any other program.
@@ -141,7 +141,7 @@ def test_a_second_ctrl_c_ends_serve_at_once(
         serving(tmp_path, exported, "--port", str(port), drain_s=300.0) as process,
         ThreadPoolExecutor(1) as pool,
     ):
-        assert [line(process).split()[0] for _ in range(2)] == ["loading", "ready"]
+        assert [line(process).split()[0] for _ in range(2)] == ["starting", "ready"]
         started = psutil.Process(process.pid).children(recursive=True)
         with stopped(by_role(url, "worker")):
             unfinished = pool.submit(post_image, url, photos[0].read_bytes())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +15,7 @@ from litmeter.cli.main import main
 from litmeter.errors import ParamsError
 from litmeter.kinds.configuration import Configuration, Given
 from litmeter.kinds.registry import KINDS
-from litmeter.kinds.server import Launch, Server, Start, launched
+from litmeter.kinds.server import Server, Start, started
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE, BenchmarkPaths
 from litmeter.report.pages import page, render
@@ -47,14 +45,8 @@ class Sleeper(Configuration):
     def describe(self, device: str) -> str:
         return f"naps of {self.nap_s:g} s"
 
-    @contextmanager
-    def starting(self, how: Start) -> Iterator[Server]:
-        def launch(binding: Any, listener: socket.socket, folder: Path) -> Launch:
-            words = [sys.executable, self.program, str(binding.port), str(self.nap_s)]
-            return Launch(words, {}, inherits=False)
-
-        with launched(launch, self.environment(), "/predict", how) as server:
-            yield server
+    def starting(self, how: Start) -> AbstractContextManager[Server]:
+        return started([sys.executable, self.program, "{port}", str(self.nap_s)], how)
 
 
 @pytest.fixture
@@ -122,5 +114,5 @@ def test_what_it_has_not_is_said_where_it_is_asked_for(params: Params) -> None:
     with pytest.raises(ParamsError, match=r"^serve: a sleeper has no knobs; allowed .*: api or classifier$"):
         tune.main()
     assert list(params.serve.foreground_notes("cpu")) == []
-    assert not params.serve.takes_binding
+    assert not params.serve.served_by_litmeter
     assert params.stages == set()

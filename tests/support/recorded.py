@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.registry import read as read_keys
 from litmeter.load.settings import LoadSettings
 from litmeter.measure import run as loop
@@ -96,7 +96,7 @@ def schedule_of(recording: Recording) -> Schedule[Any]:
                 serve,
                 LoadSettings.model_validate(given["load"], strict=False),
                 ObjectiveSettings.model_validate(given["objective"], strict=False),
-                Machine(**given["machine"]),
+                Host(*(given["machine"][key] for key in ("device", "cores"))),
                 Space(configurations, space["left_out"]),
                 None if agreement is None else lambda one: agreement[one.model_dump_json()],
             )

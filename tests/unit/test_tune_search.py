@@ -12,7 +12,7 @@ import pytest
 
 from litmeter.errors import LitmeterError
 from litmeter.kinds.classifier import Classifier
-from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.load import LoadPlan
@@ -61,7 +61,7 @@ PART_S = {
 def job_of(agreement: Callable[[Configuration], float] = lambda one: 1.0, **limits: Any) -> Job:
     params = load_params(ROOT / "params.yaml")
     tune = params.tune.model_copy(update={**KNOBS, "max_s": 300.0, **limits})
-    machine = Machine("cpu", 2)
+    machine = Host("cpu", 2)
     objective = params.objective.model_copy(update={"max_s": 60.0})
     space = space_of(tune, SERVE, machine)
     return Job(tune, SERVE, params.load, objective, machine, space, agreement)
@@ -268,7 +268,7 @@ REQUEST_S, OF_WORKER_S = 0.001, 0.0004
 
 
 def job_of_api(unavailable: str = "") -> Job:
-    params, machine = load_params(ROOT / "params.yaml"), Machine("cpu", 2, unavailable=unavailable)
+    params, machine = load_params(ROOT / "params.yaml"), Host("cpu", 2, unavailable=unavailable)
     objective = params.objective.model_copy(update={"max_s": 30.0})
     tune = WorkerTuneSettings(max_s=600.0)
     space = space_of(tune, OWN, machine)
@@ -292,7 +292,7 @@ def served_rps(one: Configuration) -> float:
         request: {1: REQUEST_S},
         f"{request}: CPU time": {1: OF_WORKER_S},
     }
-    return one.predicted_rps(costs, Machine("cpu", 2), 8) * (0.8 if one.batch_timeout_s else 1.0)
+    return one.predicted_rps(costs, Host("cpu", 2), 8) * (0.8 if one.batch_timeout_s else 1.0)
 
 
 def searched_for_api(job: Job) -> tuple[Outcome, MadeUpMachine]:

@@ -175,7 +175,7 @@ def serve(
     if server is not None:
         own, timeout_s = own_server(server, keys, Sent(), "module:Class"), LOAD.timeout_s
         device = resolve_device("auto", cuda_available())
-        if not own.takes_binding:
+        if not own.served_by_litmeter:
             raise UsageError(f"expected module:Class, got {server!r}")
     else:
         params, device = params_here()
@@ -184,7 +184,7 @@ def serve(
             raise ParamsError(f"{PARAMS_FILE}: serve: missing; it says what is served")
         if not own.is_started:
             raise UsageError(f"serve: {own.spec} runs already")
-        if not own.takes_binding and binding != Binding(port):
+        if not own.served_by_litmeter and binding != Binding(port):
             raise UsageError(f"serve: names a {own.kind}, which has options of its own; allowed: --port")
     own.check_there()
     for said in own.foreground_notes(device):
@@ -192,7 +192,7 @@ def serve(
     page = ", and {url} is a page to try it" if own.page else ""
     with own.starting(Start(device, timeout_s, binding, in_foreground=True)) as started:
         assert isinstance(started, StartedServer)
-        return wait_in_foreground(started, own.starts_by, page, own.drain_limit_s)
+        return wait_in_foreground(started, page, own.drain_limit_s)
 
 
 @app.command(

@@ -127,7 +127,7 @@ except ValueError as error:
 def _check_own_litmeter(settings: Configuration, name: str) -> None:
     """Raise UsageError where a LitAPI lies beside a litmeter that does not serve it, as before it did."""
     folders = [(settings.place or Path()) / part for part in ("src", "")]
-    if not settings.runs_litmeter or not any((folder / "litmeter").is_dir() for folder in folders):
+    if not settings.served_by_litmeter or not any((folder / "litmeter").is_dir() for folder in folders):
         return
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     words = [sys.executable, "-c", OWN_SETTINGS, settings.model_dump_json(exclude_defaults=True)]

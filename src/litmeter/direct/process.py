@@ -23,7 +23,7 @@ Settings = TypeVar("Settings", bound=WorkerSettings)
 
 
 def serve_by_options(kind: type[Settings], serve: Callable[..., None]) -> None:
-    """Serve until SIGTERM or Ctrl-C, as the JSON of ``kinds.server.of_workers`` says.
+    """Serve until SIGTERM or Ctrl-C, as the JSON of ``kinds.server.worker_words`` says.
 
     Args:
         kind: of the settings.

@@ -111,7 +111,7 @@ class Served(Subject):
                 with named(self.name):
                     self.server = starting
                     starting.ready(ask=partial(self._ask, LOADING))
-                    if self.configuration.asked_first:
+                    if not self.configuration.brings_bodies:
                         self._ask()
                 self.server.pause()
                 self.pid, self.ready_s = self.server.pid, self.server.ready_s

@@ -375,7 +375,7 @@ def _preprocessing(result: Result, timed: Timed) -> Why:
 def _decoders(result: Result, timed: Timed) -> Iterator[Option]:
     """Other ways to preprocess, by what other configurations' pipelines take beyond the model."""
     own_ms, whole_ms = _preprocess_ms(result), mean(result.in_process("pipeline"), "workers_cpu_ms")
-    if (key := result.serve.preprocess_key) is None:
+    if (key := result.serve.lever("preprocessing")) is None:
         return
     for other in timed.results:
         if type(other.serve) is not type(result.serve):

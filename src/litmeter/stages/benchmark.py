@@ -35,7 +35,7 @@ def main(name: str) -> tuple[Sequence[TurnRow], BenchmarkMetrics]:
         if note := serve.note(device):
             print_wrapped(f"{name}: {note}")
         subjects = {name: Served(name, serve, sender, device, load.timeout_s)}
-        if serve.has_null:
+        if serve.served_by_litmeter:
             subjects[NULL_SERVER] = Served(NULL_SERVER, serve, sender, device, load.timeout_s, null=True)
         schedule = levels(name, load, len(bodies.contents), tested, null_server=NULL_SERVER in subjects)
         with progress(SECONDS, name) as show:

@@ -19,7 +19,7 @@ from statistics import fmean, geometric_mean, pstdev
 import numpy as np
 
 from litmeter.errors import LitmeterError, ServerError
-from litmeter.kinds.configuration import LEAST_S, Configuration, Costs, Machine, Part, TuneSettings, cpu_of
+from litmeter.kinds.configuration import LEAST_S, Configuration, Costs, Host, Part, TuneSettings, cpu_of
 from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
@@ -141,7 +141,7 @@ def _costs_s(part: Part, sample: Sample) -> dict[str, float]:
 
 
 def ranking(
-    configurations: Iterable[Configuration], costs: Costs, machine: Machine, users: int
+    configurations: Iterable[Configuration], costs: Costs, machine: Host, users: int
 ) -> list[tuple[Configuration, float]]:
     """The configurations with their predicted rates, fastest first; of equals, the simpler first."""
     predicted = [(one, one.predicted_rps(costs, machine, users)) for one in configurations]
@@ -416,7 +416,7 @@ class Job:
     serve: Configuration
     load: LoadSettings
     objective: ObjectiveSettings
-    machine: Machine
+    machine: Host
     space: Space
     agreement: Callable[[Configuration], float] | None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from litmeter.kinds.configuration import Configuration, Machine, TuneSettings
+from litmeter.kinds.configuration import Configuration, Host, TuneSettings
 
 DUPLICATE = "the same as another one"
 WORKERS_TIMES_THREADS = "workers x threads"
@@ -24,7 +24,7 @@ class Space:
     left_out: Mapping[str, int]
 
 
-def space_of(tune: TuneSettings, serve: Configuration, machine: Machine) -> Space:
+def space_of(tune: TuneSettings, serve: Configuration, machine: Host) -> Space:
     """All combinations of the knobs' values that can run, each once; ``serve`` has the other keys."""
     left_out: Counter[str] = Counter()
     found: dict[Configuration, None] = {}
