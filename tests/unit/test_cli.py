@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -166,15 +165,9 @@ def test_a_cluster_that_cannot_be_reached_is_one_line() -> None:
 def test_a_command_without_its_extra_says_which_one_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        somebody = f"127.0.0.1:{listening.getsockname()[1]}"
-        words = ("machines", "--rate", "1", "--price", "1", "--cluster", somebody)
-        assert output_of(capsys, *words) == (
-            2,
-            "",
-            "litmeter: ray is not installed: pip install 'litmeter[cluster]'\n",
-        )
+    monkeypatch.setitem(sys.modules, "dvc", None)
+    said = "litmeter: dvc is not installed: pip install 'litmeter[dvc]'\n"
+    assert output_of(capsys, "quick") == (2, "", said)
 
 
 def test_a_missing_project_is_one_line_and_status_2(

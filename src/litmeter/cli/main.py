@@ -286,8 +286,7 @@ app.command(
     help_epilogue="""examples:
   litmeter machines --rate 1000 --price 0.17   # 0.17 for an hour of this one
   litmeter machines small large --rate 1000 \\
-      --price small=0.09 --price large=0.17    # branches with results of each
-  litmeter machines --cluster 10.0.0.1:6379 --rate 1000 --price 0.17""",
+      --price small=0.09 --price large=0.17    # branches with results of each""",
 )
 
 
@@ -300,7 +299,7 @@ app.command(
   litmeter tune --apply      # writes the winner into params.yaml""",
 )
 app.command(
-    "litmeter.cli.copies:quick",
+    "litmeter.cli.quick:quick",
     name="quick",
     help="Compare all configurations within minutes, with wide intervals; nothing is kept.",
     help_epilogue="examples:\n  litmeter quick              # what `make quick` does",

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from litmeter.cli.copies import project_files
 from litmeter.cli.own import Sent, settings_of
+from litmeter.cli.quick import copy_project
 from litmeter.cli.requirements import changed_requirements
 from litmeter.errors import UsageError
 from litmeter.kinds.command import Command
@@ -142,9 +142,7 @@ def _check_own_litmeter(settings: Configuration, name: str) -> None:
 def _copy() -> Iterator[Path]:
     """A copy of the working tree: its params.yaml can be changed, and edits meanwhile do not matter."""
     with scratch() as folder:
-        for file in project_files():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, folder / file)
+        copy_project(folder)
         share_ignored(Path(), folder)
         yield folder
 
