@@ -1,7 +1,7 @@
 """Load generators on all machines of a Ray cluster.
 
-`ray start` has made the cluster; this machine belongs to it, and all of them have litmeter. Ray carries bodies
-to the nodes and records back, and notices when a node dies.
+`ray start` has made the cluster; this machine belongs to it, and all of them have litmeter. Ray carries
+bodies to the nodes and records back, and notices when a node dies.
 """
 
 from __future__ import annotations

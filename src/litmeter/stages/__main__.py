@@ -22,7 +22,7 @@ from litmeter.errors import LitmeterError, ParamsError, missing_extra, storage_e
 from litmeter.params import load_params
 from litmeter.say.progress import print_wrapped, set_place
 from litmeter.settings import PARAMS_FILE
-from litmeter.stages.order import COMPARISON_ONLY, announcement, record_seconds
+from litmeter.stages.order import announcement, record_seconds
 from litmeter.system.imports import freeze_gc_after
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
             exit_with_parent()
             report_stale_files(name)
             with suppress(ParamsError):  # which the stage itself reports
-                if found := announcement((name, *rest), load_params()):
+                if found := announcement(" ".join(arguments), load_params()):
                     set_place(found[0])
                     print_wrapped(found[1])
             with nullcontext() if name in BESIDE_OTHERS else exclusive_machine():
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
                     from litmeter.report import stage_lines  # a wrong NAME is refused without it
                 stage_lines.begin(name, *rest)
                 stage_lines.done(name, stage.main(*rest), *rest)
-                record_seconds((name, *rest), monotonic() - began)
+                record_seconds(" ".join(arguments), monotonic() - began)
     except LitmeterError as error:
         hint = still_there() if isinstance(error, ParamsError) and name == "machine" else ""
         said, status = f"{error}{hint}", error.exit_code
@@ -106,8 +106,9 @@ def restore(name: str) -> str:
 
 
 def in_copy() -> bool:
-    """Whether the tree is one that is thrown away: `litmeter quick`'s, or DVC's for a queued experiment."""
-    return COMPARISON_ONLY in os.environ or ".dvc" in Path.cwd().parts
+    """Whether this tree is thrown away: that of `litmeter quick`, without git, or of a queued experiment."""
+    here = Path.cwd()
+    return ".dvc" in here.parts or not any((folder / ".git").exists() for folder in (here, *here.parents))
 
 
 if __name__ == "__main__":

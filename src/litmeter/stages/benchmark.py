@@ -28,7 +28,7 @@ def main(name: str) -> tuple[Sequence[TurnRow], dict[str, Any]]:
     serve, load = params.configuration(name), params.load
     params.served_card()
     paths = BenchmarkPaths(name)
-    check_writable(paths.files)
+    check_writable(paths.outputs)
     bodies, tested, log = params.bodies(), serve.tested(load), Log()
     with load_generator(*bodies) as sender:
         refuse_faulty({name: serve}, bodies, device, load.timeout_s)

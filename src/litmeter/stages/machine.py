@@ -16,7 +16,7 @@ from litmeter.params import Params, load_params, params_on
 from litmeter.paths import DVC_FILE, MACHINE, left_out
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.stages import comparison
-from litmeter.stages.order import seconds_file, whole_run
+from litmeter.stages.order import last_seconds
 from litmeter.system.device import resolve_device
 from litmeter.system.dvc_file import code_files
 from litmeter.system.files import read_json, write_json
@@ -47,8 +47,8 @@ def main() -> tuple[dict[str, Any], list[str]]:
     ]
     with suppress(LitmeterError, OSError):  # before the first run there is nothing that could have changed
         if params.served_digest() and (ahead := change_ahead(*params_on(machine))):
-            return machine, [*said, ahead]
-    return machine, [*said, *filter(None, [whole_run(params)])]
+            said.append(ahead)
+    return machine, said
 
 
 def change_ahead(params: Params, device: str) -> str | None:
@@ -62,8 +62,9 @@ def change_ahead(params: Params, device: str) -> str | None:
     if last is None or not kept:
         return None
     changed = [name for name, own in signatures.items() if last.signatures.get(name) != own]
-    seconds = sum(read_json(seconds_file(("benchmark", name)))["seconds"] for name in changed)
-    return f"{', '.join(changed)} changed: about {duration(budget_s + seconds)}, if nothing else did"
+    took = last_seconds()
+    seconds = budget_s + sum(took.get(f"benchmark {name}", 0.0) for name in changed)
+    return f"{', '.join(changed)} changed: about {duration(seconds)}, if nothing else did"
 
 
 def check_params(params: Params) -> None:
