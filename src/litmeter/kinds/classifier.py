@@ -410,10 +410,8 @@ class Classifier(ServerSettings, WorkerConfiguration):
         check_model(self._folders, compiled=self.compiled)
 
     def foreground_notes(self, device: str) -> Iterator[str]:
-        """A model that is not that of dvc.lock, and a note."""
+        """The note on these settings, if there is one."""
         check_precision(self.precision, device, "serve.precision")
-        if said := here.other_model(self._folders.exported):
-            yield said
         if note := self.note(device):  # fails here instead of in the log of each worker
             yield note
 
