@@ -15,7 +15,7 @@ from litmeter.cli.own import OWN, USERS, Own, check_only_own, is_own, project, s
 from litmeter.errors import UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.load import load_generator
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from litmeter.measure.comparison_rows import Pair, comparison_rows, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
@@ -115,7 +115,7 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     bodies, log, users = params.bodies(), Log(), params.comparison.users
     print_wrapped(f"{', '.join(settings)} in turn, at {users} users: about {seconds:.0f} s")
     with exclusive_machine():
-        refuse_faulty(settings, bodies, device, load.timeout_s)
+        refuse_faulty(check_all(settings, bodies, device, load.timeout_s))
         with load_generator(*bodies) as sender, progress(seconds, "compare") as show:
             subjects = {
                 name: Served(name, serve, sender, device, load.timeout_s) for name, serve in settings.items()

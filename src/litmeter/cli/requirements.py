@@ -36,10 +36,7 @@ def requirements_of(tree: Path) -> Iterator[str]:
         poetry = content.get("tool", {}).get("poetry", {}).get("dependencies", {})
         yield from (f"{name} = {version}" for name, version in poetry.items())
         for file in [*tree.glob("*requirements*.txt"), *tree.glob("requirements/*.txt")]:
-            if not FOR_DEVELOPERS.search(file.stem):
-                lines = (
-                    re.sub(r"(^|\s)#.*", "", line).strip() for line in file.read_text("utf-8").splitlines()
-                )
-                yield from filter(None, lines)
+            text = "" if FOR_DEVELOPERS.search(file.stem) else file.read_text("utf-8")
+            yield from filter(None, (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines()))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error

@@ -140,7 +140,7 @@ def checked(
     Where that is only the one before, it is taken out of ``measured``.
     """
     own = {name: serve for name, serve in measured.items() if name != BEFORE}
-    found = refuse_faulty(own, bodies, device, timeout_s, users)
+    found = refuse_faulty(check_all(own, bodies, device, timeout_s, users))
     if before := measured.get(BEFORE):
         found |= check_all({BEFORE: before}, bodies, device, timeout_s)
         if fault := found[BEFORE].fault:
