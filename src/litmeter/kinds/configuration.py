@@ -288,9 +288,6 @@ class Configuration(Section):
             return keys
         return {**keys, "folder": str(tree / (keys.get("folder") or ""))}
 
-    runs_litmeter: ClassVar[bool] = False
-    """Whether litmeter's own code answers the requests, be it that of another tree."""
-
     def environment(self) -> dict[str, str]:
         """Environment variables of what works for it."""
         return dict(os.environ)

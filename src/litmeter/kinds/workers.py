@@ -50,7 +50,6 @@ class WorkerConfiguration(WorkerSettings, Configuration):
         """The transport is moved where it is LitServe's."""
         return None if lever == "transport" and self.transport != "litserve" else self.levers[lever]
 
-    runs_litmeter: ClassVar[bool] = True
     has_null: ClassVar[bool] = True
     takes_binding: ClassVar[bool] = True
 
