@@ -17,7 +17,7 @@ from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.load import load_generator
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import run as measure_all
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> None:
         sweep = read_result(study)["sweep"]
     except FileNotFoundError:
         params = params_of(own)
-        refuse_faulty(twelve(params), params.bodies(), DEVICE, TIMEOUT_S)
+        refuse_faulty(check_all(twelve(params), params.bodies(), DEVICE, TIMEOUT_S))
         sweep = in_turn(params, list(twelve(params).values()), SWEEP_S)
         print(f"sweep: {sweep}", flush=True)
     keep_runs(study, RUNS, partial(run, own, sweep), sweep=sweep)

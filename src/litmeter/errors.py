@@ -102,3 +102,12 @@ def missing_extra(error: ModuleNotFoundError) -> UsageError | None:
     if module not in EXTRAS:
         return None
     return UsageError(f"{module} is not installed: pip install 'litmeter[{EXTRAS[module]}]'")
+
+
+def explained(error: BaseException) -> LitmeterError | None:
+    """The LitmeterError that explains ``error`` in a line; None where only a traceback does."""
+    if isinstance(error, OSError):
+        return storage_error(error)
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error)
+    return error if isinstance(error, LitmeterError) else None

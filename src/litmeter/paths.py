@@ -18,7 +18,8 @@ class ModelFolders:
 MACHINE = Path("metrics/machine.json")
 COMPILERS = Path("metrics/compilers.json")
 WEIGHTS = Path("metrics/weights.json")
-SECONDS = Path("metrics/seconds")
+SECONDS = Path("samples/seconds.json")
+"""How long each stage took when it last ran here; git ignores it."""
 SELFTEST = Path("metrics/verify.json")
 
 DVC_FILE = Path("dvc.yaml")
@@ -76,15 +77,14 @@ class BenchmarkPaths:
     Attributes:
         metrics: what it does alone, one flat object.
         turns, samples: a row per turn, and per request, of its benchmark.
-        files: those that the stage ``benchmark`` writes; with its seconds they are its ``outputs``.
+        outputs: the files that the stage ``benchmark`` writes.
     """
 
     def __init__(self, name: str) -> None:
         self.metrics = BENCHMARKS / f"{name}.json"
         self.turns = TURNS / f"{name}.csv"
         self.samples = Path(f"samples/{name}.csv")
-        self.files = [self.metrics, self.turns, self.samples]
-        self.outputs = [*self.files, SECONDS / f"benchmark/{name}.json"]
+        self.outputs = [self.metrics, self.turns, self.samples]
 
 
 CAPACITY_FOLDERS = Path("metrics/capacity"), Path("plots/capacity")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-import yaml
 
-from litmeter.classifier.here import other_model
-from litmeter.classifier.model.card import CARD_NAME, read_card
 from litmeter.classifier.model.predictor import Predictor
 from litmeter.cli.main import main
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer
-from litmeter.paths import MODEL, ModelFolders
-from litmeter.system.files import write_json
+from litmeter.paths import ModelFolders
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.models import CLASSES
 from tests.support.processes import processes_mentioning
@@ -179,26 +174,3 @@ def test_serve_without_its_model_names_the_stage_that_makes_it(
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert f"no model to serve in {project}; `.venv/bin/dvc repro compile`" in captured.err
-
-
-def test_a_model_that_dvc_lock_does_not_have_is_named(
-    exported: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a run that was interrupted leaves it; the lock is DVC's own."""
-    monkeypatch.chdir(tmp_path)
-    assert other_model(MODEL.exported) is None  # there is neither a model nor a lock
-    shutil.copytree(exported.exported, "made")
-    stage = {"cmd": f"mkdir -p models; cp -r made {MODEL.exported}", "outs": [str(MODEL.exported)]}
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"export": stage}}))
-    for command in ("init -q --no-scm", "repro -q"):
-        subprocess.run([Path(sys.executable).with_name("dvc"), *command.split()], check=True)
-    assert other_model(MODEL.exported) is None
-    card = read_card(MODEL.exported).model_copy(update={"test_accuracy": 0.125})
-    (MODEL.exported / CARD_NAME).unlink()  # DVC may have linked it
-    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
-    said = other_model(MODEL.exported)
-    assert said is not None
-    assert said.startswith(f"models/exported is not the model of dvc.lock, but {card.architecture}, ")
-    assert "0.125" in said
-    subprocess.run([Path(sys.executable).with_name("dvc"), "checkout", "-q", "--force"], check=True)
-    assert other_model(MODEL.exported) is None

@@ -17,7 +17,7 @@ from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.preflight import check_apis, difference
 from litmeter.load.bodies import Bodies
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from tests.support.processes import descendants_mentioning
 
 BODIES = Bodies([json.dumps({"input": number}).encode() for number in (1, 2, 5)], "application/json")
@@ -129,9 +129,9 @@ def test_answers_must_not_depend_on_the_worker(capsys: pytest.CaptureFixture[str
     found = check_apis({"e1": random}, BODIES, "cpu", LIMIT_S)
     assert "from worker 1" in fault_of(found, "e1")
     with pytest.raises(ApiError, match="e1: answers to body 1 differ"):
-        refuse_faulty({"e1": random}, BODIES, "cpu", LIMIT_S)
+        refuse_faulty(check_all({"e1": random}, BODIES, "cpu", LIMIT_S))
     sampling = random.model_copy(update={"check_answers": False})
-    assert refuse_faulty({"e1": sampling}, BODIES, "cpu", LIMIT_S)["e1"].fault == ""
+    assert refuse_faulty(check_all({"e1": sampling}, BODIES, "cpu", LIMIT_S))["e1"].fault == ""
     assert "e1: answers are not compared" in capsys.readouterr().err
 
 
@@ -179,7 +179,7 @@ def test_what_works_is_served_and_what_has_no_effect_is_said(monkeypatch: pytest
     works["stream"] = settings("Stream")
     works["command"] = Command(command="serve {port}")
     works["classifier"] = Classifier()
-    found = refuse_faulty(works, BODIES, "cpu", LIMIT_S)
+    found = check_all(works, BODIES, "cpu", LIMIT_S)
     assert list(found) == list(works)
     assert found["e1"].notes == ("e1: batch_timeout_s has no effect at max_batch_size 1",)
     unavailable = {name: one.unavailable for name, one in found.items() if one.unavailable}

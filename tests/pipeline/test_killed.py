@@ -90,7 +90,7 @@ class Killed(Clone):
 
     def generation(self) -> list[int]:
         """When each file of the experiment's results was written."""
-        return [(self.path / path).stat().st_mtime_ns for path in BenchmarkPaths(NAME).files]
+        return [(self.path / path).stat().st_mtime_ns for path in BenchmarkPaths(NAME).outputs]
 
 
 @pytest.fixture

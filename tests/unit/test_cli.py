@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -147,13 +146,21 @@ def test_a_cluster_that_is_none_or_not_allowed_is_named(
 def test_a_command_without_its_extra_says_which_one_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        somebody = f"127.0.0.1:{listening.getsockname()[1]}"
-        words = ("machines", "--rate", "1", "--price", "1", "--cluster", somebody)
-        status, out, error = output_of(capsys, *words)
-    assert (status, out, error.count("\n")) == (2, "", 1)
-    assert "pip install 'litmeter[cluster]'" in error
+    monkeypatch.setitem(sys.modules, "dvc", None)
+    said = "litmeter: dvc is not installed: pip install 'litmeter[dvc]'\n"
+    assert output_of(capsys, "quick") == (2, "", said)
+
+
+def test_a_missing_project_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    here, missing = Path.cwd(), tmp_path / "missing"
+    assert output_of(capsys, "--project", str(missing), "results") == (
+        2,
+        "",
+        f"litmeter: --project {missing}: No such file or directory\n",
+    )
+    assert Path.cwd() == here
 
 
 @pytest.mark.parametrize("command", ["loadtest --body", "loadtest --images", "predict"])

@@ -350,7 +350,7 @@ def test_what_cannot_run_in_process_is_only_served_and_the_reason_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = {"api": Checked("", "", (), None, {4: 30.0, 8: 15.0}), "candidate": Checked("", "a command", ())}
-    monkeypatch.setattr("litmeter.stages.comparison.refuse_faulty", lambda own, *_: found)
+    monkeypatch.setattr("litmeter.stages.comparison.check_all", lambda own, *_: found)
     monkeypatch.setattr("litmeter.params.Params.bodies", lambda _: Bodies([b"{}"], "application/json"))
     machine = Machine(lambda turn: 40.0)
 

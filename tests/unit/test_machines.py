@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 
@@ -158,7 +155,6 @@ def test_a_revision_is_read_as_a_folder_is(
         ("small large --price small=1", "for each of small, large, got small"),
         ("small --price 1 --price small=1", "for each of small, got a number, small"),
         ("--price small=1", "--price: expected one number, got small"),
-        ("small --price 1 --cluster a:1", "--cluster: not together with REV"),
     ],
 )
 def test_a_wrong_price_is_one_line(capsys: pytest.CaptureFixture[str], words: str, part: str) -> None:
@@ -172,24 +168,3 @@ def test_a_machine_without_a_capacity_is_named(capsys: pytest.CaptureFixture[str
         status, out, err = said(capsys, "small", *ASKED, "1", *words)
         assert (status, "candidate" in out) == ((1, False) if words else (0, True))
         assert ("small: no capacity of e7_tuned" in err) is bool(words)
-
-
-def test_a_cluster_measures_first(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def measure_on_cluster(address: str, show: object) -> Iterator[tuple[str, bytes]]:
-        assert address == "10.0.0.1:6379"
-        for name in ("small", "large"):
-            content = io.BytesIO()
-            with ZipFile(content, "w") as archive:
-                for path in ("params.yaml", "metrics/machine.json", "metrics/capacity", "plots/capacity"):
-                    for file in [Path(name, path), *Path(name, path).glob("*")]:
-                        archive.write(file, file.relative_to(name))
-            yield f"node-{name}", content.getvalue()
-
-    monkeypatch.setattr("litmeter.cli.copies.measure_on_cluster", measure_on_cluster, raising=False)
-    prices = ("node-small=1", "--price", "node-large=1", "--price", "node-that-failed=1")
-    status, out, _ = said(capsys, "--cluster", "10.0.0.1:6379", *ASKED, *prices)
-    assert status == 0
-    assert re.findall(r"\| (node-\w+) \|", out) == ["node-large", "node-small"]
-    assert Path("machines/node-small/metrics/machine.json").exists()

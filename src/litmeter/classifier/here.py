@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import timeit
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from litmeter.classifier.model.card import read_card, sha256
 from litmeter.classifier.model.own import files_of_factory, files_of_onnx
 from litmeter.classifier.model.precision import check_precision, has_bfloat16
 from litmeter.classifier.model.settings import PACKAGE_MODEL, ModelSettings
-from litmeter.errors import LitmeterError, ModelError, ParamsError
-from litmeter.paths import COMPILERS, DOWNLOAD, DVC_LOCK, MODEL, WEIGHTS
+from litmeter.errors import ModelError, ParamsError
+from litmeter.paths import COMPILERS, DOWNLOAD, MODEL, WEIGHTS
 from litmeter.system.files import write_json
 from litmeter.system.machine import compilers
 
@@ -182,32 +178,3 @@ def said_of_half(emulating: Sequence[str], native: bool, slowdown: float) -> str
             f"{slowdown:.0f} times slower; what is far behind gets a short measurement"
         )
     return text
-
-
-def other_model(folder: Path) -> str | None:
-    """Which model ``folder`` has where it is not that of dvc.lock, as after an interrupted run; else None."""
-    try:
-        with DVC_LOCK.open("rb") as file:
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            outs = yaml.load(file, loader)["stages"]["export"]["outs"]  # noqa: S506
-        [locked] = [out["md5"] for out in outs if out["path"] == str(folder)]
-        card = read_card(folder)
-        if folder_md5(folder) == locked:
-            return None
-    except (OSError, LitmeterError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return None  # there is no lock, or no model, which is said where it is needed
-    return (
-        f"{folder} is not the model of {DVC_LOCK}, but {card.architecture}, test accuracy "
-        f"{card.test_accuracy:.3f}, weights {card.weights_sha256[:12]}; `dvc checkout` brings that one back"
-    )
-
-
-def folder_md5(folder: Path) -> str:
-    """The hash of a folder as DVC computes it: of its files' names and hashes, as JSON."""
-
-    def md5(content: bytes) -> str:
-        return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = [{"md5": md5(file.read_bytes()), "relpath": str(file.relative_to(folder))} for file in files]
-    return f"{md5(json.dumps(listed, sort_keys=True).encode())}.dir"

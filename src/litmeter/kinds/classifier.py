@@ -382,10 +382,8 @@ class Classifier(ServerSettings, WorkerConfiguration):
         check_model(self._folders, compiled=self.compiled)
 
     def foreground_notes(self, device: str) -> Iterator[str]:
-        """Say so if the model is not that of dvc.lock, besides the note."""
+        """The note on these settings, if there is one."""
         check_precision(self.precision, device, "serve.precision")
-        if said := here.other_model(self._folders.exported):
-            yield said
         yield from super().foreground_notes(device)
 
 

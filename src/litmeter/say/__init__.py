@@ -1,1 +1,1 @@
-"""What a person reads while something runs: progress, and tables of text."""
+"""What is printed while something runs: progress, and tables of text."""

@@ -1,4 +1,4 @@
-"""Output of long runs: wrapped lines, and how far they are."""
+"""Output of long runs: wrapped lines, and progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 WIDTH = 120
 EVERY_S = 10.0
-"""Between two lines where there is no terminal."""
+"""Time between two lines of progress where there is no terminal."""
 _place = ""
 
 
@@ -30,16 +30,13 @@ def print_wrapped(text: str) -> None:
 
 
 def set_place(place: str) -> None:
-    """Say with each progress where in a longer run it stands, as "8/18"."""
+    """Begin each progress with ``place``, such as "8/18": where a longer run stands."""
     global _place
     _place = place
 
 
 class ProgressLines:
-    """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer.
-
-    ``total`` may change meanwhile, as it may with tqdm.
-    """
+    """Progress for logs: a line on standard error every EVERY_S seconds; ``total`` may change, as in tqdm."""
 
     def __init__(self, total: float, description: str, initial: float = 0.0) -> None:
         self.n = self._initial = initial
@@ -48,7 +45,7 @@ class ProgressLines:
         self._text = ""
 
     def update(self, n: float = 1) -> None:
-        """Add to what is done, and print a line if it is time."""
+        """Add ``n`` to what is done, and print a line if it is time."""
         self.n += n
         now = monotonic()
         if now - self._shown >= EVERY_S:
@@ -60,7 +57,7 @@ class ProgressLines:
             print(text + (f"; {self._text}" if self._text else ""), file=sys.stderr, flush=True)
 
     def set_postfix_str(self, s: str) -> None:
-        """What to say beside it."""
+        """Add the text ``s`` to each line."""
         self._text = s
 
 
@@ -72,10 +69,7 @@ def duration(seconds: float) -> str:
 def bar(
     total: float, description: str, unit: str, initial: float = 0.0
 ) -> AbstractContextManager[ProgressLines | tqdm[Any]]:
-    """One line that moves, with the share done and the remaining time; without a terminal, ProgressLines.
-
-    ``initial`` of the ``total`` was done before.
-    """
+    """A bar of tqdm; ProgressLines where there is no terminal. ``initial`` of ``total`` is done already."""
     described = f"{_place} {description}".strip()
     if not sys.stderr.isatty():
         return nullcontext(ProgressLines(total, described, initial))

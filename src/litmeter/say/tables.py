@@ -1,6 +1,6 @@
 """Tables, figures and counted nouns, for a terminal and for Markdown.
 
-A text is said as it stands, whatever is in it; what stands between backticks is code.
+Markdown escapes any text, so that it reads as it stands; text between backticks is code.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 CODE = re.compile("`([^`]+)`")
 MARKUP = re.compile(r"[\\`*\[\]<&~$|]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown, or GitHub's, would take for more than text, anywhere."""
+"""Characters that are markup in Markdown, or in GitHub's, anywhere in a line."""
 BLOCK = re.compile(r"^([-+>=#]|\d+(?=[.)](\s|$)))")
-"""What it would take for a block's beginning: where it is no digit, it is escaped, else what follows."""
+"""What begins a block in Markdown. A digit cannot be escaped, so the character after it is."""
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first to the left, all others to the right."""
+    """A table for the terminal: its first column is aligned to the left, all others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
@@ -31,7 +31,7 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def fitted_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Such tables in lines of ``width``, one below another: as many columns as fit, beside the first."""
+    """The table in parts below each other: each has the first column, and as many others as fit ``width``."""
     first, *others = zip(head, *rows, strict=True)
     tables: list[list[Sequence[str]]] = []
     for column in others:
@@ -44,21 +44,21 @@ def fitted_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A Markdown table for a page, of texts; the first ``text_columns`` are words, all others numbers."""
+    """A Markdown table for a page; the first ``text_columns`` are words, all others numbers."""
     rules = [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)]
     lines = [[markdown_cell(cell) for cell in row] for row in (head, *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rules, *lines[1:]))
 
 
 def markdown_cell(text: str) -> str:
-    """A text as a cell of a Markdown table, which ends code at a pipe, too."""
+    """A text as a cell of a Markdown table, where a pipe ends even code."""
     parts = _parts(text)
     parts[1::2] = (part.replace("|", r"\|") for part in parts[1::2])
     return "".join(parts)
 
 
 def markdown_text(text: str) -> str:
-    """A text as a paragraph, or part of one, in Markdown."""
+    """A text as a paragraph of Markdown, or a part of a paragraph."""
     whole = "".join(_parts(text.strip()))
     found = BLOCK.match(whole)
     if found is None:
@@ -68,7 +68,7 @@ def markdown_text(text: str) -> str:
 
 
 def _parts(text: str) -> list[str]:
-    """A text in Markdown, in one line: words and code in turn."""
+    """A text in Markdown, in one line, as parts: words and code in turn."""
     parts = CODE.split(" ".join(text.splitlines()))
     parts[::2] = (MARKUP.sub(r"\\\g<0>", part) for part in parts[::2])
     parts[1::2] = (f"`{part}`" for part in parts[1::2])
@@ -78,24 +78,24 @@ def _parts(text: str) -> list[str]:
 def without_empty(
     head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1
 ) -> tuple[list[str], list[list[str]]]:
-    """The table without columns, after the first ``text_columns``, that have a dash in every row."""
+    """The table without columns of dashes alone; the first ``text_columns`` stay in any case."""
     columns = range(len(head))
     kept = [number for number in columns if number < text_columns or any(row[number] != "-" for row in rows)]
     return [head[number] for number in kept], [[row[number] for number in kept] for row in rows]
 
 
 def number_cell(value: float | None, digits: int) -> str:
-    """A number with ``digits`` decimals, a dash where it is unknown."""
+    """A number with ``digits`` decimals; a dash where it is unknown."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number from 0 on with so many digits, as many as most intervals support; zeros before the point."""
+    """A number of 0 or more with ``digits`` significant digits; most intervals support three."""
     return with_decimals(value, decimals_of(value, digits))
 
 
 def decimals_of(value: float, digits: int = 3) -> int:
-    """Decimals of a number from 0 on with so many digits; below 0 where it is rounded before the point."""
+    """Decimals that leave ``digits`` significant digits; below 0 where those before the point are rounded."""
     if not value:
         return 0
     decimals = digits - 1 - math.floor(math.log10(value))
@@ -103,28 +103,28 @@ def decimals_of(value: float, digits: int = 3) -> int:
 
 
 def with_decimals(value: float, decimals: int) -> str:
-    """A number rounded so."""
+    """A number rounded to ``decimals``, which may be below 0."""
     return f"{round(value, decimals):,.{max(0, decimals)}f}"
 
 
 def rate_cell(value: float | None) -> str:
-    """A rate with three digits, a dash where it is unknown."""
+    """A rate with three significant digits; a dash where it is unknown."""
     return "-" if value is None else significant(value)
 
 
 def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> str:
-    """A ratio with its interval, in three digits or those that tell its ends apart; a dash where unknown."""
+    """A ratio with its interval, in three digits or as many as tell its ends apart; a dash if unknown."""
     if ratio is None:
         return "-"
     if low is None or high is None or low == high:
         return with_decimals(ratio, min(2, decimals_of(ratio)))
     decimals = min(2, decimals_of(high))
-    if len({with_decimals(end, decimals) for end in (low, high)}) == 1:  # they would tell nothing of it
+    if with_decimals(low, decimals) == with_decimals(high, decimals):
         decimals = max(decimals + 1, -math.floor(math.log10(high - low)))
     value, begin, end = (with_decimals(one, decimals) for one in (ratio, low, high))
     return f"{value} ({begin} to {end})"
 
 
 def pluralise(number: float, noun: str) -> str:
-    """The number with its noun, in the plural unless the number is 1."""
+    """The number with its noun, which is in the plural unless the number is 1."""
     return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

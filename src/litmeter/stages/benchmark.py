@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from litmeter.load import load_generator
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from litmeter.measure.figures import failed_rows
 from litmeter.measure.levels import NULL_SERVER, SECONDS, Alone, by_users, levels, reported
 from litmeter.measure.log import Log
@@ -28,10 +28,10 @@ def main(name: str) -> tuple[Sequence[TurnRow], BenchmarkMetrics]:
     serve, load = params.configuration(name), params.load
     params.served_card()
     paths = BenchmarkPaths(name)
-    check_writable(paths.files)
+    check_writable(paths.outputs)
     bodies, tested, log = params.bodies(), serve.tested(load), Log()
     with load_generator(*bodies) as sender:
-        refuse_faulty({name: serve}, bodies, device, load.timeout_s)
+        refuse_faulty(check_all({name: serve}, bodies, device, load.timeout_s))
         if note := serve.note(device):
             print_wrapped(f"{name}: {note}")
         subjects = {name: Served(name, serve, sender, device, load.timeout_s)}

@@ -111,7 +111,7 @@ def checked(
     If only ``before`` cannot be served, it is removed from ``measured``.
     """
     own = {name: serve for name, serve in measured.items() if name != BEFORE}
-    found = refuse_faulty(own, bodies, device, timeout_s, users)
+    found = refuse_faulty(check_all(own, bodies, device, timeout_s, users))
     if before := measured.get(BEFORE):
         found |= check_all({BEFORE: before}, bodies, device, timeout_s)
         if fault := found[BEFORE].fault:
