@@ -23,8 +23,8 @@ from litmeter.load.generator import LoadGenerator, LoadPlan, OnProgress, load_ge
 from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
 
 START_S, DUE_S = 1.0, 2e-6
-"""Time from the order to begin until the first request, in which the order reaches all senders; plus DUE_S for
-each request of a trace and sender."""
+"""Time from the order to begin until the first request, in which the order reaches all senders; plus DUE_S
+for each request of a trace and sender."""
 POLL_S = 0.1
 
 
@@ -156,7 +156,7 @@ def local_senders(
 
 
 def clock_difference(ask: Callable[[], float]) -> tuple[float, float]:
-    """The clock that ``ask`` reads minus this clock, and the largest error: half of the fastest round trip; seconds."""
+    """The clock that ``ask`` reads minus this clock, and half of the fastest round trip: the most it errs by."""
     trips = []
     for _ in range(20):
         asked = time.perf_counter()

@@ -1,8 +1,8 @@
 """A stub server of known service time and parallelism that logs arrival and departure of each request.
 
 ``python -m litmeter.load.stub SETTINGS [PORT]`` prints its port once it listens. Any POST is a request;
-``GET /log`` answers with the log so far. Bodies are read and not kept. Without a service time the stub answers
-at once, faster than the load generator sends: the rate is then the load generator's limit.
+``GET /log`` answers with the log so far. Bodies are read and not kept. Without a service time the stub
+answers at once, faster than the load generator sends: the rate is then the load generator's limit.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from random import Random
 from time import perf_counter
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -63,13 +63,13 @@ class RunningStub(NamedTuple):
 
 
 @contextmanager
-def running_stub(service_s: float, parallel: int = 1, **options: float) -> Iterator[RunningStub]:
+def running_stub(service_s: float, parallel: int = 1, **options: Any) -> Iterator[RunningStub]:
     """Run a stub server on a free port of 127.0.0.1 until the block ends; arguments are those of ``Stub``.
 
     Raises:
         LoadError: the stub ended before it listened.
     """
-    settings = json.dumps({"service_s": service_s, "parallel": parallel, **options})
+    settings = json.dumps(astuple(Stub(service_s, parallel, **options)))
     with (
         scratch() as folder,
         (log := folder / "log").open("wb") as stderr,
@@ -112,8 +112,8 @@ class Stub:
     def __post_init__(self) -> None:
         self.answer = response(self.answer_status, b'{"label": "cat"}')
         self.rng = Random(0) if self.random else None
-        gap_s = 0.0 if self.in_step else self.service_s / self.parallel
-        self.offsets_s = [slot * gap_s for slot in range(self.parallel)]
+        slots = range(self.parallel)
+        self.offsets_s = [0.0 if self.in_step else slot * self.service_s / self.parallel for slot in slots]
         self.free_at: list[float] = []
         self.log: list[tuple[float, float]] = []
 
@@ -180,4 +180,4 @@ async def serve(stub: Stub, host: str = "127.0.0.1", port: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Stub(**json.loads(sys.argv[1])), port=int(sys.argv[2]) if sys.argv[2:] else 0))
+    uvloop.run(serve(Stub(*json.loads(sys.argv[1])), port=int(sys.argv[2]) if sys.argv[2:] else 0))
