@@ -156,7 +156,7 @@ def local_senders(
 
 
 def clock_difference(ask: Callable[[], float]) -> tuple[float, float]:
-    """The clock that ``ask`` reads minus this clock, and half of the fastest round trip: the most it errs by."""
+    """The clock that ``ask`` reads minus this clock, and its largest error: half the fastest round trip."""
     trips = []
     for _ in range(20):
         asked = time.perf_counter()
