@@ -46,7 +46,7 @@ def folder_of(pid: int) -> Path:
 
 
 def lasting_log(name: str) -> Path:
-    """Path of a log that outlasts this run, one per name; raise UsageError if its folder is another user's."""
+    """Path of a log that outlasts this run, by name; raise UsageError if its folder is another user's."""
     folder = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}-logs"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
