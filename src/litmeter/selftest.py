@@ -286,16 +286,13 @@ def main(cases: Sequence[Case] = CASES) -> int:
             progress.update()
     rows = [
         [
-            result.name,
-            *(
-                "-" if x is None else f"{round(x, 2):.8g} {result.unit}"
-                for x in (result.expected, result.measured)
-            ),
-            "-" if result.error is None else f"{result.error:+.1%}",
-            f"{result.bound:.1%}",
-            "passed" if result.passed else "FAILED",
+            name,
+            *("-" if value is None else f"{round(value, 2):.8g} {unit}" for value in (expected, measured)),
+            "-" if error is None else f"{error:+.1%}",
+            f"{bound:.1%}",
+            "passed" if passed else "FAILED",
         ]
-        for result in checks
+        for name, expected, measured, unit, error, bound, passed in checks
     ]
     print(text_table(["check", "expected", "measured", "error", "bound", "verdict"], rows))
     machine = read_json(MACHINE)["id"] if MACHINE.exists() else None
