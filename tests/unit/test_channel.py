@@ -1,4 +1,4 @@
-"""The direct transport's channel, between a dispatcher and workers: real sockets, slots, and who gets what."""
+"""The channel between dispatcher and workers: messages on real sockets, slots, and who gets a request."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ def test_a_full_socket_and_an_empty_one_block() -> None:
         with pytest.raises(BlockingIOError):
             receive(receiver, socket.MSG_DONTWAIT)
         with pytest.raises(BlockingIOError):
-            for _ in range(10_000):
-                send(sender, (bytes(50_000),), socket.MSG_DONTWAIT)
+            [send(sender, (bytes(50_000),), socket.MSG_DONTWAIT) for _ in range(10_000)]
         assert len(receive(receiver)) == 50_000
 
 
