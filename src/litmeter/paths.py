@@ -1,4 +1,4 @@
-"""Paths of the files that stages and commands read and write, as dvc.yaml names them."""
+"""Paths of the files that stages and commands read and write, as in dvc.yaml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Folders of one model: weights and card, by ``export``; packages compiled from it, by ``compile``."""
+    """Folders of one model: weights and card, by ``export``; compiled packages, by ``compile``."""
 
     exported: Path
     compiled: Path
@@ -68,15 +68,15 @@ RESULTS_PAGE = Path("docs/results.md")
 README = Path("README.md")
 
 RESULT_FOLDERS = tuple(map(Path, ("assets", "docs", "metrics", "models", "plots", "samples")))
-"""Stages and commands write below these folders only, except INDEX and README."""
+"""Stages and commands write only below these folders, except INDEX and README."""
 
 
 class BenchmarkPaths:
     """Results of the configuration ``name``.
 
     Attributes:
-        metrics: what it does alone, one flat object.
-        turns, samples: a row per turn, and per request, of its benchmark.
+        metrics: its benchmark alone, one flat object.
+        turns, samples: a row per turn, and per request, of the benchmark.
         outputs: the files that the stage ``benchmark`` writes.
     """
 
@@ -105,7 +105,7 @@ class CapacityPaths:
 
 
 def left_out(known: Collection[str]) -> str | None:
-    """A line about results of other configurations than ``known``, and how to remove them; None without."""
+    """A line about results of configurations other than ``known``, if any, and how to remove them."""
     others = sorted({path.stem for path in BENCHMARKS.glob("[!.]*.json")} - set(known))
     if not others:
         return None

@@ -25,7 +25,7 @@ KEY = "correct-horse/battery+staple="
         ("", "two words", "printable ASCII without spaces"),
         ("--certificate {certificate}", "", "--certificate and --certificate-key belong together"),
         ("--certificate {certificate} --certificate-key missing.pem", "", "missing.pem: No such file"),
-        ("--certificate {key} --certificate-key {key}", "", "not a certificate and its own key"),
+        ("--certificate {key} --certificate-key {key}", "", "not a certificate and its private key"),
     ],
 )
 def test_contradictory_options_are_one_line_and_nothing_starts(

@@ -1,4 +1,4 @@
-"""Files and folders that are written atomically: JSON, and CSV whose columns are fields of a dataclass."""
+"""Files and folders written atomically: JSON, and CSV whose columns are a dataclass's fields."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Row = TypeVar("Row", bound=Dataclass)
 _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
     "transaction", default=None
 )
-"""The enclosing ``all_or_nothing``: its clean-up, and the (temporary, final) paths written so far."""
+"""Clean-up of the enclosing ``all_or_nothing``, and the (temporary, final) paths written so far."""
 
 
 class Record(BaseModel):
-    """Base of what JSON files hold: unknown keys are errors, instances are frozen."""
+    """Base of JSON files' contents: unknown keys are errors, instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, and rename it to ``path`` when the block ends without an error.
+    """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
 
-    A reader of ``path`` sees the old file or the new one, never a part. Raise StorageError.
+    A reader of ``path`` sees the old file or the whole new file. Raise StorageError.
     """
     with _storage_errors(path):
         if (transaction := _transaction.get()) is None:
@@ -61,7 +61,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def all_or_nothing() -> Iterator[None]:
-    """Replace all files that the block writes when it ends without an error; else none of them."""
+    """Replace all files that the block writes when it succeeds; else none of them."""
     with ExitStack() as cleanup:
         written: list[tuple[Path, Path]] = []
         token = _transaction.set((cleanup, written))
@@ -77,7 +77,7 @@ def all_or_nothing() -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``path``, and rename it to ``path`` when the block ends without an error."""
+    """Yield a new folder beside ``path``; rename it to ``path`` when the block succeeds."""
     with _storage_errors(path), ExitStack() as cleanup:
         temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -91,16 +91,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_writable(paths: Iterable[Path]) -> None:
-    """Raise StorageError if one of ``paths`` cannot be written; called before long work."""
+    """Raise StorageError if any of ``paths`` cannot be written; called before long work."""
     for path in paths:
         with _storage_errors(path), _temporary_file(path):
             pass
 
 
 def check_outputs(**given: Path | None) -> None:
-    """Raise UsageError where the file of an option, by its name, lies in no folder, or cannot be written.
+    """Raise UsageError if an option's output file has no folder, or cannot be written.
 
-    No folder is made for it: one that is missing is a slip, and the file would be looked for elsewhere.
+    A missing folder is taken for a slip of the user, and not created.
     """
     for option, path in given.items():
         if path is None:
@@ -117,7 +117,7 @@ def check_outputs(**given: Path | None) -> None:
 
 @contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
-    """Create a locked file beside ``path``; remove it, unless it was renamed, when the block is left."""
+    """Create a locked file beside ``path``; remove it after the block, unless it was renamed."""
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
@@ -130,7 +130,7 @@ def _temporary_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
-    """Raise an OSError of a failed write to ``path`` as StorageError."""
+    """Convert an OSError of a failed write to ``path`` to StorageError."""
     try:
         yield
     except OSError as error:
@@ -147,7 +147,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_section(path: Path, begin: str, end: str, content: str) -> None:
-    """Replace the text between the marker lines ``begin`` and ``end``; raise ReportError without these."""
+    """Replace the text between the marker lines ``begin`` and ``end``; raise ReportError without a marker."""
     before, found_begin, section = path.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = section.partition(end)
     if not found_begin or not found_end:
@@ -156,7 +156,7 @@ def write_section(path: Path, begin: str, end: str, content: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content``; None becomes null, NaN and infinity are refused."""
+    """Write ``content``; None becomes null, NaN and infinity raise ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -170,7 +170,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: Path, command: str, error: type[LitmeterError]) -> Iterator[None]:
-    """Raise ``error`` where a file is missing or ``path`` malformed, with the command that makes it."""
+    """Raise ``error``, which names the ``command`` that makes the file, if it is missing or malformed."""
     try:
         yield
     except OSError as cause:
@@ -191,7 +191,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[st
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to the end of a file, which may be missing; raise StorageError."""
+    """Append a line to a file, which may be missing; raise StorageError."""
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -199,14 +199,14 @@ def append_line(path: Path, line: str) -> None:
 
 
 def rounded(value: float | None, digits: int) -> float | None:
-    """``value`` with ``digits`` decimals, None as it is."""
+    """``value`` with ``digits`` decimals; None stays None."""
     return None if value is None else round(value, digits)
 
 
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Write ``rows``, all of them of ``kind``, with its fields as columns; None becomes an empty field.
+    """Write ``rows`` with the fields of ``kind`` as columns; None becomes an empty field.
 
-    A field that is a mapping has a column FIELD.KEY for each key of any row, behind all others.
+    A mapping field becomes a column FIELD.KEY per key of any row, after all other columns.
     """
     mappings = _mappings(kind)
     plain = [field.name for field in fields(kind) if field.name not in mappings]
@@ -220,10 +220,10 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """The rows of ``path``, an empty field of an optional column as None.
+    """The rows of ``path``; empty fields of optional columns become None.
 
-    Files of earlier code may have more columns, which are ignored, and lack those whose field has a default.
-    Raise ValueError where a column is missing, or a value is not of its field's type.
+    Columns without a field, of earlier code, are ignored; fields with a default need no column. Raise
+    ValueError for other missing columns, and for values of the wrong type.
     """
     hints, mappings = get_type_hints(kind), _mappings(kind)
     nullable = {name for name, hint in hints.items() if NoneType in get_args(hint)}
@@ -252,7 +252,7 @@ def _spread(row: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _mappings(kind: type[Row]) -> list[str]:
-    """Its fields that are mappings."""
+    """Names of the mapping fields of ``kind``."""
     return [name for name, hint in get_type_hints(kind).items() if get_origin(hint) is Mapping]
 
 
