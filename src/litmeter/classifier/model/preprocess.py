@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from litmeter.classifier.model.card import INTERPOLATIONS, ModelCard
-from litmeter.classifier.model.image import JPEG_FORMATS, MAX_PIXELS, decode, needed_parts, open_image, to_rgb
+from litmeter.classifier.model.image import MAX_PIXELS, decode, needed_parts, open_image, to_rgb
 from litmeter.errors import ModelError
 
 
@@ -102,7 +102,7 @@ class ScaledPreprocess(TorchvisionPreprocess):
     """
 
     def _decode(self, content: bytes, image: Image.Image) -> torch.Tensor:
-        if image.format in JPEG_FORMATS and min(image.size) >= 2 * self.resized:
+        if image.format == "JPEG" and min(image.size) >= 2 * self.resized:
             image.draft(None, (self.resized, self.resized))  # the smallest scale that is no smaller than this
             return pixels_of(image)
         return super()._decode(content, image)
