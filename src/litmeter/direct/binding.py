@@ -47,7 +47,7 @@ class Binding:
     certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS; None for HTTP
     certificate_key: Path | None = None  # PEM file with its private key, without a password
     metrics: bool = True  # whether ``/metrics`` is served
-    docs: bool = True  # whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served
+    docs: bool = True  # whether ``/openapi.json`` is served
 
     @property
     def url(self) -> str:

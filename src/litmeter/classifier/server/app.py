@@ -17,7 +17,7 @@ from fastapi.responses import Response
 
 from litmeter.classifier.model.card import read_card
 from litmeter.classifier.server.api import ClassifierAPI, ImageBodies
-from litmeter.classifier.server.pages import extend_openapi, serve_pages
+from litmeter.classifier.server.pages import extend_openapi, serve_page
 from litmeter.classifier.server.responder import (
     MAX_IMAGE_BYTES,
     MAX_JSON_BYTES,
@@ -69,7 +69,7 @@ def serve(
         },
     )
     server.app.add_exception_handler(RequestValidationError, handle_invalid_body)
-    serve_pages(server.app, docs=binding.docs)
+    serve_page(server.app)
     extend_openapi(server.app, PredictRequest.model_json_schema(), card.classes)
     if settings.transport == "litserve":
         server.app.add_middleware(ImageBodies)
