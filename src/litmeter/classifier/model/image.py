@@ -17,8 +17,8 @@ import warnings
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-"""Formats that browsers and cameras write; Pillow's other decoders are not used. Of a file with several
-images (an animation, a stereo JPEG) the first is decoded."""
+"""Formats of browsers and cameras; Pillow's other decoders are not used. The first image of an animation or a
+stereo JPEG is decoded."""
 UNSUPPORTED = {
     "HEIC": (4, (b"ftyphei", b"ftyphev")),
     "HEIF": (4, (b"ftypmif1", b"ftypmsf1")),
@@ -27,11 +27,11 @@ UNSUPPORTED = {
     "TIFF": (0, (b"II*\0", b"MM\0*")),
     "PDF": (0, (b"%PDF-",)),
 }
-"""Formats that are refused by name: offset of their signature in a file, and the possible signatures."""
+"""Formats that are refused by name: the offset of their signature, and the possible signatures."""
 MAX_PIXELS = 50_000_000
-"""Unless another limit is given. A decoded RGB image of 50 megapixels takes 150 MB."""
+"""The default limit. A decoded RGB image of 50 megapixels takes 150 MB."""
 MAX_ASPECT = 100
-"""Longer side over shorter: a strip of 65,000 x 1 pixels would be resized to 256 x 17 million."""
+"""Longer side over shorter side: a strip of 65,000 x 1 pixels would be resized to 256 x 17 million."""
 MAX_SCANS = 100
 """Of a JPEG. Progressive ones have ten or so; a scan of 14 bytes goes over all pixels."""
 MAX_SCANS_OF_LARGEST = 12
@@ -39,7 +39,7 @@ MAX_SCANS_OF_LARGEST = 12
 
 
 class ImageError(Exception):
-    """Bytes that are not an image, or an image above a limit; ``status`` is the HTTP status of the answer."""
+    """The bytes are no image, or the image is above a limit; ``status`` is the HTTP status of the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -55,11 +55,11 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read the header of the image file ``content``, of ``needed_parts``, and check the limits.
+    """Read the header of an image file, cut down by ``needed_parts``, and check the limits.
 
-    Raise ImageError: 413 above a limit, 400 for what does not begin as an image of one of ``FORMATS``.
+    Raise ImageError: 413 above a limit, 400 where it is not the header of one of ``FORMATS``.
     """
-    # Pillow refuses images of more than twice this number, before it allocates memory for a WebP or a GIF.
+    # Pillow refuses more than twice this number before it allocates memory for a WebP or a GIF.
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
     try:
         with warnings.catch_warnings():
@@ -108,8 +108,8 @@ def _unsupported_reason(content: bytes) -> str:
 
 
 MAX_PARTS = 8192
-"""Segments of a JPEG before its first scan, chunks of a PNG, or blocks of a GIF before its first image. PNG has
-the shortest: encoders write 8 KB or more in a chunk."""
+"""Segments of a JPEG before its first scan, chunks of a PNG, or blocks of a GIF before its first image.
+Encoders of PNG write 8 KB or more in a chunk."""
 MAX_TABLES_BYTES = 65_536
 """Needed segments of a JPEG before its first scan. A photo has less than 2 KB of them."""
 

@@ -68,7 +68,7 @@ ERROR_SCHEMA = {
 
 
 def extend_openapi(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -> None:
-    """Add to the OpenAPI document both forms of the request body (``body``: that of JSON) and all answers."""
+    """Document both forms of the request body (``body`` is the schema of JSON) and all answers."""
     fastapi_openapi = app.openapi
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     prediction = {
