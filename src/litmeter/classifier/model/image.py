@@ -71,9 +71,7 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(400, f"image: {_unsupported_reason(content)}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
-        raise ImageError(
-            400, f"image: not a readable image ({str(error) or type(error).__name__})"
-        ) from error
+        raise _unreadable(error) from error
     size = f"{image.width} x {image.height}"
     if image.width * image.height > max_pixels:
         raise ImageError(413, f"image: {size} pixels are more than the {max_pixels} allowed")
@@ -82,7 +80,7 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     scans = content.count(b"\xff\xda") if image.format == "JPEG" else 0  # compressed data never contains it
     if scans > min(MAX_SCANS, MAX_SCANS_OF_LARGEST * max_pixels // (image.width * image.height)):
         raise ImageError(413, f"image: a JPEG of {scans} scans of {size} pixels")
-    image.decodermaxblock = len(content)  # Pillow copies what its decoder leaves once for each block
+    image.decodermaxblock = len(content)  # for each block, Pillow copies all that its decoder left
     return image
 
 
@@ -93,9 +91,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image = image.point(lambda value: value / 256).convert("L")
         return image.convert("RGB")
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
-        raise ImageError(
-            400, f"image: not a readable image ({str(error) or type(error).__name__})"
-        ) from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> ImageError:
+    return ImageError(400, f"image: not a readable image ({str(error) or type(error).__name__})")
 
 
 def _unsupported_reason(content: bytes) -> str:
