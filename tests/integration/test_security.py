@@ -18,9 +18,7 @@ from tests.support.servers import Command, serve_command
 
 KEY = "correct-horse/battery+staple="
 OPEN = ("/health", "/")
-ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js")
-DOCS = ("/docs", "/redoc", "/openapi.json", *(f"/docs/assets/{name}" for name in ASSETS))
-GUARDED = ("/info", "/metrics", *DOCS, "/nowhere")
+GUARDED = ("/info", "/metrics", "/openapi.json", "/docs", "/nowhere")
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,11 @@ def test_with_the_key_everything_open_answers(server: Reached, photos: list[Path
     given = {"X-API-Key": KEY}
     assert server.post(photos[0].read_bytes(), **given).status_code == 200
     assert server.get("/info", **given).status_code == 200
-    closed = {"/metrics": "--no-metrics", **dict.fromkeys(DOCS, "--no-docs")}
+    closed = {"/metrics": "--no-metrics", "/openapi.json": "--no-docs"}
     for path, option in closed.items():
         assert server.get(path, **given).status_code == (404 if option in server.options else 200)
+    for path in ("/docs", "/redoc"):  # FastAPI's, which load scripts from a CDN
+        assert server.get(path, **given).status_code == 404
 
 
 def test_the_key_is_written_nowhere(server: Reached, photos: list[Path]) -> None:
@@ -121,16 +121,11 @@ def test_predict_sends_the_key_and_trusts_the_authority(
         assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/redoc"])
-def test_pages_load_nothing_from_elsewhere(server: Reached, path: str) -> None:
-    answer = server.get(path, **{"X-API-Key": KEY})
-    if path != "/" and "--no-docs" in server.options:
-        assert answer.status_code == 404
-        return
+def test_the_page_loads_nothing_from_elsewhere(server: Reached) -> None:
+    answer = server.get("/")
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
     for text in (policy, answer.text.replace("http://www.w3.org/2000/svg", "")):
         assert "http:" not in text
         assert "https:" not in text
-    if path == "/":
-        assert "unsafe" not in policy
+    assert "unsafe" not in policy

@@ -1,4 +1,4 @@
-"""What params.yaml, this machine and the exported model are for the classifier."""
+"""Checks of params.yaml for the classifier, and facts of this machine that its stages depend on."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ON_A_GPU = (
     "-S 'compile.batch_sizes=[1,2,4,8,16,32]' "
     "-S serve.max_batch_size=32 -S experiments.e7_tuned.max_batch_size=32"
 )
-"""What suits a GPU of a T4's size."""
+"""Settings for a GPU of a T4's size."""
 SIDE, CHANNELS = 56, 64
-"""Of the images that a timed convolution takes, as large as in the middle of a model."""
+"""The input of the timed convolution, as large as in the middle of a model."""
 
 
 def check(params: Any) -> None:
-    """Raise ValueError where sections of params.yaml do not go with each other."""
+    """Raise ValueError where sections of params.yaml contradict each other."""
     if missing := set(SECTIONS) - params.model_fields_set:
         raise ValueError(f"{min(missing)}: missing; a classifier needs {', '.join(SECTIONS)}")
     if params.model.name and params.train is None:
@@ -97,7 +97,7 @@ def check_pretrained(name: str, pretrained: str) -> None:
 
 
 def check_model_name(name: str) -> None:
-    """Raise ParamsError where timm has no such model; the one that is exported is not looked up."""
+    """Raise ParamsError where timm has no such model; the exported model's name is not looked up."""
     with suppress(ModelError):
         if read_card(MODEL.exported).architecture == name:
             return
@@ -110,7 +110,7 @@ def check_model_name(name: str) -> None:
 
 
 def write_facts(params: Any) -> dict[str, Any]:
-    """Write what its stages depend on: given weights, downloaded photos, what compiles; return the rest."""
+    """Write hashes of weights and downloaded photos, and what compilers depend on; return other facts."""
     half, downloaded = {"bfloat16": has_bfloat16()}, None
     if params.data.download:
         from litmeter.classifier.data.sources import download  # whose import takes seconds
@@ -123,7 +123,7 @@ def write_facts(params: Any) -> dict[str, Any]:
 
 
 def given_weights(model: ModelSettings) -> dict[str, str | None]:
-    """SHA-256 of the files that ``model`` names, by key; None where it names none."""
+    """SHA-256 of the files that ``model`` names, by key; None for a key without a file."""
     pretrained = None if model.pretrained in (None, *WITHOUT_FILE) else model.pretrained
     files = {"checkpoint": model.checkpoint, "pretrained": pretrained}
     found = {key: sha256(Path(file)) if file else None for key, file in files.items()}
@@ -135,7 +135,7 @@ def given_weights(model: ModelSettings) -> dict[str, str | None]:
 
 
 def remarks(params: Any, device: str, machine: Mapping[str, Any], *, changed: bool) -> Iterator[str]:
-    """What half precision is on this CPU, where that is news; how many users suit a GPU."""
+    """Remarks: whether half precision is native to this CPU, if that is news; settings for a GPU."""
     native = machine["bfloat16"]
     emulating = [name for name, serve in params.configurations().items() if serve.native(native) != serve]
     if device == "cpu" and (emulating or changed):
@@ -145,7 +145,7 @@ def remarks(params: Any, device: str, machine: Mapping[str, Any], *, changed: bo
 
 
 def slowdown_by_half() -> float:
-    """Time of a convolution in bfloat16 over that in float32, each the fastest of several, on one thread."""
+    """Time of a convolution in bfloat16 over float32, on one thread; each is the shortest of several."""
     import torch  # takes seconds
 
     def shortest_s(dtype: torch.dtype) -> float:
@@ -162,11 +162,10 @@ def slowdown_by_half() -> float:
 
 
 def said_of_half(emulating: Sequence[str], native: bool, slowdown: float) -> str:
-    """What half precision is on this CPU.
+    """A remark on half precision on this CPU.
 
-    Args:
-        emulating: configurations that ask for it though the CPU has no instructions.
-        slowdown: time of a convolution over that in full precision. It decides nothing.
+    ``emulating`` are configurations that ask for half precision though the CPU has no instructions for it;
+    ``slowdown`` is a convolution's time over full precision.
     """
     if native:
         text = f"half precision is native: a convolution takes {slowdown:.2f} times as long as in full"

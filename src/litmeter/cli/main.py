@@ -150,7 +150,7 @@ def serve(
         certificate: certificate with its chain (PEM), for HTTPS
         certificate_key: the certificate's private key (PEM)
         metrics: serve /metrics, or not
-        docs: serve /docs, /redoc and /openapi.json, or not
+        docs: serve /openapi.json, or not
     """
     from litmeter.cli.load import LOAD
     from litmeter.cli.own import Sent, own_server

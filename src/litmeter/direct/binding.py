@@ -43,7 +43,7 @@ class Binding:
     certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS; None: HTTP
     certificate_key: Path | None = None  # PEM file with the private key, without a password
     metrics: bool = True  # serve ``/metrics``
-    docs: bool = True  # serve ``/docs``, ``/redoc`` and ``/openapi.json``
+    docs: bool = True  # serve ``/openapi.json``, and a LitAPI's ``/docs``
 
     @property
     def url(self) -> str:
