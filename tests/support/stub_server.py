@@ -43,6 +43,6 @@ def serve(port, handler=Handler):
 
 
 if __name__ == "__main__":
-    port, *seconds = sys.argv[1:]
+    port, *seconds = sys.argv[1:3]
     Handler.seconds = float(*seconds)
     serve(port)
