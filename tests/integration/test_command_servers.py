@@ -370,7 +370,7 @@ def test_a_server_that_is_never_ready_is_said(
         command(folder, ready="/nonsuch").starting(Start("cpu", 1.0)) as server,
         pytest.raises(ServerError, match=r"404 .*/nonsuch; .*ready"),
     ):
-        server.ready(10.0)
+        server.ready(5.0)
     assert capsys.readouterr().out.count("404") == 1  # soon, and again where it ends
 
 

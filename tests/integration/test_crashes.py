@@ -45,7 +45,7 @@ def heavy(photos: list[Path]) -> bytes:
 
 @pytest.fixture(scope="module")
 def server(exported: ModelFolders) -> Iterator[StartedServer]:
-    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+    with running_server(exported, SETTINGS) as running:
         yield running
         assert in_flight(running.url) == 0
         log = running.log.read_text()
@@ -198,7 +198,7 @@ def test_a_worker_that_dies_right_after_each_start_is_started_after_ever_longer_
 ) -> None:
     """A start alone takes a fraction of a second."""
     settings = SETTINGS.model_copy(update={"workers_per_device": 1})
-    with running_server(exported, settings, "cpu", 30.0, null=True) as server:
+    with running_server(exported, settings, null=True) as server:
         for pause_s in (1.0, 2.0):
             [worker] = by_role(server.url, "worker")
             worker.kill()
@@ -218,7 +218,7 @@ def test_a_worker_that_dies_right_after_each_start_is_started_after_ever_longer_
 def test_the_server_ends_when_its_http_or_main_process_dies(
     role: str, reason: str | None, exported: ModelFolders
 ) -> None:
-    with running_server(exported, SETTINGS, "cpu", 30.0, null=True) as server:
+    with running_server(exported, SETTINGS, null=True) as server:
         processes = tree(server)
         assert len(processes) == 6  # main, resource tracker, http, forkserver, two workers
         (victim,) = by_role(server.url, role) if role == "http" else [psutil.Process(server.pid)]
@@ -238,7 +238,6 @@ def test_the_server_ends_when_a_worker_dies_while_all_load(exported: ModelFolder
     with loading_server(exported, SETTINGS, tmp_path) as (server, _, workers):
         workers[0].kill()
         assert server.wait(60) == 1
-        assert server.stderr is not None
         reason = f"worker {workers[0].pid} was killed by SIGKILL before it was ready, 1 in a row"
         assert server.stderr.read() == f"{reason}; the server ends\n"
 
@@ -248,7 +247,7 @@ def test_the_server_ends_after_three_failed_starts_of_a_worker(
 ) -> None:
     folder = Path(shutil.copytree(exported.exported, tmp_path / "vanishing"))
     folders = ModelFolders(folder, exported.compiled)
-    with running_server(folders, SETTINGS, "cpu", 30.0, null=True) as server:
+    with running_server(folders, SETTINGS, null=True) as server:
         processes = tree(server)
         (folder / CARD_NAME).unlink()
         victim, _ = by_role(server.url, "worker")

@@ -39,7 +39,7 @@ def huge(photos: list[Path]) -> bytes:
 
 @pytest.fixture(scope="module")
 def server(exported: ModelFolders) -> Iterator[StartedServer]:
-    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+    with running_server(exported, SETTINGS) as running:
         yield running
         assert in_flight(running.url) == 0
         assert "Traceback" not in running.log.read_text()
@@ -120,7 +120,7 @@ def test_a_decoder_that_loops_costs_its_own_request_alone(
     (tmp_path / "sitecustomize.py").write_text(LOOPS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     photo = photos[0].read_bytes()
-    with running_server(exported, SETTINGS, "cpu", 30.0) as server, ThreadPoolExecutor(1) as pool:
+    with running_server(exported, SETTINGS) as server, ThreadPoolExecutor(1) as pool:
         looping = pool.submit(post_image, server.url, photo + b"loop")
         wait_for(lambda: in_flight(server.url) == 1)
         while not looping.done():

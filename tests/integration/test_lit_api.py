@@ -1,4 +1,4 @@
-"""A LitAPI of a user's own behind LitServe's transport, and in-process; its answers are in test_direct_api.py."""
+"""A LitAPI behind LitServe's transport and in-process; test_direct_api.py compares its answers."""
 
 from __future__ import annotations
 

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from litmeter.system.processes import memory_alone, process_group
 from tests.integration.asking import wait_for
 from tests.support.processes import processes_mentioning
-from tests.support.project import ROOT
 
 LOCK_PROGRAM = """
 import sys, time
@@ -97,7 +95,6 @@ with process_group(["/bin/sh", "-c", {script!r}], stop_s=60):
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as starter:
-        assert starter.stdout is not None
         assert starter.stdout.readline() == b"up\n"
         for _ in range(2):
             time.sleep(0.3)
@@ -109,7 +106,6 @@ with process_group(["/bin/sh", "-c", {script!r}], stop_s=60):
 def kill_once_up(program: str, **options: Any) -> None:
     """Start a Python program, and kill it when what it has started says that it is up."""
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, **options) as starter:
-        assert starter.stdout is not None
         assert starter.stdout.readline() == b"up\n"
         starter.send_signal(signal.SIGKILL)
         starter.stdout.close()
@@ -190,8 +186,8 @@ with graceful_termination():
         time.sleep(0.5)
         print("stopped", flush=True)
 """
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen([sys.executable, "-c", program], **options) as process:  # type: ignore[call-overload]
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout.readline() == "up\n"
         process.terminate()
         assert process.stdout.readline() == "stopping\n"
@@ -201,26 +197,16 @@ with graceful_termination():
 
 
 def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    options = {"stdout": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen([sys.executable, "-c", LOCK_PROGRAM, "60"], **options) as first:  # type: ignore[call-overload]
+    command = [sys.executable, "-c", LOCK_PROGRAM]
+    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"TMPDIR": str(tmp_path)}}
+    with subprocess.Popen([*command, "60"], **options) as first:
         assert first.stdout.readline() == "have it\n"
-        with subprocess.Popen([sys.executable, "-c", LOCK_PROGRAM, "0"], **options) as second:  # type: ignore[call-overload]
+        with subprocess.Popen([*command, "0"], **options) as second:
             assert "at work on this machine already; waiting" in second.stdout.readline()
             assert second.poll() is None
             # Killed outright, the holder cannot release: the kernel does.
             first.kill()
             assert second.stdout.readline() == "have it\n"
-
-
-@pytest.mark.parametrize("arguments", [[], ["bananas"], ["benchmark", "e9"]])
-def test_a_stage_that_does_not_exist_is_one_line(arguments: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "litmeter.stages", *arguments], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 SHARES = """
@@ -237,6 +223,5 @@ def test_memory_that_processes_share_counts_once() -> None:
     with process_group(
         [sys.executable, "-c", SHARES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert 96 < memory_alone(process.pid) / 2**20 < 128

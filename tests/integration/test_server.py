@@ -53,7 +53,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", params=list(SETTINGS))
 def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[StartedServer]:
-    with running_server(exported, SETTINGS[request.param], "cpu", 30.0) as running:
+    with running_server(exported, SETTINGS[request.param]) as running:
         yield running
         assert running.log.read_text() == ""
     assert not Path("client.py").exists()  # which LitServe would write
@@ -116,7 +116,6 @@ def test_metrics_account_for_every_request_and_process(server: StartedServer, ph
         assert after.stages[stage][1] - before.stages.get(stage, (0, 0))[1] == len(bodies)
     assert after.batched[0] - before.batched[0] == len(bodies)
     times = between(before, after)
-    assert times is not None
     assert set(times.stage_ms) == {*STAGES, "transport"}
     assert all(mean_ms >= 0 for mean_ms in times.stage_ms.values())
     assert times.stage_ms["transport"] > 0.1
@@ -126,9 +125,7 @@ def test_metrics_account_for_every_request_and_process(server: StartedServer, ph
 
 
 def test_a_null_model_answers_anything_and_costs_nothing(exported: ModelFolders) -> None:
-    with running_server(
-        exported, Classifier(), "cpu", 30.0, null=True, binding=Binding(0, metrics=False)
-    ) as null:
+    with running_server(exported, Classifier(), null=True, binding=Binding(0, metrics=False)) as null:
         answer = post(null, json_body(b"no image at all"))
         assert answer.status_code == 200
         assert answer.json()["probability"] == pytest.approx(1 / 3)
@@ -143,7 +140,7 @@ def test_a_server_whose_workers_fail_to_start_shows_its_log(exported: ModelFolde
     folders = ModelFolders(folder, exported.compiled)
     with (
         pytest.raises(ServerError, match=r"(?s)died .*its log ends.*failed to start"),
-        running_server(folders, Classifier(), "cpu", 30.0),
+        running_server(folders, Classifier()),
     ):
         pytest.fail("it must not become ready")
     assert processes_mentioning(str(folder)) == []
@@ -166,7 +163,7 @@ def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(ServerError, match=f"port {port} of 127.0.0.1 is not free"),
-            running_server(exported, Classifier(), "cpu", 30.0, binding=Binding(port)),
+            running_server(exported, Classifier(), binding=Binding(port)),
         ):
             pytest.fail("somebody else listens there")
 
@@ -203,7 +200,6 @@ with Classifier().of(folders).starting(Start("cpu", 30.0, Binding({port}), null=
     time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
-        assert starter.stdout is not None
         assert starter.stdout.readline() == b"ready\n"
         starter.kill()
     wait_for(lambda: processes_mentioning(f'"port": {port}') == [], 10)

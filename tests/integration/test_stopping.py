@@ -108,7 +108,7 @@ def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: 
                 if answer.status_code != 200:
                     return
 
-    with running_server(exported, SETTINGS, "cpu", 30.0) as server, ThreadPoolExecutor(8) as pool:
+    with running_server(exported, SETTINGS) as server, ThreadPoolExecutor(8) as pool:
         processes = tree(server)
         users = [pool.submit(user, server.url) for _ in range(8)]
         while len(statuses) < 100:
@@ -140,7 +140,6 @@ def test_a_server_that_still_reads_its_model_stops_at_once(
     ):
         server.terminate()
         assert server.wait(25) == 0  # LitServe kills what has not ended after 30 s
-        assert server.stderr is not None
         assert server.stderr.read() == ""
 
 
@@ -152,5 +151,4 @@ def test_a_server_whose_workers_still_load_stops_at_once(exported: ModelFolders,
         assert len(psutil.wait_procs(started, 0.5)[1]) == len(started)
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
-        assert server.stderr is not None
         assert server.stderr.read() == ""

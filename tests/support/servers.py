@@ -59,7 +59,6 @@ def running_server(
     settings = settings.of(folders) if isinstance(settings, Classifier) else settings
     with settings.starting(Start(device, timeout_s, **options)) as starting:
         starting.ready()
-        assert isinstance(starting, StartedServer)
         yield starting
 
 
