@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pytest
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
+from tests.browser.conftest import forget, requests_of
 from tests.integration.asking import post_image
 from tests.support.servers import running_server, serve_command
 
@@ -39,12 +39,6 @@ def page(chromium: Any, server: StartedServer) -> Iterator[Any]:
     assert foreign(chromium, server.url) == []
 
 
-def forget(chromium: Any) -> None:
-    chromium.get("about:blank")
-    for log in ("browser", "performance"):
-        chromium.get_log(log)
-
-
 def complaints(chromium: Any) -> list[str]:
     """The console's messages; that a request was refused is one, and is the test's own wish."""
     entries = chromium.get_log("browser")
@@ -52,10 +46,9 @@ def complaints(chromium: Any) -> list[str]:
 
 
 def foreign(chromium: Any, url: str) -> list[str]:
-    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    sent = [one["params"]["request"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert any(request["url"].startswith(url) for request in sent)
-    return [one["url"] for one in sent if not one["url"].startswith((url, "data:", "blob:", "about:"))]
+    sent = requests_of(chromium)
+    assert any(one.startswith(url) for one in sent)
+    return [one for one in sent if not one.startswith((url, "data:", "blob:", "about:"))]
 
 
 def text(chromium: Any, selector: str) -> str:
@@ -109,9 +102,8 @@ def test_the_live_picture_moves_under_load(page: Any, server: StartedServer, pho
         lambda _: "answers/s" in text(page, "#throughput") and "last minute" in text(page, "#live-state"),
     )
     with load(server.url, photos):
-        until(page, lambda _: float(text(page, "#throughput b").split()[0].replace("–", "0")) > 0)
-        until(page, lambda _: float(text(page, "#queue b").split()[0].replace("–", "0")) > 0)
-        until(page, lambda _: float(text(page, "#batch b").split()[0].replace("–", "0")) >= 1)
+        for shown in ("#throughput b", "#queue b", "#batch b"):
+            until(page, lambda _, shown=shown: float(text(page, shown).split()[0].replace("–", "0")) > 0)
         line = "return document.querySelector('#throughput .line').getAttribute('d')"
         before = page.execute_script(line)
         until(page, lambda _: page.execute_script(line) != before)
@@ -121,8 +113,7 @@ def test_the_live_picture_moves_under_load(page: Any, server: StartedServer, pho
 @contextmanager
 def load(url: str, photos: list[Path]) -> Iterator[None]:
     """Eight users."""
-    done = threading.Event()
-    body = photos[0].read_bytes()
+    done, body = threading.Event(), photos[0].read_bytes()
 
     def ask() -> None:
         while not done.is_set():
@@ -185,9 +176,8 @@ def test_key_closed_metrics_and_a_stopped_server_are_explained(
         until(chromium, lambda _: "keeps its metrics to itself" in text(chromium, "#live-state"))
         choose(chromium, photos[0])
         until(chromium, lambda _: "there and back" in text(chromium, "#outcome"))
-        assert (
-            chromium.execute_script("return Object.keys(localStorage).length + document.cookie.length") == 0
-        )
+        kept = "return Object.keys(localStorage).length + document.cookie.length"
+        assert chromium.execute_script(kept) == 0
     assert complaints(chromium) == []
     choose(chromium, photos[1])
     until(chromium, lambda _: "The server is gone" in text(chromium, "#outcome"))

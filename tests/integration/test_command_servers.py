@@ -65,10 +65,6 @@ if __name__ == "__main__":
 """
 LOAD = plan(4, warmup_s=0.2, min_s=0.6, max_s=0.6)
 
-LEAST_SERVER_S = 20e-6
-"""CPU time of a server per request: less than two system calls and some lines of Python take. It is read in
-ticks of 10 ms, more than a slow turn's requests may take together."""
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
@@ -115,31 +111,6 @@ def served(sender: LoadGenerator, **settings: Configuration) -> dict[str, Served
     return {name: Served(name, one, sender, "cpu", 10.0) for name, one in settings.items()}
 
 
-def test_commands_are_loaded_in_turn_and_sleep_between(folder: Path, sender: LoadGenerator) -> None:
-    subjects = served(sender, a=command(folder), b=command(folder, path="/v1"))
-    states: dict[str, list[str]] = {}
-
-    def show(text: str, seconds: float, end_s: float) -> None:
-        if text in subjects:
-            statuses = (psutil.Process(one.server.pid).status() for one in subjects.values())
-            states[text] = [status for status in statuses if status == psutil.STATUS_STOPPED]
-
-    log = Log()
-    server_s = 0.0
-    for sample in run(turns(["a", "b"]), dict(subjects), log, 10.0, show):
-        row = sample.row
-        assert (row.void, row.failed) == ("", 0)
-        assert row.rate_rps > 0
-        server_s += row.server_cores * row.seconds
-        assert row.memory_mib > 5
-    assert server_s / sum(row.answers for row in log.rows) > LEAST_SERVER_S
-    assert states == {name: [psutil.STATUS_STOPPED] for name in subjects}
-    for subject in subjects.values():
-        assert subject.workers == 1
-        assert subject.ready_s is not None
-        bound_socket(subject.server.binding).close()
-
-
 def test_a_command_runs_in_its_folder_with_the_users_environment(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,9 +129,9 @@ def test_a_command_runs_in_its_folder_with_the_users_environment(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nonsuch {port}", "there is no program 'nonsuch' on the PATH"),
-        ("./server.py {port}", "there is no program './server.py' in "),  # it may not be executed
-        ("A=1 python {port}", "there is no program 'A=1' .* needs sh -c"),
+        ("nonsuch {port}", "'nonsuch'"),
+        ("./server.py {port}", "'./server.py'"),  # it may not be executed
+        ("A=1 python {port}", "'A=1' .* sh -c"),
         ("python '{port}", "No closing quotation"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from litmeter.paths import COMPARISON, COMPARISON_RUN, MACHINE, SUMMARY, BenchmarkPaths
+from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, MACHINE, SUMMARY, BenchmarkPaths
 from litmeter.system.files import read_json
 from tests.support.servers import APIS
 from tests.support.tables import read_csv
@@ -72,6 +72,9 @@ def test_two_commands_are_benchmarked_compared_and_reported() -> None:
     assert "bfloat16" not in machine
     keys = ["throughput_rps", "lone_p50_ms", "ready_s", "memory_mib", "failed"]
     assert list(read_json(BenchmarkPaths("slow").metrics)) == keys
+    turns = read_csv(COMPARISON_TURNS)
+    assert sum(float(row["server_cores"]) for row in turns) > 0
+    assert all(float(row["memory_mib"]) > 5 and not row["void"] for row in turns)
     [slow, candidate] = read_csv(COMPARISON)
     assert float(candidate["ratio"]) > 2
     assert (slow["pipeline_rps"], slow["efficiency"]) == ("", "")

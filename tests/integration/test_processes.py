@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from litmeter.system.processes import memory_alone, process_group
 from tests.integration.asking import wait_for
@@ -111,15 +112,22 @@ def kill_once_up(program: str, **options: Any) -> None:
         starter.stdout.close()
 
 
-def test_a_stage_ends_when_its_dvc_is_killed() -> None:
+EXITING = "from litmeter.system.signals import exit_with_parent; exit_with_parent(0.1); time.sleep(60)"
+
+
+@pytest.mark.parametrize("when", ["later", "before its start"])
+def test_a_stage_ends_whose_dvc_is_killed(when: str) -> None:
     """A program that stands for DVC starts a waiting stage, by a shell that stays, and is killed."""
     mark = f"7{time.time_ns()}"
-    stage = (
-        f"import time; from litmeter.system.signals import exit_with_parent; exit_with_parent(0.1); "
-        f"print('up', flush=True); time.sleep(60); {mark}"
-    )
-    by_shell = ["/bin/sh", "-c", '"$@"; :', "sh", sys.executable, "-c", stage]
-    kill_once_up(f"import subprocess; subprocess.run({by_shell!r})")
+    if when == "later":
+        stage = "import time; " + EXITING.replace("time.sleep", "print('up', flush=True); time.sleep")
+        words, options = ["/bin/sh", "-c", '"$@"; :', "sh", sys.executable, "-c", f"{stage}; {mark}"], {}
+    else:
+        stage = "import os, time; parent = os.getppid(); print('up', flush=True)\n"
+        stage += f"while os.getppid() == parent: time.sleep(0.01)\n{EXITING}; {mark}"
+        words = [sys.executable, "-c", stage]
+        options = {"env": os.environ | {"DVC_STAGE": "benchmark"}, "start_new_session": True}
+    kill_once_up(f"import subprocess; subprocess.run({words!r})", **options)
     wait_for(lambda: processes_mentioning(mark) == [], 15)
 
 
@@ -138,20 +146,6 @@ subprocess.run([sys.executable, "-c", {child!r}, str(os.getpid())])
     nobody = str(os.getpid() + 1)
     late = subprocess.run([sys.executable, "-c", child, nobody], capture_output=True)
     assert (late.returncode, late.stdout) == (1, b"")
-
-
-def test_a_stage_ends_whose_dvc_was_killed_before_its_start() -> None:
-    mark = f"6{time.time_ns()}"
-    stage = (
-        f"import os, time; parent = os.getppid(); print('up', flush=True)\n"
-        f"while os.getppid() == parent: time.sleep(0.01)\n"
-        f"from litmeter.system.signals import exit_with_parent\n"
-        f"exit_with_parent(0.1); time.sleep(60); {mark}"
-    )
-    environment = os.environ | {"DVC_STAGE": "benchmark"}
-    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
-    kill_once_up(program, env=environment, start_new_session=True)
-    wait_for(lambda: processes_mentioning(mark) == [], 15)
 
 
 def test_a_group_never_runs_if_its_starter_dies_early() -> None:

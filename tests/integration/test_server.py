@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -32,22 +33,10 @@ from tests.support.processes import processes_mentioning
 from tests.support.server_processes import tree
 from tests.support.servers import free_port, running_server
 
+COMMON: dict[str, Any] = {"precision": "half", "workers_per_device": 2, "threads_per_worker": 1}
 SETTINGS = {
-    "batched": Classifier(
-        precision="half",
-        max_batch_size=8,
-        batch_timeout_s=0.05,
-        workers_per_device=2,
-        threads_per_worker=1,
-    ),
-    "direct": Classifier(
-        precision="half",
-        max_batch_size=4,
-        workers_per_device=2,
-        threads_per_worker=1,
-        preprocess="torchvision",
-        transport="direct",
-    ),
+    "batched": Classifier(max_batch_size=8, batch_timeout_s=0.05, **COMMON),
+    "direct": Classifier(max_batch_size=4, preprocess="torchvision", transport="direct", **COMMON),
 }
 
 
@@ -61,9 +50,8 @@ def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[S
 
 
 def post(server: StartedServer, body: bytes, content_type: str = CONTENT_TYPES["json"]) -> requests.Response:
-    return requests.post(
-        f"{server.url}/predict", data=body, headers={"Content-Type": content_type}, timeout=30
-    )
+    headers = {"Content-Type": content_type}
+    return requests.post(f"{server.url}/predict", data=body, headers=headers, timeout=30)
 
 
 def test_each_request_gets_the_models_answer_to_its_photo(
