@@ -65,7 +65,7 @@ def choose(chromium: Any, path: Path) -> None:
     chromium.find_element("id", "file").send_keys(str(path))
 
 
-def test_a_photo_gets_label_probabilities_and_time(
+def test_a_photo_gets_label_probabilities_and_time_within_a_phones_screen(
     page: Any, server: StartedServer, photos: list[Path]
 ) -> None:
     expected = post_image(server.url, photos[0].read_bytes()).json()
@@ -77,6 +77,10 @@ def test_a_photo_gets_label_probabilities_and_time(
         assert label in text(page, "#outcome")
     until(page, lambda _: "test_efficientnet" in text(page, "#model"))
     assert page.execute_script("return document.getElementById('preview').naturalWidth") > 0
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_file_that_is_no_image_is_refused_with_reason(page: Any, tmp_path: Path) -> None:
@@ -128,16 +132,6 @@ def load(url: str, photos: list[Path]) -> Iterator[None]:
         done.set()
         for user in users:
             user.join()
-
-
-def test_nothing_is_wider_than_a_phones_screen(page: Any, photos: list[Path]) -> None:
-    width = 360
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    choose(page, photos[0])
-    until(page, lambda _: "there and back" in text(page, "#outcome"))
-    assert page.execute_script("return document.documentElement.scrollWidth") <= width
-    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_swagger_ui_shows_predict_and_sends_it_a_request(chromium: Any, server: StartedServer) -> None:
