@@ -77,13 +77,12 @@ def test_a_worker_that_hangs_is_killed_and_its_request_answered(
         assert time.monotonic() - began > TIMEOUT_S - 0.5
         [other] = alive(workers)
         other.send_signal(signal.SIGCONT)
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"] == "1"
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert post_image(server.url, photos[0].read_bytes()).status_code == 200
     wait_for(lambda: health(server) == (200, "ok"))
     assert killed(server) == 1
-    [line] = [line for line in server.log.read_text().splitlines() if "it hangs, and is killed" in line]
-    assert f"over {TIMEOUT_S:g} s" in line
+    [line] = [line for line in server.log.read_text().splitlines() if "hangs" in line]
+    assert f"{TIMEOUT_S:g} s" in line
     assert other.pid in {process.pid for process in by_role(server.url, "worker")}
 
 
