@@ -149,7 +149,6 @@ def test_a_comparison_goes_on_where_it_was_killed(killed: Killed) -> None:
     turns = read_rows(killed.path / COMPARISON_TURNS, TurnRow)
     assert [asdict(turn) for turn in turns[: len(before)]] == before
     assert len(turns) > len(before) > 0
-    assert {"served"} < {turn.work for turn in turns}
     assert turns[-1].at_s > COMPARISON_S / 2  # what was measured before counts as time
     assert killed.unfinished_logs("comparison") == []
     assert "comparison" not in killed.status()
