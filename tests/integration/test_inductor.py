@@ -60,7 +60,7 @@ def test_what_a_killed_worker_has_unpacked_goes_when_it_is_replaced(
 ) -> None:
     """And all of it when the server ends."""
     folders, _ = built
-    with running_server(folders, COMPILED, "cpu", 30.0) as server:
+    with running_server(folders, COMPILED) as server:
         [worker] = by_role(server.url, "worker")
         folder = Path(psutil.Process(server.pid).environ()["TMPDIR"])
         assert list((folder / f"of-{worker.pid}").glob("aotinductor_*")) != []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,7 +24,8 @@ from litmeter.report.snapshot import read_snapshot
 from litmeter.stages import benchmark, capacity, comparison, tune
 from litmeter.system.files import read_json, write_json
 from litmeter.system.machine import fingerprint
-from tests.integration.test_command_stages import PARAMS, SERVER
+from tests.integration.test_command_stages import PARAMS
+from tests.support.servers import APIS
 
 
 class Sleeper(Configuration):
@@ -54,7 +56,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     for module in ("kinds.registry", "cli.own"):
         monkeypatch.setattr(f"litmeter.{module}.KINDS", (Sleeper, *KINDS))
     monkeypatch.chdir(tmp_path)
-    Path("server.py").write_text(SERVER)
+    shutil.copy(APIS / "stub_server.py", "server.py")
     Path("bodies.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
     objective = PARAMS["objective"] | {"configurations": ["slow"], "max_s": 2.0}
     own = {"experiments": {"slow": {"nap_s": 0.05}}, "serve": {"nap_s": 0.0}, "objective": objective}
@@ -69,7 +71,6 @@ def test_it_is_benchmarked_compared_and_reported(params: Params) -> None:
         benchmark.main(name)
     _, rows, _ = comparison.main()
     assert [row.rank for row in rows] == [2, 1]
-    assert rows[1].ratio is not None
     assert rows[1].ratio > 2
     [found] = capacity.main().values()
     assert found.peak_rps > 20
@@ -79,10 +80,6 @@ def test_it_is_benchmarked_compared_and_reported(params: Params) -> None:
     assert {bound.name for own in snapshot.bounds.values() for bound in own} == {"served"}
     assert "<title>litmeter: naps of 0.05 s" in render([snapshot])
     assert set(read_json(BenchmarkPaths("slow").metrics)) >= {"throughput_rps", "ready_s", "memory_mib"}
-
-
-def test_a_change_is_compared_with_its_before(params: Params) -> None:
-    comparison.main()
     changed = Path("params.yaml").read_text().replace("nap_s: 0.0\n", "nap_s: 0.02\n")
     Path("params.yaml").write_text(changed)
     _, _, over_before = comparison.main()
@@ -94,25 +91,20 @@ def test_a_change_is_compared_with_its_before(params: Params) -> None:
 def test_it_is_named_on_a_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["compare", "nap:0", "nap:0.05", "--body", "bodies.jsonl", "--seconds", "8", "--json"]
-    server = str(Path("server.py").absolute())
-    monkeypatch.setattr(Sleeper, "program", server)
+    words = ["compare", "nap:0", "nap:0.05", "--body", "bodies.jsonl", "--seconds", "5", "--json"]
+    monkeypatch.setattr(Sleeper, "program", str(Path("server.py").absolute()))
     assert main(words) == 0
     first, second = json.loads(capsys.readouterr().out)["configurations"]
     assert second["ratio"] < 0.5 * first["ratio"]
 
 
-@pytest.mark.usefixtures("params")
-def test_a_wrong_key_is_refused_with_its_own_keys() -> None:
-    wrong = Path("params.yaml").read_text().replace("nap_s: 0.05", "nap_s: 0.05\n    naps: 1")
-    Path("params.yaml").write_text(wrong)
-    with pytest.raises(ParamsError, match=r"slow.naps: unknown key, did you mean nap_s\? allowed: nap_s$"):
-        load_params()
-
-
 def test_what_it_has_not_is_said_where_it_is_asked_for(params: Params) -> None:
-    with pytest.raises(ParamsError, match=r"^serve: a sleeper has no knobs; allowed .*: api or classifier$"):
+    with pytest.raises(ParamsError, match=r"sleeper .*: api or classifier$"):
         tune.main()
     assert list(params.serve.foreground_notes("cpu")) == []
     assert not params.serve.served_by_litmeter
     assert params.stages == set()
+    wrong = Path("params.yaml").read_text().replace("nap_s: 0.05", "nap_s: 0.05\n    naps: 1")
+    Path("params.yaml").write_text(wrong)
+    with pytest.raises(ParamsError, match=r"slow.naps: .*nap_s"):
+        load_params()

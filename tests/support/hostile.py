@@ -48,13 +48,14 @@ def commit_hostile_branch(write_project: Callable[[dict[str, dict[str, Any]]], N
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.example")
         subprocess.run(["git", *identity, *words], check=True, capture_output=True)
 
-    git("init", "-b", "main")
-    for name, write in {"main": lambda: write_project({"three": API}), BRANCH: None}.items():
-        if write is None:
-            git("checkout", "-b", name)
-            write_hostile_project(write_project)
-        else:
-            write()
+    def commit() -> None:
         Path("dvc.lock").write_text("stages: {}\n")
         git("add", ".")
         git("commit", "-m", "results")
+
+    git("init", "-b", "main")
+    write_project({"three": API})
+    commit()
+    git("checkout", "-b", BRANCH)
+    write_hostile_project(write_project)
+    commit()
