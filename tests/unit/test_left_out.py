@@ -1,4 +1,4 @@
-"""Results of configurations that params.yaml has not: left out of all that is said and drawn."""
+"""Results of configurations that params.yaml no longer has are left out of sentences and pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from litmeter.paths import (
     BENCHMARKS,
     BOUNDS,
     CAPACITY_FOLDERS,
-    COMPARISON,
     DIAGNOSIS,
     LEVELS,
     STAGES,
@@ -58,15 +57,15 @@ def test_a_line_names_them_and_its_command_removes_them_and_nothing_else() -> No
     keep(*KEPT)
     said = left_out(load_params().configurations())
     assert said is not None
+    assert len(said) < 500
     named, _, command = said.partition("; remove them: ")
     assert ", ".join(GONE) in named
     assert not any(name in named for name in KEPT)
-    assert len(said) < 500
     subprocess.run(["sh", "-c", command], check=True)
     for folder in (BENCHMARKS, TURNS, *CAPACITY_FOLDERS):
         assert {path.stem for path in folder.iterdir()} <= {*KEPT, CANDIDATE, "comparison"}
-    for own in (BenchmarkPaths(KEPT[0]).metrics, CapacityPaths(CANDIDATE).metrics, COMPARISON):
-        assert own.exists()
+    assert BenchmarkPaths(KEPT[0]).metrics.exists()
+    assert CapacityPaths(CANDIDATE).metrics.exists()
     assert left_out(load_params().configurations()) is None
 
 
@@ -78,7 +77,7 @@ def test_half_written_results_are_none() -> None:
 
 
 def test_nothing_that_is_said_or_drawn_has_them(capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither where the comparison was run without them, nor where it has them still."""
+    """With a comparison that was run without them, and with one that has them still."""
     write_project()
     write_capacity(CANDIDATE)
     write_capacity(GONE[0])
@@ -98,17 +97,11 @@ def test_nothing_that_is_said_or_drawn_has_them(capsys: pytest.CaptureFixture[st
 
 
 def test_ranks_and_shares_are_among_those_that_stay() -> None:
-    fastest, second, third = (
-        compared("a", 60.0, 1),
-        compared("b", 30.0, 2),
-        replace(compared("c", 15.0, 3), share_of_fastest=0.25),
-    )
+    fastest, second = compared("a", 60.0, 1), compared("b", 30.0, 2)
+    third = replace(compared("c", 15.0, 3), share_of_fastest=0.25)
     everyone = [fastest, second, third]
     assert only(["a", "b", "c"], everyone) == everyone
-    assert [row.rank for row in only(["a", "c"], everyone)] == [1, 2]
-    assert only(["a", "c"], everyone)[0] == fastest
+    assert only(["a", "c"], everyone) == [fastest, replace(third, rank=2)]
     left = only(["b", "c"], everyone)
-    assert [(row.rank, row.share_of_fastest, row.share_low) for row in left] == [
-        (1, 1.0, None),
-        (2, 0.5, None),
-    ]
+    found = [(row.rank, row.share_of_fastest, row.share_low) for row in left]
+    assert found == [(1, 1.0, None), (2, 0.5, None)]
