@@ -207,19 +207,17 @@ def next_step(snapshot: Snapshot) -> Claim | None:
             key = f"`{section}{diagnosis.parameter}`" + (f": {diagnosis.brings}" if diagnosis.brings else "")
         advice = "; or ".join(filter(None, [search, key]))
         return Claim("next", f"Try next: {advice}.") if advice else None
-    leader, second, *_ = (row.experiment for row in ranked(snapshot.compared))
+    leader = ranked(snapshot.compared)[0].experiment
     found = changed_settings(serve, snapshot.params.configuration(leader))
     changes = [f"-S serve.{key}={value_text(new)}" for key, (_, new) in found.items()]
     advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
     if len(changes) > MOST_KEYS or any(" " in change.partition("=")[2] for change in changes):
         advice = f"`serve:` with the settings of `{leader}`"
-    # Where the candidate is the second, the claim "fastest" has the ratio.
-    said = [] if second == CANDIDATE else [f"{times_text(gain)} times as fast"]
+    text = f"Try next: {advice}, {times_text(gain)} times as fast"
     metrics = next(one.metrics for one in snapshot.results if one.name == leader)
     if (agreement := metrics["agreement"]) is not None:
-        said.append(f"{agreement:.1%} of {metrics['photos']} test photos keep the checkpoint's label")
-    text = f"Try next: {', '.join(filter(None, [advice, '; '.join(said)]))}."
-    return Claim("next", text + (f" Or {search}." if search else ""))
+        text += f"; {agreement:.1%} of {metrics['photos']} test photos keep the checkpoint's label"
+    return Claim("next", f"{text}." + (f" Or {search}." if search else ""))
 
 
 def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
@@ -234,14 +232,12 @@ def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
     keys = changed if len(found) <= MOST_KEYS else f"{len(found)} keys of `serve:`"
     advice = f"Try next: `litmeter tune --apply`, which sets {keys}"
     if tuned.metrics["goal"] == "capacity":
-        return f"{advice}: of those that the search measured it takes most requests within the objective."
+        return f"{advice}: of what the search measured, this takes most requests within the objective."
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    now = {knob: str(value) for knob in serve.knobs if (value := getattr(serve, knob)) is not None}
-    same = all(row.knobs == now for row in tuned.rows if row.incumbent)
-    than = "the candidate" if same else "what `serve:` was then"
-    return f"{advice}, for {gain} times {than} at {pluralise(tuned.metrics['users'], 'user')}."
+    users = pluralise(tuned.metrics["users"], "user")
+    return f"{advice}: {gain} times the rate of the `serve:` that the search started from, at {users}."
 
 
 def objective(rows: Sequence[ComparisonRow], objective: ObjectiveSettings) -> Claim:
