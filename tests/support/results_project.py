@@ -41,10 +41,7 @@ COST: dict[str, Any] = {
     "roofline_full_rps": 374.0,
     "roofline_half_rps": 748.0,
 }
-TRAINED = {
-    "test_accuracy": 0.991,
-    "test_images": 111,
-}
+TRAINED = {"test_accuracy": 0.991, "test_images": 111}
 BFLOAT16 = OWN_MACHINE | {
     "cpu": "Intel(R) Xeon(R) Processor",
     "cpu_flags": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"],

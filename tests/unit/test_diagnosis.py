@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import geometric_mean
 from typing import Any
 
@@ -27,7 +28,10 @@ BUSY: dict[str, Any] = {"workers_cpu_ms": 19.0}
 """The workers' time in-process: at 60 of 100 req/s a request costs 13.3 ms more in other parts."""
 DECODES: dict[str, Any] = {"workers_cpu_ms": 39.0}
 """Decoding and preprocessing takes as long as the model."""
+CROWDED = [turn("e1", "crowded", 60.0, high_rps=65.0)]
+SLOW: dict[str, Any] = {"workers_cpu_ms": 31.0}
 EIGHT = MACHINE | {"cores": 8}
+e1 = partial(result, "e1")
 
 
 def limit(own: Result, *others: Result, **ceilings: Any) -> Diagnosis:
@@ -45,55 +49,40 @@ def stages(**times: float) -> dict[str, Any]:
 
 
 CAUSES: dict[str, tuple[Result, str | None, str]] = {
-    "preprocessing": (result("e1", 49.0, 100.0, 50.0, **DECODES), "precision", "49.0 100"),
-    "contention": (result("e1", workers_cpu_ms=31.0), "threads_per_worker", "31.0 19.3 86"),
-    "transport": (result("e1", **BUSY, http_cpu_ms=12.5), "transport", "12.5 0.5 96"),
-    "load generator": (result("e1", **BUSY, client_cpu_ms=12.0), "precision", "12.0 88"),
-    "other processes": (result("e1", **BUSY, other_percent=36.0, workers_wait_ms=12.0), "precision", "90 36"),
-    "hypervisor": (result("e1", **BUSY, steal_percent=36.0), "precision", "90"),
+    "preprocessing": (e1(49.0, 100.0, 50.0, **DECODES), "precision", "49.0 100"),
+    "contention": (e1(**SLOW), "threads_per_worker", "31.0 19.3 86"),
+    "transport": (e1(**BUSY, http_cpu_ms=12.5), "transport", "12.5 0.5 96"),
+    "load generator": (e1(**BUSY, client_cpu_ms=12.0), "precision", "12.0 88"),
+    "other processes": (e1(**BUSY, other_percent=36.0, workers_wait_ms=12.0), "precision", "90 36"),
+    "hypervisor": (e1(**BUSY, steal_percent=36.0), "precision", "90"),
     "small batches": (
-        result(
-            "e1",
-            more=[turn("e1", "pipeline", 60.0, workers_cpu_ms=31.0)],
-            in_process={"batch_size": 4.0},
-            workers_cpu_ms=31.0,
-        ),
+        e1(more=[turn("e1", "pipeline", 60.0, **SLOW)], in_process={"batch_size": 4.0}, **SLOW),
         "max_batch_size",
         "1.0 31.0 19.3 4",
     ),
     "large batches": (
-        result(
-            "e1",
+        e1(
             serve=BATCHING,
-            more=[turn("e1", "pipeline", 60.0, batch_size=8.0, workers_cpu_ms=31.0)],
-            workers_cpu_ms=31.0,
+            more=[turn("e1", "pipeline", 60.0, batch_size=8.0, **SLOW)],
+            **SLOW,
             batch_size=8.0,
         ),
         "max_batch_size",
         "8.0 31.0 19.3 64",
     ),
-    "too many workers": (
-        result(
-            "e1",
-            serve=FOUR_WORKERS,
-            more=[turn("e1", "crowded", 60.0, high_rps=65.0)],
-            workers_cpu_ms=31.0,
-        ),
-        "workers_per_device",
-        "60.0 100 4 2",
-    ),
+    "too many workers": (e1(serve=FOUR_WORKERS, more=CROWDED, **SLOW), "workers_per_device", "60.0 100 4 2"),
     "batch window": (
-        result("e1", serve=BATCHING, **BUSY, **stages(queue=48.0, model=70.0)),
+        e1(serve=BATCHING, **BUSY, **stages(queue=48.0, model=70.0)),
         "batch_timeout_s",
         "133 48 0.05",
     ),
     "too few workers": (
-        result("e1", machine=EIGHT, **BUSY, **stages(queue=100.0, model=25.0)),
+        e1(machine=EIGHT, **BUSY, **stages(queue=100.0, model=25.0)),
         "workers_per_device",
         "133 100 1",
     ),
-    "HTTP process": (result("e1", machine=EIGHT, **BUSY, http_cpu_ms=16.0), "transport", "0.96"),
-    "manager process": (result("e1", machine=EIGHT, **BUSY, manager_cpu_ms=16.0), "transport", "0.96"),
+    "HTTP process": (e1(machine=EIGHT, **BUSY, http_cpu_ms=16.0), "transport", "0.96"),
+    "manager process": (e1(machine=EIGHT, **BUSY, manager_cpu_ms=16.0), "transport", "0.96"),
 }
 
 
@@ -117,37 +106,27 @@ STEADY = [turn("e1", work, 100.0, number) for number in range(6) for work in ("m
     ("own", "ceilings", "cause", "parameter"),
     [
         # 117 of the 133 ms of a request are outside of the server.
-        (result("e1", **BUSY, **stages(transport=100.0)), {}, "transport", "transport"),
-        (result("e1", **BUSY, **stages()), {}, "load generator", "precision"),
-        (result("e1", workers_cpu_ms=None), {}, "unexplained", "precision"),
-        (result("e1", workers_cpu_ms=28.0, http_cpu_ms=3.0), {}, "contention", "threads_per_worker"),
+        (e1(**BUSY, **stages(transport=100.0)), {}, "transport", "transport"),
+        (e1(**BUSY, **stages()), {}, "load generator", "precision"),
+        (e1(workers_cpu_ms=None), {}, "unexplained", "precision"),
+        (e1(workers_cpu_ms=28.0, http_cpu_ms=3.0), {}, "contention", "threads_per_worker"),
         (
             result("e4", 0.8, 1.7, 1.6, serve=HALF, machine=EMULATING),
             {},
             "half precision is emulated",
             "precision",
         ),
-        (result("e1", 99.0, machine=EMULATING), {"roofline_full_rps": 101.0}, "hardware", None),
-        (result("e1", 99.0), {"roofline_full_rps": 101.0}, "hardware", "precision"),
-        (replace(result("e1", 100.0), turns=STEADY), {"roofline_full_rps": 110.0}, "hardware", "precision"),
-        (result("e1", 110.0), {}, "", None),  # above its bound
-        (replace(result("e1", 10.0), turns=[]), {}, "", None),  # of an earlier run
-        (result("e1", 99.0, **BUSY, **BESIDE, in_process=BESIDE), {}, "other processes", "precision"),
+        (e1(99.0, machine=EMULATING), {"roofline_full_rps": 101.0}, "hardware", None),
+        (e1(99.0), {"roofline_full_rps": 101.0}, "hardware", "precision"),
+        (replace(e1(100.0), turns=STEADY), {"roofline_full_rps": 110.0}, "hardware", "precision"),
+        (e1(110.0), {}, "", None),  # above its bound
+        (replace(e1(10.0), turns=[]), {}, "", None),  # of an earlier run
+        (e1(99.0, **BUSY, **BESIDE, in_process=BESIDE), {}, "other processes", "precision"),
+        (e1(**BUSY, **NOT_COUNTED, in_process=NOT_COUNTED), {}, "other processes or idle cores", "precision"),
+        (e1(**SLOW), {"roofline_full_rps": 800.0}, "contention, then kernels", "threads_per_worker"),
+        (e1(**SLOW), {}, "contention", "threads_per_worker"),
         (
-            result("e1", **BUSY, **NOT_COUNTED, in_process=NOT_COUNTED),
-            {},
-            "other processes or idle cores",
-            "precision",
-        ),
-        (
-            result("e1", workers_cpu_ms=31.0),
-            {"roofline_full_rps": 800.0},
-            "contention, then kernels",
-            "threads_per_worker",
-        ),
-        (result("e1", workers_cpu_ms=31.0), {}, "contention", "threads_per_worker"),
-        (
-            result("e1", 49.0, 100.0, 50.0, in_process={"cpu_percent": 50.0}, **DECODES),
+            e1(49.0, 100.0, 50.0, in_process={"cpu_percent": 50.0}, **DECODES),
             {},
             "preprocessing",
             "workers_per_device",
@@ -163,7 +142,7 @@ def test_causes_of_other_results(
 
 def test_the_parts_of_a_loss_add_up_to_it() -> None:
     decoding = Why("preprocessing", None, "")
-    losses = losses_of(result("e1", workers_cpu_ms=24.0, http_cpu_ms=5.0, other_percent=10.0), decoding)
+    losses = losses_of(e1(workers_cpu_ms=24.0, http_cpu_ms=5.0, other_percent=10.0), decoding)
     assert sum(loss.share.ratio for loss in losses) == pytest.approx(1.0)
     assert sum(loss.core_ms for loss in losses) == pytest.approx(2000 / 60 - 2000 / 100, rel=0.05)
     assert [loss.core_ms for loss in losses] == sorted((loss.core_ms for loss in losses), reverse=True)
@@ -178,7 +157,7 @@ def test_causes_that_cannot_be_told_apart_are_named_together() -> None:
         turn("e1", "served", 60.0, number, workers_cpu_ms=19.0 + more, http_cpu_ms=1.0 + 12.0 - more)
         for number, more in enumerate((2.0, 10.0, 3.0, 9.0, 6.0, 5.5))
     ]
-    found = limit(with_served(result("e1"), noisy)).cause
+    found = limit(with_served(e1(), noisy)).cause
     assert found in ("contention and transport", "transport and contention")
 
 
@@ -196,7 +175,7 @@ def with_packages(own: Result, *packages: PackageRow, agreement: float = 0.982) 
 
 
 def test_the_effect_of_a_precision_is_read_from_timed_packages() -> None:
-    own = result("e1", 79.0, 100.0, 80.0, serve=COMPILED, noise=0.001, workers_cpu_ms=24.3)
+    own = e1(79.0, 100.0, 80.0, serve=COMPILED, noise=0.001, workers_cpu_ms=24.3)
     found = limit(with_packages(own, package("full", 10.0), package("int8", 5.0)), roofline_full_rps=1100.0)
     assert named(found) == ("preprocessing, then kernels", "precision")
     # Of 12.5 ms the model takes 10, then 5.
@@ -204,21 +183,21 @@ def test_the_effect_of_a_precision_is_read_from_timed_packages() -> None:
     assert "1.67" in found.brings
     slower = with_packages(own, package("full", 10.0), package("int8", 11.0))
     assert limit(slower, roofline_full_rps=1100.0, roofline_half_rps=9000.0).parameter is None
-    decoding = result("e1", 49.0, 100.0, 50.0, noise=0.001, serve=COMPILED, **DECODES)
+    decoding = e1(49.0, 100.0, 50.0, noise=0.001, serve=COMPILED, **DECODES)
     timed = with_packages(decoding, package("full", 10.0), package("int8", 5.0))
     found = limit(timed, roofline_full_rps=130.0)
     assert named(found) == ("preprocessing", "precision")
 
 
 def test_a_model_that_is_not_compiled_is_advised_by_its_packages() -> None:
-    own = with_packages(result("e1", 100.0, noise=0.0), package("full", 20.0, 45.0))
+    own = with_packages(e1(100.0, noise=0.0), package("full", 20.0, 45.0))
     found = limit(own, roofline_full_rps=1100.0)
     assert named(found) == ("kernels", "compiled")
     assert "2.25" in found.text
 
 
 def test_another_way_to_preprocess_is_advised_by_its_time_elsewhere() -> None:
-    own = result("e1", 49.0, 100.0, 50.0, **DECODES)
+    own = e1(49.0, 100.0, 50.0, **DECODES)
     fast = result("e7", 90.0, 100.0, 95.0, serve=COMPILED, workers_cpu_ms=20.5)
     found = limit(own, fast)
     assert named(found) == ("preprocessing", "preprocess")
@@ -247,7 +226,7 @@ def share_of(own: Result, cause: str) -> float:
 
 def test_a_neighbour_on_a_core_that_the_pipeline_leaves_idle_takes_nothing() -> None:
     in_process = {"other_percent": 50.0, "workers_cpu_ms": 9.7, "workers_wait_ms": 0.1}
-    own = result("e1", 82.0, 103.0, 103.0, in_process=in_process, **ONE_CORE)
+    own = e1(82.0, 103.0, 103.0, in_process=in_process, **ONE_CORE)
     assert [rate and rate < 1.2 * 103 * max(SPEEDS) for rate in own.undisturbed_model] == [True] * len(SPEEDS)
     found = limit(own)
     assert share_of(own, "other processes") < 0.35
@@ -259,7 +238,7 @@ def test_a_neighbour_takes_from_a_pipeline_on_all_cores_as_much_as_its_threads_w
     """The model did 232 images/s without it, and 135 beside it."""
     in_process = {"other_percent": 42.0, "workers_cpu_ms": 8.9, "workers_wait_ms": 5.9}
     two = Classifier(workers_per_device=2, threads_per_worker=1)
-    own = result("e1", 124.0, 135.0, 135.0, serve=two, in_process=in_process, **ALL_CORES)
+    own = e1(124.0, 135.0, 135.0, serve=two, in_process=in_process, **ALL_CORES)
     undisturbed = geometric_mean(
         rate / speed for rate, speed in zip(own.undisturbed_model, SPEEDS, strict=True) if rate
     )
@@ -269,7 +248,7 @@ def test_a_neighbour_takes_from_a_pipeline_on_all_cores_as_much_as_its_threads_w
 
 
 def test_beside_little_load_the_models_rate_has_an_interval() -> None:
-    text = limit(result("e1", workers_cpu_ms=31.0, other_percent=2.0, in_process={"other_percent": 2.0})).text
+    text = limit(e1(**SLOW, other_percent=2.0, in_process={"other_percent": 2.0})).text
     [(rate, low, high)] = re.findall(r"([\d.]+) \(([\d.]+) to ([\d.]+)\) images/s that the model", text)
     assert float(low) < 100 < float(high)
     assert float(low) < float(rate) < float(high)
@@ -282,19 +261,16 @@ UNKNOWN: dict[str, Any] = {"other_percent": None, "steal_percent": None}
 def test_under_a_quota_threads_that_wait_for_no_core_tell_that_cores_are_idle() -> None:
     """Others' use of the CPUs is not known: it matters at most as much as threads waited."""
     slow = stages(queue=100.0, model=25.0)
-    idle = result("e1", machine=QUOTA, in_process=UNKNOWN, **BUSY, **UNKNOWN, **slow)
+    idle = e1(machine=QUOTA, in_process=UNKNOWN, **BUSY, **UNKNOWN, **slow)
     assert limit(idle).cause == "too few workers"
-    waiting = result("e1", machine=QUOTA, in_process=UNKNOWN, **BUSY, **UNKNOWN, **slow, workers_wait_ms=30.0)
+    waiting = e1(machine=QUOTA, in_process=UNKNOWN, **BUSY, **UNKNOWN, **slow, workers_wait_ms=30.0)
     assert limit(waiting).cause == "other processes or the quota"
     assert idle.threads == 64
 
 
 def test_where_waits_are_not_counted_no_rate_is_corrected() -> None:
-    own = result("e1", **BUSY, **NOT_COUNTED, in_process=NOT_COUNTED)
+    own = e1(**BUSY, **NOT_COUNTED, in_process=NOT_COUNTED)
     assert own.undisturbed_model == own.rates("model")
-
-
-CROWDED = [turn("e1", "crowded", 60.0, high_rps=65.0)]
 
 
 def test_too_many_workers_are_named_however_noisy_the_served_rate_is() -> None:
@@ -302,7 +278,7 @@ def test_too_many_workers_are_named_however_noisy_the_served_rate_is() -> None:
         turn("e1", "served", 90.0 / factor, number, workers_cpu_ms=20.0 * factor)
         for number, factor in enumerate((3.0, 0.7, 0.7, 3.0, 0.7, 0.7))
     ]
-    own = with_served(result("e1", serve=FOUR_WORKERS, more=CROWDED, workers_cpu_ms=31.0), noisy)
+    own = with_served(e1(serve=FOUR_WORKERS, more=CROWDED, **SLOW), noisy)
     assert not next(bound for bound in bounds_of(own, CEILINGS) if bound.name == "served").is_loss
     assert limit(own).cause == "too many workers"
 
@@ -319,7 +295,7 @@ def test_against_too_many_workers_the_better_of_fewer_workers_and_fewer_threads_
     one_thread_rps: float | None, parameter: str, times: str
 ) -> None:
     one = [turn("e1", "one_thread", rps, low_rps=0.97 * rps) for rps in (one_thread_rps,) if rps]
-    found = limit(result("e1", serve=FOUR_WORKERS, more=[*CROWDED, *one], workers_cpu_ms=31.0))
+    found = limit(e1(serve=FOUR_WORKERS, more=[*CROWDED, *one], **SLOW))
     assert named(found) == ("too many workers", parameter)
     assert times in found.brings
     assert f"`{parameter}`" in found.text
@@ -328,8 +304,8 @@ def test_against_too_many_workers_the_better_of_fewer_workers_and_fewer_threads_
 def test_preprocessing_comes_first_only_if_it_loses_more_than_all_of_serving() -> None:
     """Two of them lose 3 ms each, preprocessing first 14, then 5."""
     loses: dict[str, Any] = {"workers_cpu_ms": 32.7, "client_cpu_ms": 4.0, "http_cpu_ms": 4.0}
-    assert limit(result("e1", 48.0, 100.0, 58.0, **loses)).cause.startswith("preprocessing")
-    assert not limit(result("e1", 48.0, 68.0, 58.0, **loses)).cause.startswith("preprocessing")
+    assert limit(e1(48.0, 100.0, 58.0, **loses)).cause.startswith("preprocessing")
+    assert not limit(e1(48.0, 68.0, 58.0, **loses)).cause.startswith("preprocessing")
 
 
 def serving(name: str, rate_rps: float, serve: Configuration, noise: float = 0.01, **others: Any) -> Result:
@@ -344,7 +320,7 @@ def serving(name: str, rate_rps: float, serve: Configuration, noise: float = 0.0
     )
 
 
-OWN = result("e1", **BUSY, http_cpu_ms=12.5)
+OWN = e1(**BUSY, http_cpu_ms=12.5)
 
 
 def test_the_key_is_named_by_which_another_configuration_served_most() -> None:
@@ -386,7 +362,7 @@ def test_a_gain_that_is_no_keys_or_not_certain_is_no_advice(other: Result) -> No
 
 def test_the_time_of_larger_batches_in_process_is_advice_for_a_lit_api() -> None:
     serve = LitApi(api="server:API", transport="direct")
-    own = replace(result("e1", serve=serve, **BUSY, http_cpu_ms=12.5), batch_ms={1: 28.0, 8: 10.0})
+    own = replace(e1(serve=serve, **BUSY, http_cpu_ms=12.5), batch_ms={1: 28.0, 8: 10.0})
     found = limit(own)
     assert named(found) == ("transport", "max_batch_size")
     assert "2.80" in found.brings

@@ -99,11 +99,7 @@ ROW = replace(compared("x", 40.0, 1), ratio=2.0, ratio_low=1.9, ratio_high=2.1)
 
 @pytest.mark.parametrize(
     ("after", "expected"),
-    [
-        ((4.0, 3.8, 4.2), "faster"),
-        ((2.1, 1.9, 2.3), "no difference resolved"),
-        ((1.0, 0.95, 1.05), "slower"),
-    ],
+    [((4.0, 3.8, 4.2), "faster"), ((2.1, 1.9, 2.3), "no difference resolved"), ((1.0, 0.95, 1.05), "slower")],
 )
 def test_a_change_is_as_certain_as_both_ratios_are(after: tuple[float, float, float], expected: str) -> None:
     ratio, low, high = after

@@ -61,9 +61,7 @@ def test_the_readmes_results_replace_the_old_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("machine", [AVX2, BFLOAT16], ids=["emulating", "native"])
-def test_all_pages_have_the_same_claims_and_the_same_table(
-    machine: dict[str, object],
-) -> None:
+def test_all_pages_have_the_same_claims_and_the_same_table(machine: dict[str, object]) -> None:
     write_project(machine, earlier="e2_batching", changed=True)
     snapshot = read_snapshot()
     said = claims(snapshot)
