@@ -38,7 +38,7 @@ from litmeter.measure.run import run
 from litmeter.measure.subjects import Done, Served, Subject, pipelines_of
 from litmeter.measure.turn import Turn
 from litmeter.paths import CEILINGS, MACHINE
-from litmeter.report.diagnosis import Timed, bounds_of, diagnose, raised
+from litmeter.report.diagnosis import bounds_of, diagnose, raised
 from litmeter.report.losses import Why, losses_of
 from litmeter.report.results import Result
 from litmeter.stages.comparison import crowds
@@ -111,7 +111,7 @@ def diagnosed(case: Case) -> dict[str, Any]:
             results = compared(configurations, subjects, case.users, SECONDS)
     ceilings, _ = raised([*results.values()], read_json(CEILINGS))
     injected = results[INJECTED]
-    found = diagnose(injected, bounds_of(injected, ceilings), ceilings, Timed([*results.values()]))
+    found = diagnose(injected, bounds_of(injected, ceilings), ceilings, [*results.values()])
     return {"cause": found.cause, "text": found.text}
 
 
@@ -187,7 +187,7 @@ def alone_and_beside(serve: Configuration) -> dict[str, Any]:
         name: {
             "rate_rps": one.compared.rate_rps,
             "model_rps": one.compared.model_rps,
-            "text": diagnose(one, bounds_of(one, ceilings), ceilings, Timed([one])).text,
+            "text": diagnose(one, bounds_of(one, ceilings), ceilings, [one]).text,
         }
         for name, one in results.items()
     } | {"shares": shares(ms[BESIDE]), "expected": shares(expected)}

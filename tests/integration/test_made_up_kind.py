@@ -82,9 +82,9 @@ def test_it_is_benchmarked_compared_and_reported(params: Params) -> None:
     assert set(read_json(BenchmarkPaths("slow").metrics)) >= {"throughput_rps", "ready_s", "memory_mib"}
     changed = Path("params.yaml").read_text().replace("nap_s: 0.0\n", "nap_s: 0.02\n")
     Path("params.yaml").write_text(changed)
-    _, _, over_before = comparison.main()
-    assert over_before["changes"] == {"nap_s": [0.0, 0.02]}
-    assert over_before["ratio"] < 0.9
+    _, found = comparison.main()
+    assert found.over_before.changes == {"nap_s": (0.0, 0.02)}
+    assert found.over_before.ratio < 0.9
 
 
 @pytest.mark.usefixtures("params")

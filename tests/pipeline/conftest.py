@@ -25,6 +25,7 @@ import yaml
 from filelock import FileLock
 
 from litmeter.measure.log import UNFINISHED
+from litmeter.paths import COMPARISON
 from tests.support.project import ROOT
 
 NOT_A_USERS = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
@@ -216,6 +217,12 @@ def copy_of_example(name: str, folder: Path) -> Activated:
     project.git("init", "-qb", "main")
     project.run("dvc", "init", "-q")
     return project
+
+
+def rows_of(clone: Clone, content: str | None = None) -> dict[str, dict[str, Any]]:
+    """Rows of the comparison, by configuration; ``content``: of another commit's file."""
+    text = (clone.path / COMPARISON).read_text() if content is None else content
+    return {row["experiment"]: row for row in json.loads(text)["rows"]}
 
 
 def results_of(clone: Clone) -> dict[str, bytes]:

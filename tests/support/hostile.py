@@ -1,4 +1,4 @@
-"""A project in which all that somebody can name is an attack on the pages that show it."""
+"""A project whose names and messages are attacks on the pages that show them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PICTURE = '<img src=x onerror="window.owned = 2">'
 LINK = "[click](javascript:window.owned=3) ![seen](https://example.org/seen.png) <https://example.org>"
 MARKUP = "a | b ` c `` d \\| *e* __f__ ~~g~~ $h$ &lt; \\"
 COMMAND = f"./b {SCRIPT} | {PICTURE} ` --port {{port}}"
-"""As long as a table shows it."""
+"""Not too long for a table."""
 KWARGS = {f"key{PICTURE}": f"{LINK}\n\n# {SCRIPT}\n| x | y |\u2028\v| z", "plain": MARKUP}
 REASON = f"{SCRIPT} {PICTURE} {LINK} {MARKUP}"
 BRANCH = 'x"><script>window.owned=4</script>'
@@ -30,7 +30,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
 
 
 def write_hostile_project(write_project: Callable[[dict[str, dict[str, Any]]], None]) -> None:
-    """Into the current folder."""
+    """Write the project into the current folder."""
     write_project(EXPERIMENTS)
     write_json(MACHINE, read_json(MACHINE) | {"cpu": f"CPU {REASON}", "gpu": SCRIPT})
     over = {"changes": {f"command{PICTURE}": [COMMAND, REASON]}, "ratio": 1.5, "low": 1.4, "high": 1.6}
@@ -42,7 +42,7 @@ def write_hostile_project(write_project: Callable[[dict[str, dict[str, Any]]], N
 
 
 def commit_hostile_branch(write_project: Callable[[dict[str, dict[str, Any]]], None]) -> None:
-    """A repository in the current folder whose HEAD is harmless, and BRANCH hostile."""
+    """Make a repository in the current folder with a harmless branch main and the hostile BRANCH."""
 
     def git(*words: str) -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.example")

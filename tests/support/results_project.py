@@ -1,4 +1,4 @@
-"""Projects of synthetic results of the shipped configurations, on two kinds of machines."""
+"""Projects with synthetic results of the shipped configurations, on two kinds of machines."""
 
 from __future__ import annotations
 
@@ -41,10 +41,7 @@ COST: dict[str, Any] = {
     "roofline_full_rps": 374.0,
     "roofline_half_rps": 748.0,
 }
-TRAINED = {
-    "test_accuracy": 0.991,
-    "test_images": 111,
-}
+TRAINED = {"test_accuracy": 0.991, "test_images": 111}
 BFLOAT16 = OWN_MACHINE | {
     "cpu": "Intel(R) Xeon(R) Processor",
     "cpu_flags": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"],
@@ -77,10 +74,10 @@ FIGURES: dict[str, dict[str, tuple[float, int, float | None, float, float]]] = {
 
 
 def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed: bool = False) -> None:
-    """Write all that the pages are made of into the current folder.
+    """Write a project with all results into the current folder.
 
     Args:
-        earlier: the configuration whose row is kept from an earlier run.
+        earlier: a configuration whose row is of an earlier run.
         changed: whether the section serve was changed since the results before.
     """
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -102,7 +99,7 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
         rows.append(own.compared)
         turns += own.turns
     write_rows(COMPARISON_TURNS, TurnRow, turns)
-    ceilings = ROOFLINES | COST  # what is emulated has none
+    ceilings = ROOFLINES | COST  # without those of an emulated precision
     known = {key: value for key, value in ceilings.items() if machine["bfloat16"] or "half" not in key}
     write_json(CEILINGS, known)
     write_json(MACHINE, machine)
@@ -122,7 +119,7 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
 
 
 def searched() -> Tuned:
-    """A search whose winner is what is served."""
+    """A search whose winner is the section serve."""
     found = tuned(incumbent=True)
     metrics = {"combinations": 8, "raced": 1, "rounds": 30, "users": 8, "model_error": 0.06}
     knobs = [KnobRow("precision", "half", 0.9, None, None, "predicted")]

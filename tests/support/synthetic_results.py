@@ -1,4 +1,4 @@
-"""Results that were never measured: a healthy configuration on two cores, which each test changes."""
+"""Synthetic results: a healthy configuration on two cores, which each test changes."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ MACHINE: dict[str, Any] = {
     "litserve": "0.2",
 }
 SPEEDS = (1.0, 0.8, 1.2, 0.9, 1.1, 1.0)
-"""Of the machine, by round: rates vary by it, and their ratios do not."""
+"""Speed of the machine by round: rates vary with it, ratios do not."""
 USERS = 8
 
 
 def turn(subject: str, work: str, rate_rps: float | None, number: int = 0, **changes: Any) -> TurnRow:
-    """A turn that nothing is wrong with, in the round ``number``."""
+    """A valid turn in the round ``number``."""
     rate = rate_rps or 1.0
     served = {
         "users": USERS,
@@ -88,14 +88,14 @@ def result(
     row: ComparisonRow | None = None,
     **changes: Any,
 ) -> Result:
-    """A configuration, by default one whose transport costs next to nothing.
+    """Results of a configuration whose transport costs next to nothing.
 
     Args:
-        served, model, pipeline: rates, images/s; None was not measured.
-        noise: by which a rate differs from round to round, besides SPEEDS.
-        more: turns besides.
-        null, in_process: columns of the null server's turn, and of those in-process.
-        row: of the comparison, of whose efficiency and rates in-process these are.
+        served, model, pipeline: rates, images/s; None where not measured.
+        noise: relative difference of rates between rounds, besides SPEEDS.
+        more: further turns.
+        null, in_process: columns of the null server's turn, and of turns in-process.
+        row: of the comparison, whose efficiency and rates in-process are replaced.
         changes: columns of the served turns.
     """
     wobble = {"served": 1.0, "model": 1 + noise, "pipeline": 1 - noise}

@@ -1,4 +1,4 @@
-"""Results of configurations that params.yaml has not: left out of all that is said and drawn."""
+"""Results of configurations that params.yaml no longer has are left out of sentences and pictures."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def test_a_line_names_them_and_its_command_removes_them_and_nothing_else() -> No
     (paths.BENCHMARKS / ".e9_gone.json.litmeter.tmp").touch()  # half written
     said = left_out()
     assert said is not None
+    assert len(said) < 500
     named, _, command = said.partition("; remove them: ")
     assert ", ".join(GONE) in named
     assert not any(name in named for name in (*KEPT, "e9"))

@@ -9,7 +9,6 @@ import pytest
 
 from litmeter.errors import ReportError
 from litmeter.measure.comparison_rows import read_comparison
-from litmeter.measure.rows import TurnRow
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths
 from litmeter.report.results import fastest_first
@@ -61,12 +60,8 @@ def test_the_pipelines_cpu_time_is_interpolated_between_batch_sizes_and_level_be
     assert times == {1.0: pytest.approx(30.0), 4.5: pytest.approx(25.0), 16.0: pytest.approx(20.0)}
 
 
-def pipeline_of(size: float, rate_rps: float) -> TurnRow:
-    return turn("e1", "pipeline", rate_rps, batch_size=size)
-
-
 def test_rates_are_by_round_and_at_the_size_that_was_compared() -> None:
-    twice = [turn("e1", "served", 80.0, 0), pipeline_of(8, 1.0)]
+    twice = [turn("e1", "served", 80.0, 0), turn("e1", "pipeline", 1.0, batch_size=8)]
     own = result("e1", 20.0, more=twice)
     assert own.in_process_size == 1
     assert own.rates("served")[0] == pytest.approx(40.0)  # geometric, of 20 and 80

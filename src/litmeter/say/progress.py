@@ -1,4 +1,4 @@
-"""Output of long runs: wrapped lines, and progress."""
+"""Output of long runs: wrapped lines and progress."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from typing import Any
 from tqdm import tqdm
 
 WIDTH = 120
+"""Characters of a line where there is no terminal, and the most in one."""
 EVERY_S = 10.0
-"""Time between two lines of progress where there is no terminal."""
+"""Seconds between two progress lines where there is no terminal."""
 _place = ""
 
 
 def terminal_width() -> int:
-    """Characters of a line in the terminal; WIDTH where there is none."""
+    """Characters of a line in the terminal; WIDTH where there is no terminal."""
     return shutil.get_terminal_size((WIDTH, 0)).columns
 
 
 def print_wrapped(text: str) -> None:
-    """Print ``text`` at once, in lines of the terminal's width, WIDTH at most; continuations are indented."""
+    """Print ``text`` at once, wrapped to the terminal's width or WIDTH, continuation lines indented."""
     width = min(WIDTH, terminal_width())
     for line in text.splitlines():
         print(textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False), flush=True)
 
 
 def set_place(place: str) -> None:
-    """Begin each progress with ``place``, such as "8/18": where a longer run stands."""
+    """Put ``place``, as "8/18", before each description of progress."""
     global _place
     _place = place
 
 
 class ProgressLines:
-    """Progress for logs: a line on standard error every EVERY_S seconds; ``total`` may change, as in tqdm."""
+    """tqdm's interface for logs: a line on standard error every EVERY_S seconds, none before that."""
 
     def __init__(self, total: float, description: str, initial: float = 0.0) -> None:
         self.n = self._initial = initial
@@ -45,7 +46,7 @@ class ProgressLines:
         self._text = ""
 
     def update(self, n: float = 1) -> None:
-        """Add ``n`` to what is done, and print a line if it is time."""
+        """Add ``n`` to the work that is done, and print a line if EVERY_S seconds have passed."""
         self.n += n
         now = monotonic()
         if now - self._shown >= EVERY_S:
@@ -57,7 +58,7 @@ class ProgressLines:
             print(text + (f"; {self._text}" if self._text else ""), file=sys.stderr, flush=True)
 
     def set_postfix_str(self, s: str) -> None:
-        """Add the text ``s`` to each line."""
+        """Set the text at the end of the next lines."""
         self._text = s
 
 
@@ -69,7 +70,7 @@ def duration(seconds: float) -> str:
 def bar(
     total: float, description: str, unit: str, initial: float = 0.0
 ) -> AbstractContextManager[ProgressLines | tqdm[Any]]:
-    """A bar of tqdm; ProgressLines where there is no terminal. ``initial`` of ``total`` is done already."""
+    """A progress bar that starts at ``initial`` of ``total``; without a terminal, ProgressLines."""
     described = f"{_place} {description}".strip()
     if not sys.stderr.isatty():
         return nullcontext(ProgressLines(total, described, initial))
