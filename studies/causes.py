@@ -25,6 +25,7 @@ import psutil
 from PIL import Image
 
 from litmeter.classifier.model.precision import has_bfloat16
+from litmeter.classifier.model.rows import Ceilings
 from litmeter.classifier.server.client import CONTENT_TYPES, request_bodies
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration
@@ -109,7 +110,7 @@ def diagnosed(case: Case) -> dict[str, Any]:
                 stack.enter_context(paused(stack.enter_context(spinning()), 1 - case.neighbour))
             subjects = subjects_of(configurations, sender, photos)
             results = compared(configurations, subjects, case.users, SECONDS)
-    ceilings, _ = raised([*results.values()], read_json(CEILINGS))
+    ceilings, _ = raised([*results.values()], Ceilings.model_validate(read_json(CEILINGS)))
     injected = results[INJECTED]
     found = diagnose(injected, bounds_of(injected, ceilings), ceilings, [*results.values()])
     return {"cause": found.cause, "text": found.text}
@@ -170,7 +171,7 @@ def alone_and_beside(serve: Configuration) -> dict[str, Any]:
             own = subjects_of({name: serve}, sender, photo_paths())
             subjects |= own if name == ALONE else {key: beside(one, busy) for key, one in own.items()}
         results = compared(configurations, subjects, users=8, seconds=NEIGHBOUR_SECONDS)
-    ceilings, _ = raised([*results.values()], read_json(CEILINGS))
+    ceilings, _ = raised([*results.values()], Ceilings.model_validate(read_json(CEILINGS)))
     ms: dict[str, dict[str, float]] = {name: defaultdict(float) for name in results}
     whole_ms = dict[str, float]()
     for name, one in results.items():

@@ -74,7 +74,7 @@ def test_an_onnx_file_is_served_compiled_and_another_one_is_noticed(project: Clo
     ceilings = read_json(project.path / CEILINGS)
     # Two convolutions and the last layer.
     assert ceilings["macs"] == 8 * 27 * (SIZE // 2) ** 2 + 8 * 25 * (SIZE // 2) ** 2 + 2 * 8
-    assert ceilings["roofline_full_rps"] > 0
+    assert ceilings["precisions"]["full"]["roofline_rps"] > 0
 
     file.touch()
     assert run(project, {}) == {"machine"}

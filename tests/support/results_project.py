@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from litmeter.classifier.model.card import TrainMetrics
 from litmeter.classifier.model.rows import PackageRow, PrecisionRow
 from litmeter.measure.comparison_rows import OverBefore
 from litmeter.measure.rows import ComparisonRow, TurnRow
@@ -31,17 +32,8 @@ from tests.support.synthetic_results import CEILINGS as ROOFLINES
 from tests.support.synthetic_results import MACHINE as OWN_MACHINE
 from tests.support.synthetic_results import STAGES, compared, result, write_comparison, write_result
 
-COST: dict[str, Any] = {
-    "macs": 384_000_000,
-    "flops": 768_000_000,
-    "peak_full_tflops": 0.208,
-    "peak_half_tflops": 0.439,
-    "peak_source": "measured",
-    "bandwidth_gbs": 53.3,
-    "roofline_full_rps": 374.0,
-    "roofline_half_rps": 748.0,
-}
-TRAINED = {"test_accuracy": 0.991, "test_images": 111}
+COST = {"macs": 384_000_000, "flops": 768_000_000}
+TRAINED = TrainMetrics(test_accuracy=0.991, test_images=111, val_accuracy=1.0, best_epoch=2)
 BFLOAT16 = OWN_MACHINE | {
     "cpu": "Intel(R) Xeon(R) Processor",
     "cpu_flags": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"],
@@ -99,11 +91,12 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
         rows.append(own.compared)
         turns += own.turns
     write_rows(COMPARISON_TURNS, TurnRow, turns)
-    ceilings = ROOFLINES | COST  # without those of an emulated precision
-    known = {key: value for key, value in ceilings.items() if machine["bfloat16"] or "half" not in key}
-    write_json(CEILINGS, known)
+    ceilings = ROOFLINES.with_rooflines({"full": 374.0, "half": 748.0}).model_dump() | COST
+    if not machine["bfloat16"]:
+        del ceilings["precisions"]["half"]
+    write_json(CEILINGS, ceilings)
     write_json(MACHINE, machine)
-    write_json(TRAIN_METRICS, TRAINED)
+    write_json(TRAIN_METRICS, TRAINED.model_dump())
     changes = {"max_batch_size": (4, 8)}
     over = OverBefore(ratio=1.02, low=0.97, high=1.07, changes=changes, p95_ms=(65.2, 66.1))
     write_comparison(rows, over_before=over if changed else OverBefore())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from litmeter.classifier.model.rows import Ceilings, PrecisionCeiling
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.comparison_rows import ComparisonResult, OverBefore
@@ -16,16 +17,15 @@ from litmeter.report.results import Result
 from litmeter.report.snapshot import Snapshot
 from litmeter.system.files import write_json, write_rows
 
-CEILINGS: dict[str, Any] = {
-    "architecture": "tiny",
-    "datasheet_full_rps": None,
-    "datasheet_half_rps": None,
-    "roofline_full_rps": 110.0,
-    "roofline_half_rps": 220.0,
-    "roofline_full_bound": "compute",
-    "roofline_half_bound": "memory",
-    "client_limit_rps": 20_000.0,
-}
+CEILINGS = Ceilings(
+    architecture="tiny",
+    bandwidth_gbs=53.3,
+    client_limit_rps=20_000.0,
+    precisions={
+        "full": PrecisionCeiling(peak_tflops=0.208, roofline_rps=110.0, roofline_bound="compute"),
+        "half": PrecisionCeiling(peak_tflops=0.439, roofline_rps=220.0, roofline_bound="memory"),
+    },
+)
 STAGES = {
     "queue": 1.0,
     "decode": 2.0,

@@ -10,7 +10,9 @@ from tests.support.synthetic_results import CEILINGS, result
 
 
 def test_five_bounds_have_shares_of_the_one_above() -> None:
-    bounds = bounds_of(result("e1", 40.0, 90.0, 80.0), CEILINGS | {"datasheet_full_rps": 220.0})
+    full = CEILINGS.of("full").model_copy(update={"datasheet_rps": 220.0})
+    known = CEILINGS.model_copy(update={"precisions": {"full": full}})
+    bounds = bounds_of(result("e1", 40.0, 90.0, 80.0), known)
     assert tuple(bound.name for bound in bounds) == BOUND_NAMES
     assert [bound.rate_rps for bound in bounds] == pytest.approx([220.0, 110.0, 90.0, 80.0, 40.0], rel=0.02)
     shares = [bound.share.ratio for bound in bounds if bound.upper]
@@ -43,7 +45,7 @@ def test_a_model_above_the_measured_roofline_takes_its_place() -> None:
     ceilings, [exceeded] = raised(results, CEILINGS)
     assert (exceeded.name, exceeded.precision) == ("e2", "full")
     assert exceeded.bound.share.low < 230 / 110 < exceeded.bound.share.high  # type: ignore[operator]
-    assert ceilings == CEILINGS | {"roofline_full_rps": 230.0}
+    assert ceilings == CEILINGS.with_rooflines({"full": 230.0})
     for one in results:
         bounds = bounds_of(one, ceilings)
         assert not any(bound.is_error for bound in bounds)

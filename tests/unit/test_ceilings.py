@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from litmeter.classifier.ceilings import Cost, Traffic, cost_of, roofline, traffic_of
-from litmeter.classifier.model.card import ModelCard, read_card
-from litmeter.paths import ModelFolders
+from litmeter.classifier.model.rows import PrecisionCeiling
 from litmeter.peaks import (
     Operation,
     buffer_bytes,
@@ -24,9 +23,9 @@ from litmeter.peaks import (
 )
 from litmeter.stages.ceilings import (
     Memory,
-    ceiling_metrics,
-    instruction_metrics,
-    roofline_metrics,
+    instruction_peak,
+    precision_ceiling,
+    reported_clock_hz,
     theoretical_rows,
 )
 
@@ -105,16 +104,20 @@ def test_a_gpu_is_found_by_cudas_name_for_it(reported: str | None, name: str | N
     assert (found.name if found else None) == name
 
 
-def test_a_measured_peak_replaces_a_missing_datasheet(exported: ModelFolders) -> None:
-    card = read_card(exported.exported)
+def test_a_measured_peak_replaces_a_missing_datasheet() -> None:
     cost = Cost(parameters=10, macs=500_000_000, torch_flops=1_000_000_000, counted_by="ptflops")
     measured = {"full": 0.2e12, "half": 0.4e12}
-    own = ceiling_metrics(card, cost, measured, None)
-    assert own["peak_source"] == "measured"
-    assert (own["theoretical_full_rps"], own["theoretical_half_rps"]) == (200.0, 400.0)
-    t4 = ceiling_metrics(card, cost, measured, "Tesla T4")
-    assert t4["peak_source"] == "NVIDIA T4 datasheet"
-    assert (t4["theoretical_full_rps"], t4["measured_full_tflops"]) == (8100.0, 0.2)
+    traffic, memory = Traffic(10, ()), Memory(1e10, dict.fromkeys(measured, 1e10))
+
+    def found(precision: str, gpu: str | None) -> PrecisionCeiling:
+        dtype = {"full": "float32", "half": "bfloat16"}[precision]
+        known = find_device(gpu)
+        return precision_ceiling(precision, dtype, cost, traffic, measured[precision], known, memory, 0)
+
+    assert [found(one, None).theoretical_rps for one in measured] == [200.0, 400.0]
+    assert found("full", None).datasheet_rps is None
+    t4 = found("full", "Tesla T4")
+    assert (t4.theoretical_rps, t4.datasheet_rps, t4.measured_tflops) == (8100.0, 8100.0, 0.2)
 
 
 def test_what_both_libraries_run_is_timed_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,14 +199,10 @@ def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
         Cost(parameters=3_000_000, macs=384_000_000, torch_flops=768_000_000, counted_by="ptflops"),
         Traffic(3_000_000, ()),
     )
-    card = ModelCard.model_construct(architecture="tiny")
-    for peak_flops in (208.4999e9, 208.5001e9, 0.4e9):
-        measured = {"full": peak_flops, "half": 2 * peak_flops}
-        metrics = ceiling_metrics(card, cost, measured, None) | roofline_metrics(
-            cost, traffic, "cpu", measured, Memory(1e13, dict.fromkeys(measured, 1e13))
-        )
-        for precision in ("full", "half"):
-            assert metrics[f"roofline_{precision}_rps"] <= metrics[f"theoretical_{precision}_rps"]
+    memory = Memory(1e13, {"full": 1e13})
+    for peak_flops in (208.4999e9, 208.5001e9, 0.4e9, 0.8e9):
+        found = precision_ceiling("full", "float32", cost, traffic, peak_flops, None, memory, 0)
+        assert found.roofline_rps <= found.theoretical_rps
 
 
 def test_without_a_reported_clock_instructions_allow_nothing_that_is_known(
@@ -213,5 +212,5 @@ def test_without_a_reported_clock_instructions_allow_nothing_that_is_known(
         raise NotImplementedError
 
     monkeypatch.setattr("psutil.cpu_freq", missing)
-    found = instruction_metrics({"cpu_flags": ["avx2"], "cores": 2}, "cpu", ["full"])
-    assert found == {"reported_ghz": None, "instructions_full_tflops": None}
+    assert reported_clock_hz("cpu") is None
+    assert instruction_peak("full", {"cpu_flags": ["avx2"], "cores": 2}, None) is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from litmeter.classifier.model.rows import Ceilings
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.comparison_rows import OverBefore
 from litmeter.measure.rows import ComparisonRow
@@ -211,7 +212,8 @@ def test_a_roofline_that_a_model_exceeds_is_a_doubt_and_causes_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_project()
-    write_json(CEILINGS, read_json(CEILINGS) | {"roofline_full_rps": 110.0})
+    known = Ceilings.model_validate(read_json(CEILINGS))
+    write_json(CEILINGS, known.with_rooflines({"full": 110.0}).model_dump())
     snapshot = read_snapshot()
     [said] = [sentence for sentence in of_kind(snapshot, "doubt") if "roofline" in sentence]
     assert says(said, "full", f"`{CANDIDATE}` (model)", "230 images/s", "2.07")

@@ -34,9 +34,9 @@ EIGHT = MACHINE | {"cores": 8}
 e1 = partial(result, "e1")
 
 
-def limit(own: Result, *others: Result, **ceilings: Any) -> Diagnosis:
-    """The diagnosis beside results of ``others``."""
-    known = CEILINGS | ceilings
+def limit(own: Result, *others: Result, **rooflines: float) -> Diagnosis:
+    """The diagnosis beside results of ``others``, with other rooflines by precision."""
+    known = CEILINGS.with_rooflines(rooflines)
     return diagnose(own, bounds_of(own, known), known, [own, *others])
 
 
@@ -103,7 +103,7 @@ STEADY = [turn("e1", work, 100.0, number) for number in range(6) for work in ("m
 
 
 @pytest.mark.parametrize(
-    ("own", "ceilings", "cause", "parameter"),
+    ("own", "rooflines", "cause", "parameter"),
     [
         # 117 of the 133 ms of a request are outside of the server.
         (e1(**BUSY, **stages(transport=100.0)), {}, "transport", "transport"),
@@ -116,14 +116,14 @@ STEADY = [turn("e1", work, 100.0, number) for number in range(6) for work in ("m
             "half precision is emulated",
             "precision",
         ),
-        (e1(99.0, machine=EMULATING), {"roofline_full_rps": 101.0}, "hardware", None),
-        (e1(99.0), {"roofline_full_rps": 101.0}, "hardware", "precision"),
-        (replace(e1(100.0), turns=STEADY), {"roofline_full_rps": 110.0}, "hardware", "precision"),
+        (e1(99.0, machine=EMULATING), {"full": 101.0}, "hardware", None),
+        (e1(99.0), {"full": 101.0}, "hardware", "precision"),
+        (replace(e1(100.0), turns=STEADY), {"full": 110.0}, "hardware", "precision"),
         (e1(110.0), {}, "", None),  # above its bound
         (replace(e1(10.0), turns=[]), {}, "", None),  # of an earlier run
         (e1(99.0, **BUSY, **BESIDE, in_process=BESIDE), {}, "other processes", "precision"),
         (e1(**BUSY, **NOT_COUNTED, in_process=NOT_COUNTED), {}, "other processes or idle cores", "precision"),
-        (e1(**SLOW), {"roofline_full_rps": 800.0}, "contention, then kernels", "threads_per_worker"),
+        (e1(**SLOW), {"full": 800.0}, "contention, then kernels", "threads_per_worker"),
         (e1(**SLOW), {}, "contention", "threads_per_worker"),
         (
             e1(49.0, 100.0, 50.0, in_process={"cpu_percent": 50.0}, **DECODES),
@@ -134,9 +134,9 @@ STEADY = [turn("e1", work, 100.0, number) for number in range(6) for work in ("m
     ],
 )
 def test_causes_of_other_results(
-    own: Result, ceilings: dict[str, float], cause: str, parameter: str | None
+    own: Result, rooflines: dict[str, float], cause: str, parameter: str | None
 ) -> None:
-    found = limit(own, **ceilings)
+    found = limit(own, **rooflines)
     assert named(found) == (cause, parameter)
 
 
@@ -176,22 +176,22 @@ def with_packages(own: Result, *packages: PackageRow, agreement: float = 0.982) 
 
 def test_the_effect_of_a_precision_is_read_from_timed_packages() -> None:
     own = e1(79.0, 100.0, 80.0, serve=COMPILED, noise=0.001, workers_cpu_ms=24.3)
-    found = limit(with_packages(own, package("full", 10.0), package("int8", 5.0)), roofline_full_rps=1100.0)
+    found = limit(with_packages(own, package("full", 10.0), package("int8", 5.0)), full=1100.0)
     assert named(found) == ("preprocessing, then kernels", "precision")
     # Of 12.5 ms the model takes 10, then 5.
     assert {"5.0", "10.0", "98.2", "1.67"} <= set(re.findall(r"\d+\.\d+", found.text))
     assert "1.67" in found.brings
     slower = with_packages(own, package("full", 10.0), package("int8", 11.0))
-    assert limit(slower, roofline_full_rps=1100.0, roofline_half_rps=9000.0).parameter is None
+    assert limit(slower, full=1100.0, half=9000.0).parameter is None
     decoding = e1(49.0, 100.0, 50.0, noise=0.001, serve=COMPILED, **DECODES)
     timed = with_packages(decoding, package("full", 10.0), package("int8", 5.0))
-    found = limit(timed, roofline_full_rps=130.0)
+    found = limit(timed, full=130.0)
     assert named(found) == ("preprocessing", "precision")
 
 
 def test_a_model_that_is_not_compiled_is_advised_by_its_packages() -> None:
     own = with_packages(e1(100.0, noise=0.0), package("full", 20.0, 45.0))
-    found = limit(own, roofline_full_rps=1100.0)
+    found = limit(own, full=1100.0)
     assert named(found) == ("kernels", "compiled")
     assert "2.25" in found.text
 

@@ -25,7 +25,7 @@ from litmeter.classifier.training.fit import freeze_first_layers
 from litmeter.classifier.training.weights import classifier_parameters, pretrained_model
 from litmeter.errors import ModelError, ParamsError
 from litmeter.params import Params, load_params
-from litmeter.stages.ceilings import Memory, ceiling_metrics, roofline_metrics, theoretical_rows
+from litmeter.stages.ceilings import Memory, precision_ceiling, theoretical_rows
 from litmeter.stages.machine import check_params
 from tests.support.own_models import PREPROCESS, SIZE, small_net, write_net, write_onnx
 from tests.support.project import ROOT
@@ -307,10 +307,7 @@ def test_what_ptflops_cannot_count_is_counted_by_its_graph_or_not_available(
     assert cost is not None
     assert cost.counted_by == "OpenVINO's graph"
     assert cost.macs == (8 * 27 + 8 * 25) * (SIZE // 2) ** 2 + 2 * 8
-    card: Any = type("Card", (), {"architecture": "net:make"})
-    metrics = ceiling_metrics(card, None, {"full": 1e12}, None)
-    memory = Memory(1e10, {"full": 1e10})
-    metrics |= roofline_metrics(None, traffic_of(Mean(), SIZE), "cpu", {"full": 1e12}, memory)
-    assert (metrics["flops"], metrics["theoretical_full_rps"]) == (None, None)
-    assert "roofline_full_rps" not in metrics
+    traffic, memory = traffic_of(Mean(), SIZE), Memory(1e10, {"full": 1e10})
+    found = precision_ceiling("full", "float32", None, traffic, 1e12, None, memory, 0)
+    assert (found.peak_tflops, found.theoretical_rps, found.roofline_rps) == (1.0, None, None)
     assert {row["full_rps"] for row in theoretical_rows(None)} == {None}

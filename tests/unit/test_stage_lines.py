@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from litmeter.classifier.model.rows import PrecisionCeiling
 from litmeter.measure.comparison_rows import read_comparison
 from litmeter.measure.log import Log
 from litmeter.measure.rows import BenchmarkMetrics
-from litmeter.paths import CEILINGS
 from litmeter.report.stage_lines import begin, done
-from litmeter.system.files import read_json
-from tests.support.project import ROOT
 from tests.support.results_project import write_project
-from tests.support.synthetic_results import turn
+from tests.support.synthetic_results import CEILINGS, turn
 
 
 @pytest.fixture
@@ -65,10 +63,9 @@ def test_a_comparison_has_its_table_and_the_effect_of_changes(capsys: pytest.Cap
 def test_ceilings_have_a_line_for_each_precision_where_flops_are_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    metrics = read_json(ROOT / CEILINGS)
-    for known in (metrics, metrics | {"flops": None}):
-        done("ceilings", known)
-        said = capsys.readouterr().out
-        for precision in ("full", "half", "int8"):
-            has = f"peak_{precision}_tflops" in metrics and known["flops"] is not None
-            assert (f"\n{precision}: " in said) is has
+    own = PrecisionCeiling(peak_tflops=0.2, theoretical_rps=9.0, roofline_rps=8.0, roofline_bound="compute")
+    counted = {"parameters": 3_000_000, "macs": 384_000_000, "flops": 768_000_000}
+    known = CEILINGS.model_copy(update={"precisions": {"full": own}, **counted})
+    for found, has in ((known, True), (known.model_copy(update={"flops": None}), False)):
+        done("ceilings", found)
+        assert ("\nfull: 0.2 TFLOP/s" in capsys.readouterr().out) is has

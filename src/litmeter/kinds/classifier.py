@@ -264,14 +264,14 @@ class Classifier(ServerSettings, WorkerConfiguration):
             )
 
     def higher_ceilings(
-        self, ceilings: Mapping[str, Any], half_is_native: bool, device: str
+        self, ceilings: Any, half_is_native: bool, device: str
     ) -> Iterator[tuple[str, float, str]]:
         """Other precisions that can run, if their roofline is higher."""
-        own_rps = ceilings[f"roofline_{self.precision}_rps"]
+        own_rps = ceilings.of(self.precision).roofline_rps
         allowed = {"half": half_is_native, "int8": self.compiled and device == "cpu"}
         for name, usable in allowed.items():
-            rps = ceilings.get(f"roofline_{name}_rps")
-            if usable and rps and rps > own_rps:
+            rps = ceilings.of(name).roofline_rps
+            if usable and rps and own_rps and rps > own_rps:
                 yield "precision", rps / own_rps, f"the roofline is {significant(rps)} in {name}"
 
     tune_section: ClassVar[type[TuneSettings]] = ClassifierTuneSettings

@@ -411,7 +411,7 @@ class Configuration(Section):
         yield from ()
 
     def higher_ceilings(
-        self, ceilings: Mapping[str, Any], half_is_native: bool, device: str
+        self, ceilings: Any, half_is_native: bool, device: str
     ) -> Iterator[tuple[str, float, str]]:
         """Keys that raise the roofline, how many times, and a text."""
         yield from ()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from litmeter.classifier.model.card import TrainMetrics
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.comparison_rows import OverBefore, verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
@@ -349,7 +350,7 @@ def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
 def subject(snapshot: Snapshot) -> str:
     """The served model, or each server of one's own."""
     if snapshot.ceilings:
-        return str(snapshot.ceilings["architecture"])
+        return snapshot.ceilings.architecture
     served = (
         result.serve.spec if result.serve.knobs else result.serve.describe("") for result in snapshot.results
     )
@@ -383,30 +384,29 @@ def reading(snapshot: Snapshot) -> str:
 def provenance(snapshot: Snapshot) -> str:
     """The machine, the model with its accuracy and cost, and the peaks."""
     params, ceilings, train = snapshot.params, snapshot.ceilings, snapshot.train
-    if not train:
+    if train is None or ceilings is None:
         return f"Measured: {setting(snapshot)}. Users send what is in `{params.load.bodies}`."
     form = "image files" if params.load.request_body == "image" else "base64 in JSON"
     peaks = " and ".join(
-        f"{ceilings[key]:.3f} TFLOP/s in {precision}"
-        for precision in ("full", "half")
-        if (key := f"peak_{precision}_tflops") in ceilings
+        f"{own.peak_tflops:.3f} TFLOP/s in {precision}"
+        for precision, own in ceilings.precisions.items()
+        if precision != "int8"
     )
     low, high = accuracy_interval(train)
     cost = "not available"
-    if ceilings["macs"]:
-        cost = f"{ceilings['macs'] / 1e9:.3f} GMACs, {ceilings['flops'] / 1e9:.3f} GFLOPs"
+    if ceilings.macs and ceilings.flops:
+        cost = f"{ceilings.macs / 1e9:.3f} GMACs, {ceilings.flops / 1e9:.3f} GFLOPs"
     return (
-        f"Measured: {setting(snapshot)}. Task {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
-        f"{train['test_images']} test photos (95% interval {low:.3f} to {high:.3f}). One image costs: "
-        f"{cost}; the peak is {peaks} precision ({ceilings['peak_source']}), the memory's bandwidth "
-        f"{ceilings['bandwidth_gbs']:.1f} GB/s (measured). Every user sends {form}."
+        f"Measured: {setting(snapshot)}. Task {params.data.task}: accuracy {train.test_accuracy:.3f} on "
+        f"{train.test_images} test photos (95% interval {low:.3f} to {high:.3f}). One image costs: "
+        f"{cost}; the peak is {peaks} precision ({ceilings.peak_source}), the memory's bandwidth "
+        f"{ceilings.bandwidth_gbs:.1f} GB/s (measured). Every user sends {form}."
     )
 
 
-def accuracy_interval(train: Mapping[str, Any]) -> tuple[float, float]:
-    """95% interval of the test accuracy, by metrics/train.json."""
-    tested = train["test_images"]
-    return wilson_interval(round(train["test_accuracy"] * tested), tested)
+def accuracy_interval(train: TrainMetrics) -> tuple[float, float]:
+    """95% interval of the test accuracy."""
+    return wilson_interval(round(train.test_accuracy * train.test_images), train.test_images)
 
 
 def tuned_text(tuned: Tuned) -> str:

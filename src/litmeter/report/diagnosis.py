@@ -15,11 +15,12 @@ pipelines in-process. Whatever the cause, the key is named that brings most of w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from litmeter.classifier.model.rows import Ceilings, PrecisionCeiling
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.params import changed_settings
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
@@ -81,7 +82,7 @@ class Exceeded(NamedTuple):
     bound: Bound
 
 
-def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
+def bounds_of(result: Result, ceilings: Ceilings | None) -> list[Bound]:
     """The bounds of one configuration, from the highest; bounds of unknown rate are left out.
 
     1. datasheet: the datasheet's peak over FLOPs per image, where the device is in the table;
@@ -93,7 +94,8 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     """
     row = result.compared
     served = result.rates("served")
-    constants = {name: ceilings.get(f"{name}_{result.serve.ceiling}_rps") for name in (DATASHEET, ROOFLINE)}
+    own = ceilings.of(result.serve.ceiling) if ceilings else PrecisionCeiling()
+    constants = {DATASHEET: own.datasheet_rps, ROOFLINE: own.roofline_rps}
     known: dict[str, tuple[float | None, Rates]] = {
         **{name: (rate_rps, [rate_rps] * len(served)) for name, rate_rps in constants.items()},
         MODEL: (row.model_rps, result.rates("model")),
@@ -116,8 +118,8 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     return bounds
 
 
-def raised(results: Sequence[Result], ceilings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Exceeded]]:
-    """metrics/ceilings.json with rooflines raised to the models that exceed them, and the largest excesses.
+def raised(results: Sequence[Result], ceilings: Ceilings | None) -> tuple[Ceilings | None, list[Exceeded]]:
+    """Ceilings with rooflines raised to the models that exceed them, and the largest excesses.
 
     A measured peak is the highest rate that was tried; a model that is faster by more than the interval shows
     that the peak is higher.
@@ -129,8 +131,8 @@ def raised(results: Sequence[Result], ceilings: Mapping[str, Any]) -> tuple[dict
             most = found[ceiling].bound.rate_rps if ceiling in found else 0.0
             if bound.upper == ROOFLINE and bound.is_error and bound.rate_rps > most:
                 found[ceiling] = Exceeded(result.name, ceiling, bound)
-    rooflines = {f"roofline_{ceiling}_rps": excess.bound.rate_rps for ceiling, excess in found.items()}
-    return {**ceilings, **rooflines}, [*found.values()]
+    rooflines = {ceiling: excess.bound.rate_rps for ceiling, excess in found.items()}
+    return ceilings and ceilings.with_rooflines(rooflines), [*found.values()]
 
 
 def _share(rates: Rates, above: Rates, error: float = FAMILY_ERROR) -> Ratio | None:
@@ -168,7 +170,7 @@ class Diagnosis:
 
 
 def diagnose(
-    result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any], timed: Sequence[Result] = ()
+    result: Result, bounds: Sequence[Bound], ceilings: Ceilings | None, timed: Sequence[Result] = ()
 ) -> Diagnosis:
     """Diagnose one configuration by its bounds, metrics/ceilings.json, and all results of the run."""
     found = _explained(result, bounds, ceilings, timed)
@@ -183,7 +185,7 @@ def diagnose(
 
 
 def _explained(
-    result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any], timed: Sequence[Result]
+    result: Result, bounds: Sequence[Bound], ceilings: Ceilings | None, timed: Sequence[Result]
 ) -> Diagnosis:
     if result.emulated:
         return _emulated(result)
@@ -245,9 +247,9 @@ def _emulated(result: Result) -> Diagnosis:
     return Diagnosis(EMULATED, key, f"{EMULATED.capitalize()}: {text}.")
 
 
-def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnosis:
+def _model(result: Result, loss: Bound, ceilings: Ceilings | None) -> Diagnosis:
     """The loss from the datasheet to the roofline, or from the roofline to the model in-process."""
-    binding = ceilings[f"roofline_{result.serve.ceiling}_bound"]
+    binding = ceilings.of(result.serve.ceiling).roofline_bound if ceilings else None
     reached = loss.name == ROOFLINE or (loss.share.low or 0.0) >= CLOSE_TO_ROOFLINE
     doubtful = not reached and (loss.share.high or 1.0) >= CLOSE_TO_ROOFLINE
     cause = "hardware" if reached else "hardware or kernels" if doubtful else "kernels"

@@ -15,7 +15,8 @@ from zipfile import ZipFile
 import yaml
 
 from litmeter import paths
-from litmeter.classifier.model.rows import PackageRow, PrecisionRow
+from litmeter.classifier.model.card import TrainMetrics
+from litmeter.classifier.model.rows import Ceilings, PackageRow, PrecisionRow
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
@@ -53,9 +54,9 @@ class Snapshot:
 
     Attributes:
         label: the revision; empty for this tree.
-        ceilings: metrics/ceilings.json with raised rooflines, see ``exceeded``; empty without that stage.
+        ceilings: ceilings with raised rooflines, see ``exceeded``; None without that stage.
         exceeded: measured rooflines that a model exceeds.
-        train: metrics/train.json; empty without that stage.
+        train: result of training; None without that stage.
         results, bounds, diagnoses: of each configuration, in the order of params.yaml.
         comparison: metrics/comparison.json, with rows of configurations that params.yaml no longer has.
         measured_with: dependencies and params of the comparison in dvc.lock; None where it is not there.
@@ -68,9 +69,9 @@ class Snapshot:
     label: str
     params: Params
     machine: Mapping[str, Any]
-    ceilings: Mapping[str, Any]
+    ceilings: Ceilings | None
     exceeded: Sequence[Exceeded]
-    train: Mapping[str, Any]
+    train: TrainMetrics | None
     results: Sequence[Result]
     bounds: Mapping[str, Sequence[Bound]]
     diagnoses: Mapping[str, Diagnosis]
@@ -118,7 +119,8 @@ def read_snapshot(label: str = "") -> Snapshot:
             replace(result, faster=[*result.serve.faster_models(packages, changes)])
             for result in _read_results(params, settings, machine, device, comparison)
         ]
-        ceilings = read_json(paths.CEILINGS) if "ceilings" in params.stages else {}
+        has_ceilings = "ceilings" in params.stages
+        ceilings = Ceilings.model_validate(read_json(paths.CEILINGS)) if has_ceilings else None
         ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
         # A search is for the exported model, which git does not keep.
@@ -131,7 +133,9 @@ def read_snapshot(label: str = "") -> Snapshot:
             machine=machine,
             ceilings=ceilings,
             exceeded=exceeded,
-            train=read_json(paths.TRAIN_METRICS) if "train" in params.stages else {},
+            train=TrainMetrics.model_validate(read_json(paths.TRAIN_METRICS))
+            if "train" in params.stages
+            else None,
             results=results,
             bounds=bounds,
             diagnoses={one.name: diagnose(one, bounds[one.name], ceilings, results) for one in results},
@@ -146,7 +150,8 @@ def read_snapshot(label: str = "") -> Snapshot:
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
     except (KeyError, ValueError) as error:
-        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
+        reason = " ".join(str(error).split())
+        raise ReportError(f"results are malformed ({reason}); `dvc repro` makes them") from error
 
 
 def _read_results(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from litmeter.classifier.data.index import SPLITS, Index
 from litmeter.classifier.model.card import WEIGHTS_NAME
 from litmeter.classifier.model.compiled.manifest import Manifest
-from litmeter.classifier.model.precision import PRECISIONS
-from litmeter.classifier.model.rows import PackageRow
+from litmeter.classifier.model.rows import Ceilings, PackageRow
 from litmeter.measure.rows import BenchmarkMetrics, TurnRow
 from litmeter.params import params_on
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, TUNE_METRICS
@@ -43,7 +42,7 @@ def done(stage: str, result: Any, *arguments: str) -> None:
             print("\n".join(split_lines(result)))
         case "train":
             low, high = accuracy_interval(result)
-            tested = f"{result['test_accuracy']:.3f} on {result['test_images']} photos"
+            tested = f"{result.test_accuracy:.3f} on {result.test_images} photos"
             print_wrapped(f"test accuracy {tested} (95% interval {low:.3f} to {high:.3f})")
         case "export":
             model = f"{MODEL.exported}: {result.architecture}, {len(result.classes)} classes"
@@ -98,29 +97,26 @@ def package_lines(manifest: Manifest) -> Iterator[str]:
         yield "".join([f"{package.precision}, batch {package.batch_size}", *texts])
 
 
-def ceiling_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+def ceiling_lines(found: Ceilings) -> Iterator[str]:
     """The model's cost, the bounds in each precision, and the load generator's limit."""
-    architecture = metrics["architecture"]
-    if metrics["flops"] is None:
-        yield f"{architecture}: its FLOPs, and the bounds that follow from them, are not available"
+    if found.parameters is None or found.macs is None or found.flops is None:
+        yield f"{found.architecture}: its FLOPs, and the bounds that follow from them, are not available"
         return
     yield (
-        f"{architecture}: {metrics['parameters'] / 1e6:.2f} M parameters, {metrics['macs'] / 1e9:.3f} GMACs, "
-        f"{metrics['flops'] / 1e9:.3f} GFLOPs an image (by {metrics['counted_by']})"
+        f"{found.architecture}: {found.parameters / 1e6:.2f} M parameters, {found.macs / 1e9:.3f} GMACs, "
+        f"{found.flops / 1e9:.3f} GFLOPs an image (by {found.counted_by})"
     )
-    for precision in PRECISIONS:
-        if (peak := metrics.get(f"peak_{precision}_tflops")) is None:
-            continue
+    for precision, own in found.precisions.items():
         unit = "TOP/s" if precision == "int8" else "TFLOP/s"
-        source = metrics["peak_source"]
-        if most := metrics[f"instructions_{precision}_tflops"]:
-            source += f"; instructions allow {most} at the reported {metrics['reported_ghz']} GHz"
+        source = found.peak_source
+        if own.instructions_tflops:
+            clock = f"at the reported {found.reported_ghz} GHz"
+            source += f"; instructions allow {own.instructions_tflops} {clock}"
         yield (
-            f"{precision}: {peak} {unit} ({source}) allow "
-            f"{metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
-            f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
+            f"{precision}: {own.peak_tflops} {unit} ({source}) allow {own.theoretical_rps:,.0f} images/s; "
+            f"roofline {own.roofline_rps:,.0f}, bound by {own.roofline_bound}"
         )
-    yield f"load generator: {metrics['client_limit_rps']:,.0f} req/s against a server that answers at once"
+    yield f"load generator: {found.client_limit_rps:,.0f} req/s against a server that answers at once"
 
 
 def benchmark_lines(name: str, rows: Sequence[TurnRow], metrics: BenchmarkMetrics) -> Iterator[str]:

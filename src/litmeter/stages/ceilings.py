@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ import psutil
 import torch
 
 from litmeter.classifier.ceilings import BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
-from litmeter.classifier.model.card import ModelCard, read_card
+from litmeter.classifier.model.card import read_card
 from litmeter.classifier.model.model import load_model
 from litmeter.classifier.model.precision import dtype_name, precisions_on
+from litmeter.classifier.model.rows import Ceilings, PrecisionCeiling
 from litmeter.errors import LoadError
 from litmeter.load import load_generator
 from litmeter.load.bodies import Bodies
@@ -27,6 +28,7 @@ from litmeter.params import half_is_native, params_on
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from litmeter.peaks import (
     DEVICES,
+    Device,
     cache_bytes,
     find_device,
     instruction_peak_flops,
@@ -38,7 +40,7 @@ from litmeter.system.cores import whole_cores
 from litmeter.system.files import read_json, write_csv, write_json
 
 
-def main() -> dict[str, Any]:
+def main() -> Ceilings:
     """Write the model's cost, the device's peaks, the rates that follow, and the load generator's limit."""
     machine = read_json(MACHINE)
     params, device = params_on(machine)
@@ -51,15 +53,39 @@ def main() -> dict[str, Any]:
         if precision != "half" or half_is_native(machine, device)
     }
     peaks = measured_peaks(model, card.image_size, device, [*dtypes.values()], whole_cores())
-    measured = {precision: peaks[dtype] for precision, dtype in dtypes.items()}
     memory = measured_memory(traffic, device, dtypes)
+    known = find_device(machine["gpu"] if device == "cuda" else None)
+    clock_hz = reported_clock_hz(device)
+    found = Ceilings(
+        architecture=card.architecture,
+        parameters=cost and cost.parameters,
+        macs=cost and cost.macs,
+        flops=cost and cost.flops,
+        flops_by_torch=cost and cost.torch_flops,
+        counted_by=cost and cost.counted_by,
+        peak_source=known.source if known else "measured",
+        bandwidth_gbs=round(memory.bandwidth / 1e9, 2),
+        last_caches_mib=round(cache_bytes(device) / 2**20),
+        reported_ghz=clock_hz and round(clock_hz / 1e9, 2),
+        client_limit_rps=client_limit_rps(params.load, params.bodies()),
+        precisions={
+            precision: precision_ceiling(
+                precision,
+                dtype,
+                cost,
+                traffic,
+                peaks[dtype],
+                known,
+                memory,
+                cache_bytes(device),
+                instruction_peak(precision, machine, clock_hz),
+            )
+            for precision, dtype in dtypes.items()
+        },
+    )
     write_csv(THEORETICAL, theoretical_rows(cost))
-    metrics = ceiling_metrics(card, cost, measured, machine["gpu"] if device == "cuda" else None)
-    metrics |= roofline_metrics(cost, traffic, device, measured, memory)
-    metrics |= instruction_metrics(machine, device, measured)
-    metrics["client_limit_rps"] = client_limit_rps(params.load, params.bodies())
-    write_json(CEILINGS, metrics)
-    return metrics
+    write_json(CEILINGS, found.model_dump())
+    return found
 
 
 class Memory(NamedTuple):
@@ -79,24 +105,17 @@ def measured_memory(traffic: Traffic, device: str, dtypes: Mapping[str, str]) ->
     return Memory(bandwidth, weights)
 
 
-def instruction_metrics(
-    machine: Mapping[str, Any], device: str, precisions: Iterable[str]
-) -> dict[str, float | None]:
-    """Peaks of a CPU's instructions at the highest clock that it reports; None on a GPU.
-
-    The real clock of a virtual machine may be higher.
-    """
+def reported_clock_hz(device: str) -> float | None:
+    """The highest clock that the CPU reports; None on a GPU, and if the system does not report it."""
     clock = None
-    with suppress(AttributeError, OSError, NotImplementedError):  # not every system reports it
+    with suppress(AttributeError, OSError, NotImplementedError):
         clock = psutil.cpu_freq() if device == "cpu" else None
-    clock_hz = 1e6 * max(clock.current, clock.max) if clock else None
-    peaks = {
-        precision: clock_hz
-        and instruction_peak_flops(precision, machine["cpu_flags"], machine["cores"], clock_hz)
-        for precision in precisions
-    }
-    tflops = {f"instructions_{one}_tflops": peak and round(peak / 1e12, 3) for one, peak in peaks.items()}
-    return {"reported_ghz": clock_hz and round(clock_hz / 1e9, 2), **tflops}
+    return 1e6 * max(clock.current, clock.max) if clock else None
+
+
+def instruction_peak(precision: str, machine: Mapping[str, Any], clock_hz: float | None) -> float | None:
+    """FLOP/s that the CPU's instructions allow at a clock."""
+    return clock_hz and instruction_peak_flops(precision, machine["cpu_flags"], machine["cores"], clock_hz)
 
 
 def client_limit_rps(load: LoadSettings, bodies: Bodies) -> float:
@@ -127,55 +146,40 @@ def theoretical_rows(cost: Cost | None) -> list[dict[str, Any]]:
     ]
 
 
-def ceiling_metrics(
-    card: ModelCard, cost: Cost | None, measured: dict[str, float], gpu_name: str | None
-) -> dict[str, Any]:
-    """Cost, peaks and theoretical rates; peaks are those of the datasheet, or measured where there is none.
+def precision_ceiling(
+    precision: str,
+    dtype: str,
+    cost: Cost | None,
+    traffic: Traffic,
+    peak_flops: float,
+    known: Device | None,
+    memory: Memory,
+    cache: int,
+    instructions_flops: float | None = None,
+) -> PrecisionCeiling:
+    """Peaks, theoretical rates and the roofline in one precision; rates need the model's FLOPs.
 
     Args:
-        measured: peak FLOP/s by precision.
+        dtype: torch's name of the precision.
+        peak_flops: measured FLOP/s. The roofline is by this peak, as the bandwidth is measured, too.
+        known: the device's datasheet.
+        cache: bytes of all last-level caches.
     """
-    known = find_device(gpu_name)
-    peaks = {p: flops / 1e12 for p, flops in measured.items()}
-    datasheet = {"full": known.full_tflops, "half": known.half_tflops} if known else {}
-    used = datasheet or peaks
-    rates = {p: cost and round(1e12 * used[p] / cost.flops, 1) for p in measured}
-    return {
-        "architecture": card.architecture,
-        "parameters": cost and cost.parameters,
-        "macs": cost and cost.macs,
-        "flops": cost and cost.flops,
-        "flops_by_torch": cost and cost.torch_flops,
-        "counted_by": cost and cost.counted_by,
-        "peak_source": known.source if known else "measured",
-        **{f"peak_{p}_tflops": round(used[p], 3) for p in measured},
-        **{f"measured_{p}_tflops": round(peaks[p], 3) for p in measured},
-        **{f"theoretical_{p}_rps": rates[p] for p in measured},
-        **{f"datasheet_{p}_rps": rates[p] if datasheet else None for p in measured},
-    }
-
-
-def roofline_metrics(
-    cost: Cost | None, traffic: Traffic, device: str, measured: dict[str, float], memory: Memory
-) -> dict[str, Any]:
-    """Rooflines by ``measured`` peaks (FLOP/s, by precision) and rates of the memory; none without FLOPs."""
-    cache = cache_bytes(device)
-    metrics: dict[str, Any] = {
-        "bandwidth_gbs": round(memory.bandwidth / 1e9, 2),
-        "last_caches_mib": round(cache / 2**20),
-    }
-    if cost is None:
-        return metrics
-    for precision in measured:
-        dtype = dtype_name(precision, device)
-        read = memory.weights[precision]
-        bound = roofline(cost.flops, traffic, dtype, measured[precision], memory.bandwidth, read, cache)
-        metrics |= {
-            f"bytes_weights_{precision}": BYTES_PER_NUMBER[dtype] * traffic.weights,
-            f"weights_{precision}_gbs": round(read / 1e9, 2),
-            f"bytes_activations_{precision}": BYTES_PER_NUMBER[dtype] * sum(traffic.activations),
-            f"roofline_{precision}_rps": round(bound.rps, 1),
-            f"roofline_{precision}_bound": bound.bound,
-            f"roofline_{precision}_batch": bound.batch_size,
-        }
-    return metrics
+    datasheet = {"full": known.full_tflops, "half": known.half_tflops}[precision] if known else None
+    tflops = peak_flops / 1e12 if datasheet is None else datasheet
+    rate_rps = cost and round(1e12 * tflops / cost.flops, 1)
+    read = memory.weights[precision]
+    bound = cost and roofline(cost.flops, traffic, dtype, peak_flops, memory.bandwidth, read, cache)
+    return PrecisionCeiling(
+        peak_tflops=round(tflops, 3),
+        measured_tflops=round(peak_flops / 1e12, 3),
+        instructions_tflops=instructions_flops and round(instructions_flops / 1e12, 3),
+        theoretical_rps=rate_rps,
+        datasheet_rps=None if datasheet is None else rate_rps,
+        bytes_weights=BYTES_PER_NUMBER[dtype] * traffic.weights,
+        weights_gbs=round(read / 1e9, 2),
+        bytes_activations=BYTES_PER_NUMBER[dtype] * sum(traffic.activations),
+        roofline_rps=bound and round(bound.rps, 1),
+        roofline_bound=bound and bound.bound,
+        roofline_batch=bound and bound.batch_size,
+    )

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from litmeter.classifier.data.index import Index, read_index
-from litmeter.classifier.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.classifier.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, TrainMetrics, sha256
 from litmeter.classifier.model.environment import keep_freed_memory
 from litmeter.classifier.model.model import build_model, input_config, load_model
 from litmeter.classifier.model.own import files_of_factory
@@ -34,7 +34,7 @@ def main() -> ModelCard:
     classes = index.classes
     model = build_model(settings.kind, settings.architecture, len(classes), settings.side)
     load_all(model, read_state_dict(CHECKPOINT), str(CHECKPOINT))
-    tested = read_json(TRAIN_METRICS)
+    tested = TrainMetrics.model_validate(read_json(TRAIN_METRICS))
     # Copied, as safetensors refuses tensors that share memory.
     weights = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_write(path := MODEL.exported / WEIGHTS_NAME) as temporary:
@@ -46,8 +46,8 @@ def main() -> ModelCard:
         classes=classes,
         image_size=settings.side,
         **input_config(model, settings),
-        test_accuracy=tested["test_accuracy"],
-        test_images=tested["test_images"],
+        test_accuracy=tested.test_accuracy,
+        test_images=tested.test_images,
         weights_sha256=sha256(path),
     )
     write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json", exclude_defaults=True))

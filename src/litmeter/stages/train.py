@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from typing import Any
 
 import lightning
 
 from litmeter.classifier.data.index import Index, read_index
+from litmeter.classifier.model.card import TrainMetrics
 from litmeter.classifier.model.environment import keep_freed_memory
 from litmeter.classifier.training.fit import TESTING, ClassifierModule, fit
 from litmeter.classifier.training.settings import TrainParams
@@ -19,7 +19,7 @@ from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write
 from litmeter.system.temporary import scratch
 
 
-def main() -> dict[str, Any]:
+def main() -> TrainMetrics:
     """Fit the model (or take it as it is), test it, and write checkpoint, metrics and curves."""
     keep_freed_memory()
     params = read_only(TrainParams)
@@ -36,19 +36,19 @@ def main() -> dict[str, Any]:
         return write_results(module, index)
 
 
-def write_results(module: ClassifierModule, index: Index) -> dict[str, Any]:
+def write_results(module: ClassifierModule, index: Index) -> TrainMetrics:
     """Write the curves and every test photo's class and prediction; write and return the accuracy."""
     labels = [photo.label for photo in index.split("test")]
     pairs = list(zip(labels, module.predicted, strict=True))
     correct = sum(actual == predicted for actual, predicted in pairs)
     best = min(module.history, key=lambda row: row["val_loss"])
-    metrics = {
-        "test_accuracy": round(correct / len(pairs), 4),
-        "test_images": len(pairs),
-        "val_accuracy": round(best["val_accuracy"], 4),
-        "best_epoch": best["epoch"],
-    }
-    write_json(TRAIN_METRICS, metrics)
+    metrics = TrainMetrics(
+        test_accuracy=round(correct / len(pairs), 4),
+        test_images=len(pairs),
+        val_accuracy=round(best["val_accuracy"], 4),
+        best_epoch=best["epoch"],
+    )
+    write_json(TRAIN_METRICS, metrics.model_dump())
     write_csv(TRAINING_CURVES, module.history)
     names = index.classes
     rows = [{"actual": names[actual], "predicted": names[predicted]} for actual, predicted in pairs]

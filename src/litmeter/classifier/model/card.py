@@ -41,6 +41,20 @@ class ModelCard(Record):
         return math.floor(self.image_size / self.crop_pct)
 
 
+class TrainMetrics(Record):
+    """What training found: metrics/train.json.
+
+    Attributes:
+        test_accuracy, test_images: share of the test photos with the right label, and their number.
+        val_accuracy: of the validation photos, at ``best_epoch``, whose weights are kept.
+    """
+
+    test_accuracy: float
+    test_images: int
+    val_accuracy: float
+    best_epoch: int
+
+
 def sha256(*paths: Path) -> str:
     """Hex digest of the files' contents, one after another."""
     digest = hashlib.sha256()
