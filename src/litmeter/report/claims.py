@@ -248,7 +248,7 @@ def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
     incumbents = [row.knobs for row in tuned.rows if row.incumbent]
     now = {knob: "" if (value := getattr(serve, knob)) is None else str(value) for knob in serve.knobs}
-    same = all(own == now for own in incumbents)
+    same = all(now.items() <= own.items() for own in incumbents)
     than = "the candidate" if same else "what `serve:` was then"
     return f"{advice}, for {gain} times {than} at {pluralise(tuned.metrics['users'], 'user')}."
 
@@ -425,7 +425,7 @@ def accuracy_interval(train: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def tuned_text(tuned: Tuned) -> str:
-    """Who won, how much it gains, what cannot be told from it, and how well rates were predicted."""
+    """Which configuration won, how much it gains, and which are not slower."""
     metrics, rows = tuned.metrics, tuned.rows
     winner, incumbent = rows[0], next(row for row in rows if row.incumbent)
     text = (
@@ -441,6 +441,4 @@ def tuned_text(tuned: Tuned) -> str:
     for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
         if names := [f"`{row.name}`" for row in rows if row.status == status]:
             text += f" {said}: {', '.join(names)}."
-    if metrics["model_error"] is None:
-        return f"{text} No rate was predicted."
-    return f"{text} Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."
+    return text
