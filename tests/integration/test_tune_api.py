@@ -106,23 +106,24 @@ def write_params(serve: Mapping[str, Any], tune: Mapping[str, Any] = TUNE) -> Pa
 
 
 def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_params({"api": "server:Product", "threads_per_worker": 1})
+    both = {**TUNE, "transport": ["litserve", "direct"], "max_batch_size": [4]}
+    write_params({"api": "server:Product", "threads_per_worker": 1, "max_batch_size": 4}, both)
     outcome, turns = main()
     beside = replace(turns[0], other_percent=40.0, others='{"python3": 0.8}')
     done("tune", (outcome, [beside]))
-    assert {outcome.winner.search_name} < {"1x1 b1 0ms", "1x1 b4 0ms"}
     metrics, rows = read_json(TUNE_METRICS), read_rows(TUNE_TABLE, TuneRow)
     assert metrics["winner"].keys() == TUNE.keys() - {"max_s"}
     assert metrics["weights_sha256"] is None
-    assert {row.name for row in rows} == {"1x1 b1 0ms", "1x1 b4 0ms"}
+    assert {row.name for row in rows} == {"1x1 b4 0ms", "1x1 b4 0ms direct"}
+    assert outcome.winner.search_name == rows[0].name
     assert all(row.rate_rps and not row.failed for row in rows)
-    assert {row.knob for row in read_rows(TUNE_KNOBS, KnobRow)} == {"max_batch_size"}
+    assert {row.knob for row in read_rows(TUNE_KNOBS, KnobRow)} == {"transport"}
     printed = capsys.readouterr().out
     assert "agreement" not in printed
     assert "others used the cores (python3" in " ".join(printed.split())
-    write_json(TUNE_METRICS, metrics | {"winner": metrics["winner"] | {"max_batch_size": 4}})
+    write_json(TUNE_METRICS, metrics | {"winner": metrics["winner"] | {"transport": "direct"}})
     apply_winner()
-    assert load_params().serve.max_batch_size == 4
+    assert load_params().serve.transport == "direct"
 
 
 def test_turns_of_a_search_depend_on_all_that_machine_json_has(project: Path) -> None:
@@ -131,15 +132,6 @@ def test_turns_of_a_search_depend_on_all_that_machine_json_has(project: Path) ->
     assert key_of(params, "cpu", [b"{}"]) == before
     write_json(MACHINE, read_json(MACHINE) | {"anyio": "99.0"})
     assert key_of(params, "cpu", [b"{}"]) != before
-
-
-def test_a_transport_is_a_knob(project: Path) -> None:
-    both = {**TUNE, "transport": ["litserve", "direct"], "max_batch_size": [4]}
-    write_params({"api": "server:Product", "threads_per_worker": 1, "max_batch_size": 4}, both)
-    main()
-    rows = read_rows(TUNE_TABLE, TuneRow)
-    assert {row.name for row in rows} == {"1x1 b4 0ms", "1x1 b4 0ms direct"}
-    assert {row.knobs["transport"] for row in rows} == {"litserve", "direct"}
 
 
 def test_a_stream_races_too(project: Path) -> None:

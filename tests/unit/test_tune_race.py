@@ -152,7 +152,7 @@ BATCH = {1: np.log(0.78), 2: np.log(0.96), 4: 0.0, 8: np.log(0.97)}
 TIMEOUT = {0: 0.0, 2: np.log(0.97), 10: np.log(0.85), 50: np.log(0.5)}
 
 
-SEEDS = 10
+SEEDS = 6
 NUMBERS = {Classifier(max_queue=1 + number): number for number in range(len(POINTS))}
 """A race asks for nothing but names and neighbours, so any settings will do."""
 

@@ -64,7 +64,7 @@ def job_of(agreement: Rate = lambda one: 1.0, **limits: Any) -> Job:
     params, machine = load_params(ROOT / "params.yaml"), Machine("cpu", 2)
     tune = params.tune.model_copy(update={**KNOBS, "max_s": 300.0, **limits})
     objective = params.objective.model_copy(update={"max_s": 60.0})
-    return Job(tune, SERVE, params.load, objective, machine, space_of(tune, SERVE, machine), agreement)
+    return Job(tune, SERVE, params.load, objective, space_of(tune, SERVE, machine), agreement)
 
 
 def machine_of(job: Job, rps: Rate = true_rps, **given: Any) -> MadeUpMachine:
@@ -169,7 +169,7 @@ def test_a_search_repeats_its_decisions_from_what_it_was_answered() -> None:
 
 def test_a_search_for_an_api_reports_its_knobs_alone(tmp_path: Path) -> None:
     params, machine, tune = load_params(ROOT / "params.yaml"), Machine("cpu", 2), WorkerTuneSettings()
-    job = Job(tune, OWN, params.load, params.objective, machine, space_of(tune, OWN, machine), None)
+    job = Job(tune, OWN, params.load, params.objective, space_of(tune, OWN, machine), None)
 
     def rps(one: Configuration) -> float:
         waits = 0.8 if one.batch_timeout_s else 1.0

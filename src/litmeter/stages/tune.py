@@ -34,8 +34,8 @@ from litmeter.tune.space import space_of
 def main() -> tuple[Outcome, Sequence[TurnRow]]:
     """Search, and write the result; return it with all turns. A stopped search goes on where it was.
 
-    Its time counts from when the machine is free. Raise ParamsError where the section ``serve`` cannot be
-    tuned.
+    The search's time counts from when the machine is free. Raise ParamsError where the section ``serve``
+    cannot be tuned.
     """
     params, device = params_on(files.read_json(MACHINE))
     check_tunable(params)
@@ -67,12 +67,12 @@ def check_tunable(params: Params) -> None:
 def job_of(params: Params, device: str, bodies: Bodies) -> Job:
     """What the search works on, without the values of knobs that cannot be used here.
 
-    Where ``serve`` itself answers wrongly, the simplest of all others takes its place. Raise ApiError where
-    all do.
+    Where ``serve`` itself answers wrongly, the simplest of the other configurations takes its place. Raise
+    ApiError where all answer wrongly.
     """
     serve: Configuration = params.serve
     tune, machine = params.tune, Machine(device, whole_cores())
-    every = Job(tune, serve, params.load, params.objective, machine, space_of(tune, serve, machine), None)
+    every = Job(tune, serve, params.load, params.objective, space_of(tune, serve, machine), None)
     machine = serve.tried(every.configurations, machine, bodies, params.load.timeout_s)
     space = space_of(tune, serve, machine)
     reasons = (own.get(getattr(every.incumbent, key)) for key, own in machine.reasons.items())
@@ -81,7 +81,7 @@ def job_of(params: Params, device: str, bodies: Bodies) -> Job:
             raise ApiError(fault)
         serve = min(space.configurations, key=lambda one: one.simplicity)
         print_wrapped(f"{fault}\n{serve.search_name} takes the place of serve:, with which all are compared")
-    return replace(every, serve=serve, machine=machine, space=space, agreement=serve.agreement(device))
+    return replace(every, serve=serve, space=space, agreement=serve.agreement(device))
 
 
 def subjects_of(job: Job, sender: LoadGenerator, device: str) -> dict[str, Subject]:

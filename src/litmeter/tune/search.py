@@ -20,7 +20,7 @@ from statistics import fmean, geometric_mean
 import numpy as np
 
 from litmeter.errors import LitmeterError, ServerError
-from litmeter.kinds.configuration import Configuration, Machine, TuneSettings
+from litmeter.kinds.configuration import Configuration, TuneSettings
 from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
@@ -299,7 +299,6 @@ class Job:
     serve: Configuration
     load: LoadSettings
     objective: ObjectiveSettings
-    machine: Machine
     space: Space
     agreement: Callable[[Configuration], float] | None
 
