@@ -169,48 +169,32 @@ NOISES = {
     "by 1.4, every 15 s": Noise(1.4, 15.0, 12.0, 0.6),
     "by 1.4, every 60 s": Noise(1.4, 60.0, 12.0, 0.6),
 }
+QUEUES = {
+    "D/2, 5 ms, 50 ms": Server(2, 0.005, 0.05),
+    "D/2, 5 ms, 15 ms": Server(2, 0.005, 0.015),
+    "M/1, 5 ms, 50 ms": Server(1, 0.005, 0.05, random=True),
+    "D/1, 20 ms, 100 ms": Server(1, 0.02, 0.1),
+    "D/2, 20 ms, 100 ms": Server(2, 0.02, 0.1),
+}
+BURSTY = [(0.25, "D/2, 5 ms, 50 ms"), (0.25, "D/1, 20 ms, 100 ms"), (0.25, "D/2, 20 ms, 100 ms")]
+BURSTY += [(0.05, "D/2, 5 ms, 50 ms")]
+TRACES = [(0.5, 5.0, 60.0), (5.0, 50.0, 300.0), (20.0, 100.0, 600.0), (100.0, 900.0, 900.0)]
+TRACES += [(60.0, 900.0, 3600.0)]
 CELLS = [
     *(
         Cell(f"{name}, {max_s:g} s", BATCHING, noise, max_s, searches=300)
         for max_s in (240.0, 120.0)
         for name, noise in NOISES.items()
     ),
+    *(Cell(f"calm, M/{name}", server, CALM) for name, server in QUEUES.items()),
     *(
-        Cell(f"calm, {name}", server, CALM)
-        for name, server in {
-            "M/D/2, 5 ms, 50 ms": Server(2, 0.005, 0.05),
-            "M/D/2, 5 ms, 15 ms": Server(2, 0.005, 0.015),
-            "M/M/1, 5 ms, 50 ms": Server(1, 0.005, 0.05, random=True),
-            "M/D/1, 20 ms, 100 ms": Server(1, 0.02, 0.1),
-            "M/D/2, 20 ms, 100 ms": Server(2, 0.02, 0.1),
-        }.items()
-    ),
-    *(
-        Cell(f"burstiness {burstiness:g}, {name}", server, CALM, searches=50, burstiness=burstiness)
-        for burstiness, name, server in (
-            (0.25, "D/2, 5 ms, 50 ms", Server(2, 0.005, 0.05)),
-            (0.25, "D/1, 20 ms, 100 ms", Server(1, 0.02, 0.1)),
-            (0.25, "D/2, 20 ms, 100 ms", Server(2, 0.02, 0.1)),
-            (0.05, "D/2, 5 ms, 50 ms", Server(2, 0.005, 0.05)),
-        )
-    ),
-    *(
-        Cell(
-            "bursts of {:g} s, one each {:g} s of {:g} s".format(*bursts),
-            Server(2, 0.02, 0.1),
-            CALM,
-            searches=50,
-            bursts=bursts,
-        )
-        for bursts in (
-            (0.5, 5.0, 60.0),
-            (5.0, 50.0, 300.0),
-            (20.0, 100.0, 600.0),
-            (100.0, 900.0, 900.0),
-            (60.0, 900.0, 3600.0),
-        )
+        Cell(f"burstiness {of:g}, {name}", QUEUES[name], CALM, searches=50, burstiness=of)
+        for of, name in BURSTY
     ),
 ]
+for bursts in TRACES:
+    name = "bursts of {:g} s, one each {:g} s of {:g} s".format(*bursts)
+    CELLS.append(Cell(name, QUEUES["D/2, 20 ms, 100 ms"], CALM, searches=50, bursts=bursts))
 
 
 def long_run_rps(
@@ -301,7 +285,6 @@ def truth_rps(server: Server, noise: Noise, burstiness: float, bursts: Bursts | 
     """The capacity of a server in the long run, or over a whole trace."""
     seconds = LONG_CHANGES * noise.changes_s
     machine = noise.machine(2 * seconds, np.random.default_rng(LONG_SEED + 2))
-
     trace = trace_of(bursts)
 
     def due(rate_rps: float) -> Floats:
@@ -318,16 +301,11 @@ def truth_rps(server: Server, noise: Noise, burstiness: float, bursts: Bursts | 
 
 
 def run(number: int) -> dict[str, Any]:
-    """All searches of a cell against the truth."""
+    """How estimates and intervals of a cell's searches lie to the truth; no interval does not hold it."""
     cell = CELLS[number]
     with ProcessPoolExecutor() as pool:
-        found = pool.map(partial(simulated, cell), range(cell.searches), chunksize=5)
-        truth = truth_rps(cell.server, cell.noise, cell.burstiness, cell.bursts)
-        return {"cell": cell.name} | summary(list(found), truth)
-
-
-def summary(found: list[CapacityMetrics], truth: float) -> dict[str, Any]:
-    """How estimates and intervals lie to the truth; an interval that is missing does not hold it."""
+        found = list(pool.map(partial(simulated, cell), range(cell.searches), chunksize=5))
+    truth = truth_rps(cell.server, cell.noise, cell.burstiness, cell.bursts)
     over = np.array([(one.capacity_rps or math.nan) / truth for one in found])
     low = np.array([(one.low_rps or math.nan) / truth for one in found])
     high = np.array([(one.high_rps or math.nan) / truth for one in found])
@@ -341,7 +319,7 @@ def summary(found: list[CapacityMetrics], truth: float) -> dict[str, Any]:
         "without_interval": np.mean(np.isnan(high)),
     }
     rounded = {name: round(float(figure), 3) for name, figure in figures.items()}
-    return {"searches": len(found), "truth_rps": round(truth, 2), **rounded}
+    return {"cell": cell.name, "searches": len(found), "truth_rps": round(truth, 2), **rounded}
 
 
 if __name__ == "__main__":

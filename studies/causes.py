@@ -1,20 +1,19 @@
-"""Whether the diagnosis names causes that are made: each in one configuration, beside the reference.
+"""Whether the diagnosis is right: ``python -m studies.causes made`` or ``neighboured``.
 
-And whether it knows what a neighbour took: the same configuration in the same rounds, alone and beside one.
+``made``: whether it names causes that are made, each in one configuration, beside the reference.
+``neighboured``: whether it knows what a neighbour took, from the same configuration alone and beside one.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -34,18 +33,19 @@ from litmeter.load.bodies import Bodies
 from litmeter.measure.comparison_rows import comparison_rows
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import comparison
+from litmeter.measure.rows import BenchmarkMetrics
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Done, Served, Subject, pipelines_of
 from litmeter.measure.turn import Turn
 from litmeter.paths import CEILINGS, MACHINE
-from litmeter.report.diagnosis import Timed, bounds_of, diagnose, raised
+from litmeter.report.diagnosis import bounds_of, diagnose, raised
 from litmeter.report.losses import Why, losses_of
 from litmeter.report.results import Result
 from litmeter.stages.comparison import crowds
 from litmeter.stats.records import LoadRecord
 from litmeter.system.files import read_json
 from litmeter.system.machine import exclusive_machine
-from studies.harness import DEVICE, TIMEOUT_S, configuration, keep_runs, known, photo_paths
+from studies.harness import DEVICE, TIMEOUT_S, configuration, keep_runs, known, photo_paths, start
 
 RUNS, SECONDS = 5, 45.0
 REFERENCE, INJECTED = "reference", "injected"
@@ -64,7 +64,7 @@ class Case:
 
     Attributes:
         side: pixels of the photos' shorter sides; None: as they are.
-        slowed: share of the time in which the load generator is stopped.
+        slowed: share of the time in which the load generator is paused.
         neighbour: share of a core that another process uses.
         environment: of all processes.
     """
@@ -85,8 +85,6 @@ CASES = {
     "other processes": Case(PLAIN, neighbour=0.5),
     "half precision is emulated": Case(Classifier(precision="half"), environment=AVX2),
 }
-
-
 NEIGHBOURED = {
     "one core": PLAIN.model_copy(update={"workers_per_device": 1}),
     "all cores": PLAIN,
@@ -99,22 +97,21 @@ ALONE, BESIDE = "alone", "beside"
 def diagnosed(case: Case) -> dict[str, Any]:
     """The cause that is named, with its sentence."""
     configurations = {REFERENCE: configuration("e1_baseline"), INJECTED: case.settings}
-    with (
-        TemporaryDirectory() as folder,
-        patch.dict(os.environ, case.environment),
-        exclusive_machine(),
-    ):
+    with TemporaryDirectory() as folder, patch.dict(os.environ, case.environment), exclusive_machine():
         photos = photo_paths() if case.side is None else enlarged(Path(folder), case.side)
         with (
             load_generator(request_bodies(photos, "image"), CONTENT_TYPES["image"]) as sender,
-            slowed(sender, case.slowed) if case.slowed else nullcontext(),
-            neighbour(case.neighbour) if case.neighbour else nullcontext(),
+            ExitStack() as stack,
         ):
+            if case.slowed:
+                stack.enter_context(paused(psutil.Process(sender.pid), case.slowed))
+            if case.neighbour:
+                stack.enter_context(paused(stack.enter_context(spinning()), 1 - case.neighbour))
             subjects = subjects_of(configurations, sender, photos)
             results = compared(configurations, subjects, case.users, SECONDS)
     ceilings, _ = raised([*results.values()], read_json(CEILINGS))
     injected = results[INJECTED]
-    found = diagnose(injected, bounds_of(injected, ceilings), ceilings, Timed([*results.values()]))
+    found = diagnose(injected, bounds_of(injected, ceilings), ceilings, [*results.values()])
     return {"cause": found.cause, "text": found.text}
 
 
@@ -149,21 +146,14 @@ def compared(
     run(schedule, subjects, log, seconds)
     machine = read_json(MACHINE) | {"bfloat16": has_bfloat16()}
     return {
-        row.experiment: Result(
-            row.experiment,
-            configurations[row.experiment],
-            DEVICE,
-            machine,
-            {},
-            row,
-            [turn for turn in log.rows if turn.subject == row.experiment],
-            [],
-        )
+        name: Result(name, configurations[name], DEVICE, machine, BenchmarkMetrics(), row, turns, [])
         for row in comparison_rows(list(configurations), reference, log.rows, log.latencies_ms(), 0.05)
+        for name in [row.experiment]
+        for turns in [[turn for turn in log.rows if turn.subject == name]]
     }
 
 
-def neighboured(serve: Configuration) -> dict[str, Any]:
+def alone_and_beside(serve: Configuration) -> dict[str, Any]:
     """What is said of a configuration beside a neighbour, and what the same says that had none.
 
     Of the loss from the undisturbed model to the rate beside the neighbour each cause has what it has alone,
@@ -173,7 +163,7 @@ def neighboured(serve: Configuration) -> dict[str, Any]:
     with (
         exclusive_machine(),
         load_generator(request_bodies(photo_paths(), "image"), CONTENT_TYPES["image"]) as sender,
-        neighbour(1.0) as busy,
+        spinning() as busy,
     ):
         subjects: dict[str, Subject] = {}
         for name in configurations:
@@ -181,30 +171,26 @@ def neighboured(serve: Configuration) -> dict[str, Any]:
             subjects |= own if name == ALONE else {key: beside(one, busy) for key, one in own.items()}
         results = compared(configurations, subjects, users=8, seconds=NEIGHBOUR_SECONDS)
     ceilings, _ = raised([*results.values()], read_json(CEILINGS))
-    losses = {name: losses_of(one, Why("preprocessing", None, "")) for name, one in results.items()}
-    ms: dict[str, dict[str, float]] = {name: defaultdict(float) for name in losses}
-    for name, found in losses.items():
-        for loss in found:
+    ms: dict[str, dict[str, float]] = {name: defaultdict(float) for name in results}
+    whole_ms = dict[str, float]()
+    for name, one in results.items():
+        for loss in losses_of(one, Why("preprocessing", None, "")):
             ms[name][loss.why.cause] += loss.core_ms
+        whole_ms[name] = mean(1000 * one.cores / known(row.rate_rps) for row in one.served)
     expected = ms[ALONE].copy()
-    whole_ms = {
-        name: mean(1000 * one.cores / known(row.rate_rps) for row in one.served)
-        for name, one in results.items()
-    }
     expected["other processes"] += whole_ms[BESIDE] - whole_ms[ALONE]
+
+    def shares(ms: Mapping[str, float]) -> dict[str, float]:
+        return {cause: round(own / sum(ms.values()), 3) for cause, own in ms.items()}
+
     return {
         name: {
             "rate_rps": one.compared.rate_rps,
             "model_rps": one.compared.model_rps,
-            "text": diagnose(one, bounds_of(one, ceilings), ceilings, Timed([one])).text,
+            "text": diagnose(one, bounds_of(one, ceilings), ceilings, [one]).text,
         }
         for name, one in results.items()
     } | {"shares": shares(ms[BESIDE]), "expected": shares(expected)}
-
-
-def shares(ms: Mapping[str, float]) -> dict[str, float]:
-    """Each cause's share of the loss."""
-    return {cause: round(own / sum(ms.values()), 3) for cause, own in ms.items()}
 
 
 def beside(subject: Subject, busy: psutil.Process) -> Subject:
@@ -225,28 +211,35 @@ def beside(subject: Subject, busy: psutil.Process) -> Subject:
 
 def enlarged(folder: Path, side: int) -> list[Path]:
     """Some of the photos, large ones."""
-    paths = []
     for photo in photo_paths()[:16]:
         with Image.open(photo) as image:
             factor = side / min(image.size)
             large = image.convert("RGB").resize((round(image.width * factor), round(image.height * factor)))
-        written = io.BytesIO()
-        large.save(written, "JPEG", quality=85)
-        paths.append(folder / photo.name)
-        paths[-1].write_bytes(written.getvalue())
-    return paths
+        large.save(folder / photo.name, "JPEG", quality=85)
+    return sorted(folder.iterdir())
 
 
 @contextmanager
-def slowed(sender: LoadGenerator, share: float, every_s: float = 0.02) -> Iterator[None]:
-    """Stop the load generator for a share of the time."""
+def spinning() -> Iterator[psutil.Process]:
+    """Another process, which keeps a core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def paused(process: psutil.Process, share: float, every_s: float = 0.02) -> Iterator[None]:
+    """Pause a process for a share of the time."""
     done = threading.Event()
 
     def toggle() -> None:
         while not done.is_set():
-            os.kill(sender.pid, signal.SIGSTOP)
+            process.suspend()
             done.wait(share * every_s)
-            os.kill(sender.pid, signal.SIGCONT)
+            process.resume()
             time.sleep((1 - share) * every_s)
 
     thread = threading.Thread(target=toggle)
@@ -258,26 +251,8 @@ def slowed(sender: LoadGenerator, share: float, every_s: float = 0.02) -> Iterat
         thread.join()
 
 
-@contextmanager
-def neighbour(share: float, every_s: float = 0.02) -> Iterator[psutil.Process]:
-    """Another process that uses a share of a core."""
-    work = (
-        f"import time\nwhile True:\n end = time.perf_counter() + {share * every_s}\n"
-        f" while time.perf_counter() < end: pass\n time.sleep({(1 - share) * every_s})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", work])
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def main() -> None:
-    """Diagnose each case RUNS times, and say how often its cause was named first, alone or with others.
-
-    Then say by how many points the shares of causes differ from what they are, beside a neighbour.
-    """
+def made() -> None:
+    """Diagnose each case RUNS times, and say how often its cause was named first, alone or with others."""
     names = list(CASES)
 
     def one(number: int) -> dict[str, Any]:
@@ -291,14 +266,16 @@ def main() -> None:
         alone = sum([name] == causes for injected, causes in first if injected == name)
         print(f"{name}: named first in {together} of {RUNS}, alone in {alone}")
 
-    pipelines = list(NEIGHBOURED)
 
-    def another(number: int) -> dict[str, Any]:
-        name = pipelines[number % len(pipelines)]
-        return {"uses": name, **neighboured(NEIGHBOURED[name])}
+def neighboured() -> None:
+    """Say by how many points the shares of causes beside a neighbour differ from what they are."""
+    names = list(NEIGHBOURED)
 
-    count = NEIGHBOUR_RUNS * len(pipelines)
-    for found in keep_runs("causes_neighbour", count, another, seconds=NEIGHBOUR_SECONDS):
+    def one(number: int) -> dict[str, Any]:
+        name = names[number % len(names)]
+        return {"uses": name, **alone_and_beside(NEIGHBOURED[name])}
+
+    for found in keep_runs("causes_neighbour", NEIGHBOUR_RUNS * len(names), one, seconds=NEIGHBOUR_SECONDS):
         told, true = found["shares"], found["expected"]
         points = {cause: 100 * abs(told.get(cause, 0.0) - true.get(cause, 0.0)) for cause in told | true}
         cause = max(points, key=points.__getitem__)
@@ -306,4 +283,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(__doc__, made, neighboured)

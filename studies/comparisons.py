@@ -1,8 +1,8 @@
-"""Whether whole runs agree: `dvc repro --force` five times, each with a model and servers of its own.
+"""How far a comparison can be trusted: ``python -m studies.comparisons known_ratio``, ``twins`` or ``runs``.
 
-They replace the results of the present folder, so use a clone. Arguments go on to `dvc repro`:
-`--single-item comparison` runs the stage alone. Each `comparison.seconds` and each machine, by all of its
-fingerprint, has a result of its own.
+``known_ratio`` compares stub servers of known speeds, while all of them become slower and faster again.
+``twins`` compares three servers of the candidate and the reference, ten times. ``runs`` repeats `dvc repro
+--force` five times, in a clone, as it replaces results; further arguments are those of `dvc repro`.
 """
 
 from __future__ import annotations
@@ -10,56 +10,110 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from itertools import combinations
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
+from litmeter.load import load_generator
+from litmeter.load.stub import BODY, running_stub
+from litmeter.measure.log import Log
+from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.run import run
+from litmeter.measure.subjects import Target
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON
+from litmeter.stats.ratios import Ratio, ranks, ratio, ratios, simultaneous
 from litmeter.system.files import digest, read_rows
-from litmeter.system.machine import fingerprint
-from studies.harness import keep_runs
+from litmeter.system.machine import exclusive_machine, fingerprint
+from studies.harness import TIMEOUT_S, Case, compare_cases, keep_runs, rates, start, write_result
 
-RUNS = 5
-
-
-def run(number: int) -> dict[str, Any]:
-    """Seconds, and rate and ratio with interval of each configuration."""
-    began = monotonic()
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "--force", *sys.argv[1:]], check=True)
-    compared = {}
-    for row in read_rows(COMPARISON, ComparisonRow):
-        interval = {"low": row.ratio_low, "high": row.ratio_high, "rounds": row.rounds}
-        compared[row.experiment] = {"rate_rps": row.rate_rps, "ratio": row.ratio, **interval}
-    return {"seconds": round(monotonic() - began), "compared": compared}
+TIMES = {"reference": 1.0, "5% slower": 1.05, "20% slower": 1.2}
+SERVICE_S, SLOTS, SLOW_EVERY_S, SECONDS = 0.02, 2, 20.0, 330.0
+USERS = 8
+TWIN_RUNS, TWIN_SECONDS = 10, 90.0
+TWINS = ("twin 1", "twin 2", "twin 3")
+WHOLE_RUNS = 5
 
 
-def agreement(runs: list[dict[str, Any]], name: str) -> str:
-    """How far the ratios of one configuration lie apart, how wide they are, and how many pairs agree."""
-    own = [one["compared"][name] for one in runs]
-    ratios = [one["ratio"] for one in own]
-    varied = np.std(ratios, ddof=1) / np.mean(ratios)
-    pairs = list(combinations(own, 2))
-    agreeing = sum(a["low"] <= b["high"] and b["low"] <= a["high"] for a, b in pairs)
-    widths = [(one["high"] - one["low"]) / one["ratio"] for one in own]
-    return (
-        f"{name}: ratios {min(ratios):.2f} to {max(ratios):.2f} (CV {varied:.1%}), "
-        f"intervals {min(widths):.2f} to {max(widths):.2f} of the ratio wide, "
-        f"{agreeing} of {len(pairs)} pairs overlap"
-    )
+def known_ratio() -> None:
+    """Compare stubs for SECONDS; keep and print the ratios with their intervals."""
+    log = Log()
+    with exclusive_machine(), ExitStack() as stack, load_generator([BODY], "application/json") as generator:
+        subjects = {}
+        for name, factor in TIMES.items():
+            stub = stack.enter_context(running_stub(SERVICE_S * factor, SLOTS, slow_every_s=SLOW_EVERY_S))
+            subjects[name] = Target(stub.url, generator)
+        run(head_to_head(list(TIMES), USERS, SECONDS, seed=0, timeout_s=TIMEOUT_S), subjects, log, SECONDS)
+    by_round = {name: rates([row for row in log.rows if row.subject == name]) for name in TIMES}
+    measured, rank_of = ratios(by_round, "reference"), ranks(by_round, "reference")
+    found = {
+        name: {"truth": round(1 / factor, 4), **rounded(measured[name]), "rank": rank_of[name]}
+        for name, factor in TIMES.items()
+    }
+    write_result("known_ratio", {"ratios": found, "rounds": len(by_round["reference"])})
+    print(*found.items(), sep="\n")
 
 
-def main() -> None:
-    """Run until there are RUNS, and print how well they agree."""
-    seconds = load_params().comparison.seconds
-    runs = keep_runs(f"comparisons_{seconds:.0f}_{digest(json.dumps(fingerprint()).encode())}", RUNS, run)
-    for name in runs[0]["compared"]:
-        if all(one["compared"][name]["low"] is not None for one in runs):
-            print(agreement(runs, name))
+def rounded(own: Ratio) -> dict[str, float]:
+    """A ratio with its interval."""
+    return {"ratio": round(own.ratio, 4), "low": round(own.low or 0, 4), "high": round(own.high or 0, 4)}
+
+
+def twins() -> None:
+    """Compare equals TWIN_RUNS times, and say how many comparisons found a difference."""
+    params = load_params()
+    cases = {twin: Case(params.serve) for twin in TWINS}
+    cases |= {"reference": Case(params.configuration(params.comparison.reference))}
+    error = simultaneous(len(list(combinations(cases, 2))))
+
+    def compared(_: int) -> dict[str, Any]:
+        turns = compare_cases(cases, [USERS], TWIN_SECONDS)[USERS]
+        by_round = {name: rates(rows) for name, rows in turns.items()}
+        found = [ratio(by_round, name, other, other, error) for other, name in combinations(TWINS, 2)]
+        return {
+            "ratios": [list(rounded(one).values()) for one in found],
+            "resolved": any(one.resolved for one in found),
+            "rates": by_round,
+        }
+
+    found = keep_runs("twins", TWIN_RUNS, compared, seconds=TWIN_SECONDS)
+    print(f"{sum(one['resolved'] for one in found)} of {len(found)} found a difference between equals")
+
+
+def runs(*arguments: str) -> None:
+    """Run the pipeline WHOLE_RUNS times, and print how well the ratios agree.
+
+    Each ``comparison.seconds`` and each machine, by all of its fingerprint, has a result of its own.
+    """
+
+    def compared(_: int) -> dict[str, Any]:
+        began = monotonic()
+        subprocess.run([sys.executable, "-m", "dvc", "repro", "--force", *arguments], check=True)
+        found = {}
+        for row in read_rows(COMPARISON, ComparisonRow):
+            interval = {"low": row.ratio_low, "high": row.ratio_high, "rounds": row.rounds}
+            found[row.experiment] = {"rate_rps": row.rate_rps, "ratio": row.ratio, **interval}
+        return {"seconds": round(monotonic() - began), "compared": found}
+
+    name = f"comparisons_{load_params().comparison.seconds:.0f}_{digest(json.dumps(fingerprint()).encode())}"
+    found = keep_runs(name, WHOLE_RUNS, compared)
+    for name in found[0]["compared"]:
+        own = [one["compared"][name] for one in found]
+        if any(one["low"] is None for one in own):
+            continue
+        measured = [one["ratio"] for one in own]
+        agreeing = [a["low"] <= b["high"] and b["low"] <= a["high"] for a, b in combinations(own, 2)]
+        widths = [(one["high"] - one["low"]) / one["ratio"] for one in own]
+        print(
+            f"{name}: ratios {min(measured):.2f} to {max(measured):.2f} "
+            f"(CV {np.std(measured, ddof=1) / np.mean(measured):.1%}), intervals {min(widths):.2f} to "
+            f"{max(widths):.2f} of the ratio wide, {sum(agreeing)} of {len(agreeing)} pairs overlap"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    start(__doc__, known_ratio, twins, runs)

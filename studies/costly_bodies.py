@@ -67,6 +67,13 @@ def noise(progressive: bool) -> bytes:
     return buffer.getvalue()
 
 
+def hundred_scans() -> bytes:
+    """A progressive JPEG of 49 megapixels of one colour, whose last scan is repeated."""
+    Image.new("RGB", (7000, 7000)).save(buffer := io.BytesIO(), "JPEG", progressive=True)
+    content = buffer.getvalue()
+    return content[:-2] + content[content.rindex(b"\xff\xda") : -2] * 90 + content[-2:]
+
+
 def half_a_photo(progressive: bool = False) -> bytes:
     """A JPEG that ends within its last scan."""
     with Image.open(photo_paths()[0]) as photo:
@@ -81,12 +88,14 @@ def bodies() -> dict[str, Callable[[], bytes]]:
     riff = b"RIFF" + (SIZE - 8).to_bytes(4, "little") + b"WEBP"
     resources = segment(0xED, b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0\0" * 5000)
     text = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000)))
+    profile = chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(1_000_000)))
     return {
         "a good photo": photo_paths()[0].read_bytes,
         "a JPEG's start, then 0xFF": lambda: fill(start, b"\xff"),
         "a JPEG's start, then empty APP1 segments": lambda: fill(start, segment(0xE1, b"")),
         "a JPEG's start, then empty comments": lambda: fill(start, segment(0xFE, b"")),
         "a JPEG's start, then tables": lambda: fill(start, segment(0xDB, bytes(65))),
+        "a JPEG's start, then long tables": lambda: fill(start, segment(0xDB, bytes(65_000))),
         "a JPEG's start, then Photoshop resources": lambda: fill(start, resources),
         "a JPEG's start, then escaped bytes": lambda: fill(start, b"\xff\0"),
         "a JPEG's start, then reserved markers": lambda: fill(start, b"\xff\xf2"),
@@ -99,6 +108,7 @@ def bodies() -> dict[str, Callable[[], bytes]]:
         "a JPEG's start, then x": lambda: fill(start, b"x"),
         "a PNG of empty tEXt chunks": lambda: png_with(chunk(b"tEXt", b"")),
         "a PNG of compressed text": lambda: png_with(text),
+        "a PNG of compressed profiles": lambda: png_with(profile),
         "a PNG of empty IDAT chunks": lambda: png_with(chunk(b"IDAT", b"")),
         "a GIF of tiny comment blocks": lambda: gif_with(b"!\xfe", b"\x01c", b"\0"),
         "a GIF of empty extensions": lambda: gif_with(b"", b"!\xfe\0"),
@@ -107,6 +117,7 @@ def bodies() -> dict[str, Callable[[], bytes]]:
         "JSON with 1.5 million keys": lambda: b"{%s}" % b",".join(b'"%d":1' % n for n in range(1_500_000)),
         "JSON with nine million values": lambda: b'{"image":[' + b"1," * 9_000_000 + b"1]}",
         "JSON with base64 that is none": lambda: fill(b'{"image":"', b"*", b'"}'),
+        "49 megapixels in a hundred scans": hundred_scans,
         "noise, 49 megapixels": lambda: noise(progressive=False),
         "noise, 49 megapixels, progressive": lambda: noise(progressive=True),
     }

@@ -1,4 +1,8 @@
-"""How often `litmeter check` is right, by an hour of twins' turns, by one of a slowed machine's, and live."""
+"""How often `litmeter check` is right: ``python -m studies.gate resampled`` or ``live``.
+
+``resampled`` records an hour of twins and one of slowed stubs, and draws checks from each. ``live`` makes 25
+checks of two revisions.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,16 @@ from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, exit_status, ve
 from litmeter.stats.ratios import percentile_ratio, ratio
 from litmeter.stats.records import Floats
 from litmeter.system.machine import exclusive_machine
-from studies.harness import DEVICE, TIMEOUT_S, check_answered, configuration, keep_runs, sender, write_result
+from studies.harness import (
+    DEVICE,
+    TIMEOUT_S,
+    check_answered,
+    configuration,
+    keep_runs,
+    sender,
+    start,
+    write_result,
+)
 
 RECORDS = Path("samples/gate")
 RUNS, RUN_S, USERS, MARGIN = 20, 180.0, 8, 0.05
@@ -106,8 +119,8 @@ def record_run(case: str, number: int, path: Path) -> None:
     print(f"{case}: run {number + 1} of {RUNS}, {len(by_name[OLD])} rounds", flush=True)
 
 
-def judged(rounds: Sequence[Round], old: Sequence[int], truth: float) -> tuple[int, int]:
-    """Exit status of a check of these rounds, and that by its rate alone.
+def judged(rounds: Sequence[Round], old: Sequence[int], truth: float) -> int:
+    """Exit status of a check of these rounds.
 
     Args:
         old: in each round, which of both is the old one; the other's rate is multiplied by ``truth``.
@@ -120,13 +133,10 @@ def judged(rounds: Sequence[Round], old: Sequence[int], truth: float) -> tuple[i
         latencies[OLD].append(one.latencies_ms[place])
         latencies[NEW].append(one.latencies_ms[1 - place] / truth)
     p95 = percentile_ratio(latencies[OLD], latencies[NEW], 95, P95_ERROR)
-    by_rate = verdict(ratio(rates, NEW, OLD, OLD), MARGIN)
-    return exit_status(by_rate, verdict(p95, MARGIN)), exit_status(by_rate, "open")
+    return exit_status(verdict(ratio(rates, NEW, OLD, OLD), MARGIN), verdict(p95, MARGIN))
 
 
-def resampled(
-    pairs: Sequence[Sequence[Round]], minutes: int, truth: float, rng: np.random.Generator
-) -> tuple[int, int]:
+def drawn(pairs: Sequence[Sequence[Round]], minutes: int, truth: float, rng: np.random.Generator) -> int:
     """As a check of successive pairs of blocks, in each of which either twin is the old one, by chance."""
     count = round(60 * minutes / PAIR_S)
     chosen = [pairs[number % len(pairs)] for number in rng.integers(len(pairs)) + np.arange(count)]
@@ -134,30 +144,22 @@ def resampled(
     return judged([one for pair in chosen for one in pair], old, truth)
 
 
-def shares(case: str) -> list[dict[str, Any]]:
-    """How often each status comes out, by true ratio and length."""
-    pairs, rng, found = recorded(case), np.random.default_rng(1), []
-    for minutes in MINUTES:
-        for name, truth in TRUTHS.items():
-            statuses = [resampled(pairs, minutes, truth, rng) for _ in range(SAMPLES)]
-            for counted, place in (("rate and p95", 0), ("rate", 1)):
-                counts = Counter(one[place] for one in statuses)
-                row = {"case": case, "minutes": minutes, "new is": name, "by": counted}
-                status_of = {"not slower": PASSED, "slower": SLOWER, "open": OPEN}
-                found.append(row | {key: counts[status] / SAMPLES for key, status in status_of.items()})
-    return found
+def resampled() -> None:
+    """Print and keep how often each status comes out, by true ratio and length."""
+    rows = []
+    status_of = {"not slower": PASSED, "slower": SLOWER, "open": OPEN}
+    for case in CASES:
+        pairs, rng = recorded(case), np.random.default_rng(1)
+        for minutes in MINUTES:
+            for name, truth in TRUTHS.items():
+                counts = Counter(drawn(pairs, minutes, truth, rng) for _ in range(SAMPLES))
+                found = {key: counts[status] / SAMPLES for key, status in status_of.items()}
+                rows.append({"case": case, "minutes": minutes, "new is": name, **found})
+    write_result("gate", {"runs": RUNS, "seconds": RUN_S, "samples": SAMPLES, "shares": rows})
+    print(markdown_table(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows], 3))
 
 
-def single_runs(case: str, truth: float) -> Counter[int]:
-    """How often each status comes out of the recorded checks, with the new one's rates scaled."""
-    pairs, found = recorded(case), Counter[int]()
-    for begin in range(0, len(pairs), PAIRS):
-        rounds = [one for pair in pairs[begin : begin + PAIRS] for one in pair]
-        found[judged(rounds, [0] * len(rounds), truth)[0]] += 1
-    return found
-
-
-def live(number: int) -> dict[str, Any]:
+def check(number: int) -> dict[str, Any]:
     """A whole check of two revisions of a repository that has a stub's settings."""
     case = LIVE[number]
     slow_every_s = SLOW_EVERY_S if case == "equal, slowed" else 0.0
@@ -188,21 +190,13 @@ def repository(slow_every_s: float, factor: float) -> Iterator[Path]:
         yield folder
 
 
-def main() -> None:
-    """Record, resample, and check live; print the shares."""
-    found = [row for case in CASES for row in shares(case)]
-    singly = {case: {name: single_runs(case, truth) for name, truth in TRUTHS.items()} for case in CASES}
-    write_result(
-        "gate",
-        {"runs": RUNS, "seconds": RUN_S, "samples": SAMPLES, "shares": found, "status_of_runs": singly},
-    )
-    head = list(found[0])
-    print(markdown_table(head, [[str(row[key]) for key in head] for row in found], 4))
-    runs = keep_runs("gate_live", len(LIVE), live, seconds=LIVE_S)
+def live() -> None:
+    """Check live; print how often each status came out."""
+    runs = keep_runs("gate_live", len(LIVE), check, seconds=LIVE_S)
     counts = Counter((run["case"], run["exit_status"]) for run in runs)
     for (case, status), count in sorted(counts.items()):
         print(f"{case}: status {status} in {count}")
 
 
 if __name__ == "__main__":
-    main()
+    start(__doc__, resampled, live)

@@ -1,4 +1,4 @@
-"""What only a GPU can tell, and what each answer decides: ten minutes, once the model is exported.
+"""What only a GPU can tell, and what each answer decides, once the model is exported.
 
 A test runs the steps that have a meaning on a CPU.
 """
@@ -6,13 +6,9 @@ A test runs the steps that have a meaning on a CPU.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import shutil
-import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -22,7 +18,6 @@ import psutil
 import torch
 
 from litmeter.classifier.model.compiled.build import compile_model
-from litmeter.classifier.model.compiled.manifest import read_manifest
 from litmeter.classifier.model.predictor import Predictor
 from litmeter.kinds.classifier import Classifier
 from litmeter.measure.log import Log
@@ -30,10 +25,9 @@ from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
 from litmeter.measure.turn import Schedule, Turn, measure, serve
 from litmeter.paths import MODEL, ModelFolders
-from litmeter.peaks import LAUNCHES, Operation, fastest_flops
 from litmeter.system import device as torch_device
 from litmeter.system.files import write_json
-from litmeter.system.gpu import cuda_available, describe_gpu, read_gpu
+from litmeter.system.gpu import cuda_available, read_gpu
 from litmeter.system.machine import exclusive_machine
 from studies.harness import RESULTS, TIMEOUT_S, load_plan, photo_paths, sender
 
@@ -46,15 +40,6 @@ def images(predictor: Predictor, number: int) -> list[torch.Tensor]:
     return [predictor.preprocess(path.read_bytes()) for path in photo_paths()[:number]]
 
 
-def driver(device: str) -> Answer:
-    """The GPU, its driver and what compiles for it. Without a toolkit nothing is compiled (build.py)."""
-    from torch.utils import cpp_extension
-
-    capability = torch.cuda.get_device_capability() if device == "cuda" else None
-    tools = {"toolkit": cpp_extension.CUDA_HOME, "compiler": shutil.which("g++")}
-    return {**describe_gpu(), "capability": capability, **tools}
-
-
 def fork(device: str) -> Answer:
     """Whether a child of a process that has imported torch can use the GPU. Else forkserver.py must spawn."""
     return {"sum": in_a_child("fork", _sum, device)}
@@ -62,22 +47,6 @@ def fork(device: str) -> Answer:
 
 def _sum(device: str) -> float:
     return float(torch.ones(8, device=device).sum())
-
-
-def decoder(device: str) -> Answer:
-    """Milliseconds of a JPEG on the CPU and by nvJPEG, and if pixels differ: then the CPU decodes."""
-    files = [path.read_bytes() for path in photo_paths()[:32]]
-    decode = Predictor(MODEL, "cpu", SETTINGS).decode
-    found = {"cpu_ms": ms_of(lambda: [decode(file) for file in files]) / len(files)}
-    if device == "cuda":
-        from torchvision.io import ImageReadMode, decode_jpeg
-
-        given = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
-        by_gpu = partial(decode_jpeg, given, ImageReadMode.RGB, device=device)
-        pairs = zip(by_gpu(), map(decode, files), strict=True)
-        found["largest"] = max(float((own.cpu().int() - pixels.int()).abs().max()) for own, pixels in pairs)
-        found["gpu_ms"] = ms_of(by_gpu) / len(files)
-    return found
 
 
 def packages(device: str, folder: Path) -> Answer:
@@ -94,28 +63,6 @@ def packages(device: str, folder: Path) -> Answer:
     return {"skipped": manifest.skipped_reason, **found}
 
 
-def killed(device: str, folder: Path) -> Answer:
-    """What a killed process leaves of its packages. The supervisor removes ``of-PID`` with all in it."""
-    folders = ModelFolders(MODEL.exported, folder / "compiled")
-    read_manifest(folders, device)
-    left = folder / "left"
-    left.mkdir()
-    process = multiprocessing.get_context("spawn").Process(target=_load_and_die, args=(folders, device, left))
-    process.start()
-    process.join()
-    return {
-        "status": process.exitcode,
-        "left": sorted(str(one.relative_to(left)) for one in left.glob("*/*")),
-    }
-
-
-def _load_and_die(folders: ModelFolders, device: str, folder: Path) -> None:
-    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    predictor = Predictor(folders, device, SETTINGS.model_copy(update={"compiled": True}))
-    predictor.predict(images(predictor, 1))
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def waiting(device: str, runs: int) -> Answer:
     """CPU share and milliseconds of a batch with and without a blocking event. It decides BLOCKING."""
     predictor = Predictor(MODEL, device, SETTINGS, SETTINGS.threads_per_worker)
@@ -124,9 +71,10 @@ def waiting(device: str, runs: int) -> Answer:
         with patch.object(torch_device, "BLOCKING", blocking):
             predictor.predict(photos)
             began, began_cpu = perf_counter(), process_time()
-            ms = ms_of(partial(predictor.predict, photos), runs)
-            share = (process_time() - began_cpu) / (perf_counter() - began)
-        found[name] = {"ms": ms, "cpu_share": share}
+            for _ in range(runs):
+                predictor.predict(photos)
+            took_s, cpu_s = perf_counter() - began, process_time() - began_cpu
+        found[name] = {"ms": 1000 * took_s / runs, "cpu_share": cpu_s / took_s}
     return found
 
 
@@ -149,21 +97,6 @@ def _memory(device: str) -> Answer:
     if device == "cuda":
         found |= {"NVML's free": read_gpu().free_mib, "CUDA's": torch.cuda.mem_get_info()[0] / 2**20}
     return found
-
-
-def first_batch(device: str) -> Answer:
-    """Milliseconds of a worker's first batches of 1 and 8. It decides whether ``warm_up`` stays."""
-    found: Answer = in_a_child("spawn", _first_batch, device)
-    return found
-
-
-def _first_batch(device: str) -> Answer:
-    predictor = Predictor(MODEL, device, SETTINGS, SETTINGS.threads_per_worker)
-    return {
-        str(size): [ms_of(partial(predictor.predict, photos)) for _ in range(3)]
-        for size in (1, 8)
-        for photos in [images(predictor, size)]
-    }
 
 
 def beside(device: str, seconds: float) -> Answer:
@@ -204,52 +137,20 @@ def full_card(device: str, folder: Path) -> Answer:
     return found
 
 
-def peaks(device: str, sides: Sequence[int]) -> Answer:
-    """TFLOP/s of products by side, one and several at a time. It decides MATRIX_SIZES and LAUNCHES."""
-    found = {}
-    for side in sides:
-        left = torch.randn(side, side, device=device)
-        product = Operation("torch", "float32", 2 * side**3, partial(torch.mm, left, left))
-        for together in (1, LAUNCHES["cuda"]):
-            own = product._replace(
-                flops=together * product.flops, run=partial(_repeat, product.run, together)
-            )
-            found[f"{side}, {together} together"] = fastest_flops([own], device)["float32"] / 1e12
-    return found
-
-
-def _repeat(run: Callable[[], object], times: int) -> None:
-    for _ in range(times):
-        run()
-
-
-def ms_of(run: Callable[[], object], runs: int = 1) -> float:
-    """Mean milliseconds."""
-    began = perf_counter()
-    _repeat(run, runs)
-    return 1000 * (perf_counter() - began) / runs
-
-
 def in_a_child(method: Any, run: Callable[[str], Any], device: str) -> Any:
     """What a function of the device returns in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
         return pool.submit(run, device).result()
 
 
-def answers_of(
-    device: str,
-    sides: Sequence[int] = (2048, 8192),
-    seconds: float = 10.0,
-    runs: int = 100,
-) -> dict[str, Answer]:
+def answers_of(device: str, seconds: float = 10.0, runs: int = 100) -> dict[str, Answer]:
     """The answer of each step, printed as it comes; ``fork`` is first, as the GPU is not used here then."""
     answers: dict[str, Answer] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         steps: list[tuple[Callable[..., Answer], tuple[Any, ...]]] = [
-            *((one, ()) for one in (fork, driver, decoder, memory, first_batch)),
-            *((waiting, (runs,)), (peaks, (sides,)), (beside, (seconds,))),
-            *((packages, (folder,)), (killed, (folder,))),
+            *((fork, ()), (memory, ()), (waiting, (runs,)), (beside, (seconds,))),
+            (packages, (folder,)),
             *([(full_card, (folder,))] if device == "cuda" else []),
         ]
         for step, options in steps:

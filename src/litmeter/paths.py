@@ -1,4 +1,4 @@
-"""Paths of the files that stages and commands read and write, as dvc.yaml names them."""
+"""Paths of the files that stages and commands read and write, as in dvc.yaml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Folders of one model: weights and card, by ``export``; packages compiled from it, by ``compile``."""
+    """Folders of one model: weights and card, by ``export``; compiled packages, by ``compile``."""
 
     exported: Path
     compiled: Path
@@ -18,7 +18,8 @@ class ModelFolders:
 MACHINE = Path("metrics/machine.json")
 COMPILERS = Path("metrics/compilers.json")
 WEIGHTS = Path("metrics/weights.json")
-SECONDS = Path("metrics/seconds")
+SECONDS = Path("samples/seconds.json")
+"""How long each stage took when it last ran here; git ignores it."""
 SELFTEST = Path("metrics/verify.json")
 
 DVC_FILE = Path("dvc.yaml")
@@ -43,11 +44,10 @@ CEILINGS = Path("metrics/ceilings.json")
 THEORETICAL = Path("plots/theoretical.csv")
 
 TURNS = Path("plots/turns")
-COMPARISON = Path("plots/comparison.csv")
+COMPARISON = Path("metrics/comparison.json")
+COMPARISON_TABLE = Path("plots/comparison.csv")
 COMPARISON_TURNS = TURNS / "comparison.csv"
 COMPARISON_SAMPLES = Path("samples/comparison.csv")
-COMPARISON_RUN = Path("metrics/comparison_run.json")
-COMPARISON_METRICS = Path("metrics/comparison")
 BENCHMARKS = Path("metrics/benchmark")
 OVER_BEFORE = Path("metrics/over_before.json")
 
@@ -68,26 +68,23 @@ RESULTS_PAGE = Path("docs/results.md")
 README = Path("README.md")
 
 RESULT_FOLDERS = tuple(map(Path, ("assets", "docs", "metrics", "models", "plots", "samples")))
-"""Stages and commands write below these folders only, except INDEX and README."""
+"""Stages and commands write only below these folders, except INDEX and README."""
 
 
 class BenchmarkPaths:
     """Results of the configuration ``name``.
 
     Attributes:
-        metrics: what it does alone, one flat object.
-        turns, samples: a row per turn, and per request, of its benchmark.
-        comparison: what the comparison found, one flat object.
-        files: those that the stage ``benchmark`` writes; with its seconds they are its ``outputs``.
+        metrics: its benchmark alone, one flat object.
+        turns, samples: a row per turn, and per request, of the benchmark.
+        outputs: the files that the stage ``benchmark`` writes.
     """
 
     def __init__(self, name: str) -> None:
         self.metrics = BENCHMARKS / f"{name}.json"
         self.turns = TURNS / f"{name}.csv"
         self.samples = Path(f"samples/{name}.csv")
-        self.comparison = COMPARISON_METRICS / f"{name}.json"
-        self.files = [self.metrics, self.turns, self.samples]
-        self.outputs = [*self.files, SECONDS / f"benchmark/{name}.json"]
+        self.outputs = [self.metrics, self.turns, self.samples]
 
 
 CAPACITY_FOLDERS = Path("metrics/capacity"), Path("plots/capacity")
@@ -108,7 +105,7 @@ class CapacityPaths:
 
 
 def left_out(known: Collection[str]) -> str | None:
-    """A line about results of other configurations than ``known``, and how to remove them; None without."""
+    """A line about results of configurations other than ``known``, if any, and how to remove them."""
     others = sorted({path.stem for path in BENCHMARKS.glob("[!.]*.json")} - set(known))
     if not others:
         return None

@@ -1,8 +1,8 @@
-"""What the machine can do at most: arithmetic, by datasheet or measured, and the memory's rates.
+"""The machine's peaks: arithmetic, by datasheet or measured, and memory bandwidth.
 
-Datasheets' peaks are dense (without sparsity). ``full`` is FP32 on the CUDA cores, ``half`` FP16 on the
-tensor cores with FP32 accumulation. TF32 is neither: it has float32's range and FP16's precision, and the
-server switches it off.
+Datasheet peaks are dense (without sparsity): ``full`` is FP32 on the CUDA cores, ``half`` FP16 on the
+tensor cores with FP32 accumulation. TF32, with float32's range and FP16's precision, is neither; the server
+switches it off.
 """
 
 from __future__ import annotations
@@ -64,29 +64,29 @@ DEVICES = (
 
 
 def find_device(gpu_name: str | None) -> Device | None:
-    """The datasheet of the GPU that CUDA calls ``gpu_name``, None where it is not in the table."""
+    """The datasheet of the GPU with CUDA's name ``gpu_name``, if DEVICES has it."""
     return next((device for device in DEVICES if re.search(device.pattern, gpu_name or "")), None)
 
 
 MATRIX_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
-"""Sides of the square matrices by device; which is fastest depends on its caches."""
+"""Sides of square matrices by device; the fastest depends on the caches."""
 LAUNCHES = {"cpu": 1, "cuda": 8}
-"""Runs that are timed together: to launch one on a GPU takes as long as a small product."""
+"""Runs that are timed together: a launch on a GPU takes as long as a small product."""
 LAYERS, LAYER_BATCHES = 4, (1, 8)
-"""Convolutions of the model that are timed in torch, those with most arithmetic, and in which batches."""
+"""Number of the model's convolutions timed in torch (those with most arithmetic), and their batches."""
 CHANNELS, ROWS = (512, 1024), 512
 """Columns and rows of OpenVINO's products."""
 CONVOLUTIONS, CONVOLUTION_BATCH = ((3, 256, 14), (3, 512, 7), (1, 512, 14)), 4
 """OpenVINO's convolutions: side of the kernel, channels, side of the image."""
 ROUNDS, ROUND_S = 4, 0.05
-"""Runs of each operation, in turn: a machine that slows down for a while slows down all."""
+"""Runs of each operation, in turn, so that a slow time of the machine slows down all."""
 LONGEST_S = 1.0
-"""Operations that would take longer, at what their library has reached, are not timed: without instructions
-for a format, a product takes minutes."""
+"""Operations that would take longer at their library's best speed so far are not timed: a product in a format
+without instructions takes minutes."""
 
 
 class Operation(NamedTuple):
-    """A matrix product or convolution that is timed: its library, number format (torch's name) and FLOPs."""
+    """A timed matrix product or convolution: library, number format (torch's name) and FLOPs."""
 
     library: str
     dtype: str
@@ -100,9 +100,9 @@ def measured_peaks(
 ) -> dict[str, float]:
     """FLOP/s of the fastest operation in each of ``dtypes`` (torch's names), on all ``cores``, best of many.
 
-    A peak is a bound of a rate only if no library that serves is faster. So these are torch's products and
-    the model's own convolutions in it, and on a CPU OpenVINO's products and convolutions of many channels.
-    FLOPs are counted as a model's are, with those at the border of an image that a library leaves out.
+    A peak bounds a rate only if no serving library is faster. So the operations are matrix products and the
+    model's convolutions in torch, and on a CPU also products and convolutions of many channels in OpenVINO.
+    FLOPs are counted as for models: with those at image borders, which a library leaves out.
     """
     torch.set_num_threads(cores)
     layers = _largest_convolutions(model, image_size)
@@ -113,20 +113,20 @@ def measured_peaks(
 
 
 def fastest_flops(operations: Iterable[Operation], device: str) -> dict[str, float]:
-    """FLOP/s of the fastest operation of each number format; all take turns."""
+    """FLOP/s of the fastest operation of each number format; all operations take turns."""
     peaks: dict[tuple[str, str], float] = {}
 
-    def run(one: Operation, within_s: float) -> None:
-        flops = one.flops / _shortest_s(one.run, device, within_s)
-        peaks[one[:2]] = max(peaks.get(one[:2], 0.0), flops)
+    def run(operation: Operation, within_s: float) -> None:
+        flops, key = operation.flops / _shortest_s(operation.run, device, within_s), operation[:2]
+        peaks[key] = max(peaks.get(key, 0.0), flops)
 
     timed = []
-    for one in sorted(operations, key=attrgetter("flops")):
-        if one.flops <= LONGEST_S * peaks.get(one[:2], math.inf):
-            run(one, 0.0)
-            timed.append(one)
-    for one in ROUNDS * timed:
-        run(one, ROUND_S)
+    for operation in sorted(operations, key=attrgetter("flops")):
+        if operation.flops <= LONGEST_S * peaks.get(operation[:2], math.inf):
+            run(operation, 0.0)
+            timed.append(operation)
+    for operation in ROUNDS * timed:
+        run(operation, ROUND_S)
     dtypes = {dtype for _, dtype in peaks}
     return {dtype: max(flops for (_, own), flops in peaks.items() if own == dtype) for dtype in dtypes}
 
@@ -134,7 +134,7 @@ def fastest_flops(operations: Iterable[Operation], device: str) -> dict[str, flo
 def _torch_operations(
     layers: Sequence[tuple[int, torch.nn.Conv2d, torch.Size]], device: str, dtype: str
 ) -> Iterator[Operation]:
-    """Square matrix products, and convolutions in batches; without these in int8, which torch has not."""
+    """Square matrix products, and convolutions in batches, which torch does not have in int8."""
     number_format = getattr(torch, dtype)
     for size in MATRIX_SIZES[device]:
         yield Operation("torch", dtype, 2 * size**3, _torch_product(device, number_format, size))
@@ -148,7 +148,7 @@ def _torch_operations(
 def _torch_product(device: str, dtype: torch.dtype, size: int) -> Callable[[], object]:
     if dtype == torch.int8:
         integers = [torch.randint(-128, 128, (size, size), dtype=dtype) for _ in range(2)]
-        # The product in int32 has no public name (torch.ops.aten lists it).
+        # The product with int32 results has no public name (torch.ops.aten lists it).
         return partial(torch._int_mm, *integers)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return partial(torch.mm, left, right, out=torch.empty_like(left))
@@ -157,7 +157,7 @@ def _torch_product(device: str, dtype: torch.dtype, size: int) -> Callable[[], o
 def _largest_convolutions(
     model: torch.nn.Module, image_size: int
 ) -> list[tuple[int, torch.nn.Conv2d, torch.Size]]:
-    """Those with most arithmetic: FLOPs for an image, layer, and shape of its input; none of a graph."""
+    """The LAYERS with most arithmetic: FLOPs per image, layer, and input shape; none for a graph."""
     seen: dict[tuple[Any, ...], tuple[int, torch.nn.Conv2d, torch.Size]] = {}
 
     def note(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
@@ -173,7 +173,7 @@ def _largest_convolutions(
 
 
 def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
-    """Products and convolutions as packages run: on one thread each, as many at once as there are cores."""
+    """Products and convolutions that run like packages: one thread each, one per core at once."""
     options = openvino_options(getattr(torch, dtype))
     options |= {"INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores}
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -192,20 +192,20 @@ def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
 
 
 def _graph(images: Sequence[int], weights: Sequence[int], dtype: str) -> openvino.Model:
-    """The product of (rows, channels) with (channels, channels), or the convolution that keeps the size."""
+    """The product of (rows, channels) with (channels, channels), or a convolution that keeps the size."""
 
     def numbers(node: openvino.Node, low: float, high: float, levels: int) -> openvino.Node:
         limits = [np.float32(low), np.float32(high)] * 2
         return opset.fake_quantize(node, *limits, levels) if dtype == "int8" else node
 
-    taken = opset.parameter(images, np.float32)
-    factors = numbers(taken, 0.0, 1.0, 256), numbers(opset.constant(_random(weights)), -1.0, 1.0, 255)
+    parameter = opset.parameter(images, np.float32)
+    factors = numbers(parameter, 0.0, 1.0, 256), numbers(opset.constant(_random(weights)), -1.0, 1.0, 255)
     if len(weights) == 2:
-        found = opset.matmul(*factors, False, False)
+        result = opset.matmul(*factors, False, False)
     else:
         border = [weights[-1] // 2] * 2
-        found = opset.convolution(*factors, [1, 1], border, border, [1, 1])
-    return openvino.Model([numbers(opset.relu(found), 0.0, float(weights[1]), 256)], [taken])
+        result = opset.convolution(*factors, [1, 1], border, border, [1, 1])
+    return openvino.Model([numbers(opset.relu(result), 0.0, float(weights[1]), 256)], [parameter])
 
 
 def _random(shape: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -224,31 +224,31 @@ FLOPS_PER_CYCLE = {
     "half": {"amx_bf16": 1024, "avx512_bf16": 128},
     "int8": {"amx_int8": 2048, "avx512_vnni": 256},
 }
-"""Of a core, by precision and instruction set, the widest first: two units that multiply and add in each
-cycle, or one of tiles."""
+"""FLOPs per core and cycle, by precision and instruction set, the widest first: two multiply-add units, or a
+tile unit."""
 
 
 def instruction_peak_flops(
     precision: str, flags: Collection[str], cores: float, clock_hz: float
 ) -> float | None:
-    """FLOP/s that instructions allow at most at this clock; None where the instructions are not known."""
+    """Most FLOP/s of the instructions in ``flags`` at this clock; None without a known instruction set."""
     cycles = (flops for flag, flops in FLOPS_PER_CYCLE[precision].items() if flag in flags)
     widest = next(cycles, None)
     return None if widest is None else widest * cores * clock_hz
 
 
 def cache_bytes(device: str) -> int:
-    """Size of all last caches together; in a virtual machine those of the host; 0 where it is not known."""
+    """Total size of all last-level caches (in a virtual machine, the host's); 0 if unknown."""
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).L2_cache_size)
     return last_caches_bytes(Path("/sys/devices/system/cpu"))
 
 
 def last_caches_bytes(cpus: Path) -> int:
-    """Size of the caches of the highest level that Linux lists in ``cpus``, each once, whoever shares it."""
+    """Total size of the highest level's caches in Linux's folder ``cpus``; shared caches count once."""
     caches = {}
     for folder in cpus.glob("cpu[0-9]*/cache/index[0-9]*"):
-        with suppress(OSError):  # not every hypervisor says all
+        with suppress(OSError):  # some hypervisors omit some files
             names = ("level", "shared_cpu_list", "size")
             level, shared, size = ((folder / name).read_text().strip() for name in names)
             caches[int(level), shared] = 1024 * int(size.removesuffix("K"))
@@ -257,21 +257,21 @@ def last_caches_bytes(cpus: Path) -> int:
 
 
 CACHES, SMALLEST_BUFFER_BYTES = 4, 2**28
-"""A buffer that no cache holds is so many times as large as all last caches together, and this at least."""
+"""A buffer that exceeds the caches: a multiple of all last-level caches together, and its least size."""
 BUFFERS_SHARE = 1 / 4
-"""Of the free memory, that two such buffers take at most."""
+"""Most of the free memory that two such buffers take."""
 READ_BYTES = 2**26
-"""So much is read at a time, at least, a small buffer again and again: the call itself takes microseconds."""
+"""Least bytes per call that reads, a small buffer repeatedly: the call itself takes microseconds."""
 MEMORY_S = 0.3
 
 
 def buffer_bytes(cache: int, free: int) -> int:
-    """Size of a buffer that caches of so many bytes do not hold, as far as the ``free`` memory allows."""
+    """Size of a buffer that exceeds ``cache`` bytes of caches, as far as the ``free`` memory allows."""
     return min(max(CACHES * cache, SMALLEST_BUFFER_BYTES), int(BUFFERS_SHARE * free / 2))
 
 
 def measured_bandwidth(device: str) -> float:
-    """Bytes per second of the memory, copying or reading alone, whichever is faster."""
+    """Bytes per second of the memory: copying or only reading, whichever is faster."""
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
     size = buffer_bytes(cache_bytes(device), free)
     return max(measured_copying(device, size), measured_reading(device, size))
@@ -285,16 +285,16 @@ def measured_copying(device: str, size: int) -> float:
 
 
 def measured_reading(device: str, size: int) -> float:
-    """Bytes per second of reading the same ``size`` bytes again and again, from a cache if they fit."""
+    """Bytes per second of reading the same ``size`` bytes repeatedly, from a cache if they fit."""
     buffer = torch.ones(max(1024, size // 4), dtype=torch.float32, device=device)
     read = buffer.expand(max(1, READ_BYTES // buffer.nbytes), -1)
     return 4 * read.numel() / _shortest_s(read.sum, device, MEMORY_S)
 
 
 def _shortest_s(operation: Callable[[], object], device: str, within_s: float) -> float:
-    """Shortest wall time of ``operation`` within ``within_s``, of one run at least after a warm-up.
+    """Shortest wall time of ``operation`` in runs for ``within_s``, at least one, after a warm-up.
 
-    On a GPU of several runs at once.
+    On a GPU, the mean of LAUNCHES consecutive runs.
     """
     launches = LAUNCHES[device]
 

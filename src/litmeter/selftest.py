@@ -1,6 +1,6 @@
 """``litmeter verify``: load generator and statistics against a server of known speed, and against wrk.
 
-CASES are stub servers with a load each, and what is compared there.
+CASES are stub servers, each with a load and the quantities that are compared.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from litmeter.system.temporary import scratch
 
 Floats = npt.NDArray[np.float64]
 Compared = tuple[float | None, float | None]
-"""What is expected, and what was measured; None where it is not known."""
+"""Expected and measured value; None: unknown."""
 
 CONNECTIONS = 512
 """Connections of the open loops."""
 GAPS = 1200
-"""Between arrivals, at least, where these are checked."""
+"""Fewest gaps between arrivals in the check of their distribution."""
 KOLMOGOROV_99 = 1.63
-"""Over the root of the number of samples: exceeded by one in a hundred samples of the true distribution."""
+"""Over the root of the number of samples: one in a hundred samples of the true distribution exceeds it."""
 WRK_SCRIPT = """\
 function init(arguments)
   wrk.method = "POST"
@@ -59,16 +59,16 @@ WRK_FAILURES = re.compile(r"Non-2xx.*|Socket errors.*")
 
 @dataclass(frozen=True)
 class Case:
-    """A stub server, its load, and what is compared.
+    """A stub server, its load, and the compared quantities.
 
     Attributes:
         service_s: how long a request occupies one of the server's ``parallel`` slots.
         seconds: length of the three windows.
-        users: of a closed loop; with a rate, connections.
-        rate_rps: of Poisson arrivals; None for a closed loop.
+        users: of a closed loop; of an open loop, connections.
+        rate_rps: rate of Poisson arrivals; None: a closed loop.
         in_step: all slots answer at the same time, as a batch does.
-        stop_s: the server is stopped for so long, after the first window.
-        wrk_rounds: loads, each followed by one of wrk's on the same server; 0 for one load without wrk.
+        stop_s: how long the server is stopped after the first window.
+        wrk_rounds: number of loads, each followed by a load of wrk; 0: a single load without wrk.
     """
 
     service_s: float
@@ -83,7 +83,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Name of the case in the table."""
+        """The case in the table of checks."""
         at_once = " at once" if self.in_step else ""
         load = f"{self.rate_rps:g}/s" if self.rate_rps else f"{self.users} users"
         stopped = f", stopped for {self.stop_s:g} s" if self.stop_s else ""
@@ -92,12 +92,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """What a case gave.
+    """Results of a case.
 
     Attributes:
-        record: of its last load.
-        log: arrival and departure of each request by the server, in the order of departure, shape (n, 2).
-        stopped, continued: when the server was, on the same clock.
+        record: of the last load.
+        log: arrival and departure of each request at the server, in the order of departure, shape (n, 2).
+        stopped, continued: when the server was stopped and continued, on the same clock.
         rates, wrk_rates: requests per second of each load, by the load generator and by wrk.
     """
 
@@ -111,31 +111,29 @@ class Run:
 
     @property
     def gaps(self) -> Floats:
-        """Seconds between the due times of requests."""
+        """Seconds between successive due times."""
         return np.diff(np.sort(self.record.start))
 
 
 class Quantity(NamedTuple):
-    """What is compared in a case.
+    """A compared quantity.
 
     Attributes:
-        of: what is expected, and what was measured, in ``unit``.
-        share, at_least: the error may be this share of what is expected, or this much where that is more,
-            for this ``reason``.
+        of: the expected and the measured value, in ``unit``.
+        share, at_least: largest error: this share of the expected value, or ``at_least`` if that is more.
     """
 
     name: str
     unit: str
     of: Callable[[Run], Compared]
-    reason: str
     share: float = 0.0
     at_least: float = 0.0
 
 
 class Check(NamedTuple):
-    """One comparison, as metrics/verify.json holds it.
+    """One comparison in metrics/verify.json.
 
-    Error and bound are shares of what is expected; in ``unit`` where that is 0. Unknown errors do not pass.
+    Error and bound are relative to the expected value; in ``unit`` if that is 0. Unknown errors do not pass.
     """
 
     name: str
@@ -145,15 +143,14 @@ class Check(NamedTuple):
     error: float | None
     bound: float
     passed: bool
-    reason: str
 
 
 def latency(
-    name: str, summary: Callable[[Floats], Any], expected_ms: Callable[[Run], Floats], *tolerance: Any
+    name: str, summary: Callable[[Floats], Any], expected_ms: Callable[[Run], Floats], *tolerance: float
 ) -> Quantity:
-    """A summary of latencies, over the same requests on both sides, so without an error of sampling.
+    """A summary of latencies over the same requests on both sides, so without a sampling error.
 
-    ``expected_ms`` has a latency for each request of the record, NaN for those that are not compared.
+    ``expected_ms`` gives a latency for each request of the record, NaN for requests that are not compared.
     """
 
     def compare(run: Run) -> Compared:
@@ -168,14 +165,14 @@ def latency(
 
 
 def by_log_ms(run: Run) -> Floats:
-    """Latencies by the server's log, which has the same order; none where it has more or fewer requests."""
+    """Latencies by the server's log, in the record's order; unknown if the numbers of requests differ."""
     if len(run.log) != len(run.record.status):
         return np.array([math.nan])
     return only_good(run, 1000 * (run.log[:, 1] - run.log[:, 0]))
 
 
 def of_queue_ms(run: Run) -> Floats:
-    """Latencies that the due times cause in a queue of constant service time."""
+    """Latencies of the due times in a queue of constant service time."""
     order = np.argsort(run.record.start)
     waits_ms = np.empty(len(order))
     waits_ms[order] = 1000 * waits(run.record.start[order], run.case.service_s, run.case.parallel)
@@ -183,18 +180,18 @@ def of_queue_ms(run: Run) -> Floats:
 
 
 def of_stop_ms(run: Run) -> Floats:
-    """Latencies of requests that were due while the server was stopped: until it went on."""
+    """Latencies of requests that were due while the server was stopped: until it continued."""
     due_meanwhile = (run.record.start > run.stopped) & (run.record.start <= run.continued)
     return np.where(due_meanwhile, 1000 * (run.continued - run.record.start), math.nan)
 
 
 def only_good(run: Run, latency_ms: Floats) -> Floats:
-    """Latencies of the requests of the windows that were answered well, NaN for others."""
+    """Latencies of the good requests of the windows, NaN for all others."""
     return np.where(run.record.in_window & (run.record.status == OK), latency_ms, math.nan)
 
 
 def waits(arrived: Floats, service_s: float, parallel: int) -> Floats:
-    """Seconds from arrivals, ascending, to departure: first come, first served (Kiefer and Wolfowitz)."""
+    """Seconds from ascending arrivals to departures: first come, first served (Kiefer and Wolfowitz)."""
     free_at = [-math.inf] * parallel
     left = []
     for time_s in arrived:
@@ -204,7 +201,7 @@ def waits(arrived: Floats, service_s: float, parallel: int) -> Floats:
 
 
 def exponential_distance(gaps: Floats, rate: float) -> float:
-    """Largest distance of the gaps' distribution from the exponential one (Kolmogorov and Smirnov)."""
+    """Largest distance of the gaps' distribution from the exponential distribution (Kolmogorov-Smirnov)."""
     return float(kstest(gaps, expon(scale=1 / rate).cdf).statistic)
 
 
@@ -224,38 +221,32 @@ def distances(run: Run) -> Compared:
 
 
 def wrk_rates(run: Run) -> Compared:
-    """Medians of the rates, as machines drift."""
+    """Medians, because machines drift."""
     return median(run.wrk_rates), median(run.rates)
 
 
 p50, p95, p99 = (partial(np.percentile, q=percent) for percent in (50, 95, 99))
-OWN_PATH = "a client's latency includes its own path through kernel and event loop"
-SCHEDULER = f"{OWN_PATH}, and the scheduler's delays"
-TIMER = "the stub's timer counts whole milliseconds, and a delay passes on to all that wait behind it"
-SLOW_STOP = "a stop takes milliseconds to begin, and so do the requests that have piled up after it"
-BY_CHANCE = "exceeded by one in a hundred samples of the true distribution"
-LATE_TIMERS = "the server never idles, but its timers are late by up to a millisecond"
-CLIENTS_TIME = "it depends on the time that a client takes between two requests; medians, as machines drift"
-
 CLOSED = (
-    Quantity("requests", "requests", lambda run: (len(run.log), len(run.record.end)), "none is lost"),
-    latency("p50, server's log", p50, by_log_ms, OWN_PATH, 0.03, 0.5),
-    latency("p99, server's log", p99, by_log_ms, SCHEDULER, 0.03, 2.0),
+    Quantity("requests", "requests", lambda run: (len(run.log), len(run.record.end))),
+    # Latency at the client includes the path through kernel and event loop; p99, also the scheduler's delays.
+    latency("p50, server's log", p50, by_log_ms, 0.03, 0.5),
+    latency("p99, server's log", p99, by_log_ms, 0.03, 2.0),
 )
-BUSY = (*CLOSED, Quantity("rate, queueing", "req/s", busy_rates, LATE_TIMERS, 0.03))
+# The server never idles, but its timers are late by up to a millisecond.
+BUSY = (*CLOSED, Quantity("rate, queueing", "req/s", busy_rates, 0.03))
 POISSON = (
-    Quantity("arrivals", "/s", arrival_rates, "three standard errors of the mean gap", 3 / math.sqrt(GAPS)),
-    Quantity("distance from Poisson", "of 1", distances, BY_CHANCE, 0.0, KOLMOGOROV_99 / math.sqrt(GAPS)),
+    Quantity("arrivals", "/s", arrival_rates, 3 / math.sqrt(GAPS)),  # three standard errors of the mean gap
+    Quantity("distance from Poisson", "of 1", distances, 0.0, KOLMOGOROV_99 / math.sqrt(GAPS)),
 )
-QUEUE = (
-    latency("p50, queueing", p50, of_queue_ms, TIMER, 0.05, 2.5),
-    latency("p95, queueing", p95, of_queue_ms, TIMER, 0.05, 2.5),
+QUEUE = (  # the stub's timer counts whole milliseconds, and each delay delays all requests behind it
+    latency("p50, queueing", p50, of_queue_ms, 0.05, 2.5),
+    latency("p95, queueing", p95, of_queue_ms, 0.05, 2.5),
 )
-STOP = (
-    latency("longest", np.max, of_stop_ms, SLOW_STOP, 0.05),
-    latency("mean", np.mean, of_stop_ms, SLOW_STOP, 0.05),
+STOP = (  # stopping, and serving the requests that have piled up, take milliseconds
+    latency("longest", np.max, of_stop_ms, 0.05),
+    latency("mean", np.mean, of_stop_ms, 0.05),
 )
-WRK = (Quantity("rate, wrk", "req/s", wrk_rates, CLIENTS_TIME, 0.05),)
+WRK = (Quantity("rate, wrk", "req/s", wrk_rates, 0.05),)  # clients differ in their time between two requests
 CASES = (
     # Twice as many users as slots: some request always waits, and the server never idles.
     Case(0.005, 1, 2.0, CLOSED, users=2),
@@ -264,10 +255,10 @@ CASES = (
     Case(0.02, 4, 3.0, CLOSED, users=8),
     Case(0.1, 1, 5.0, BUSY, users=2),
     Case(0.1, 4, 5.0, BUSY, users=8),
-    # As a server with batches, whose answers the client must read one after another.
+    # Like a server with batches: the client must read the answers one after another.
     Case(0.1, 16, 3.0, BUSY, users=32, in_step=True),
     Case(0.001, 8, 3.0, POISSON, rate_rps=400.0),
-    # Queues M/D/1 and M/D/2 at 70% of what the server can do.
+    # Queues M/D/1 and M/D/2 at 70% load.
     Case(0.02, 1, 8.0, QUEUE, rate_rps=35.0),
     Case(0.02, 2, 6.0, QUEUE, rate_rps=70.0),
     Case(0.001, 8, 3.0, STOP, rate_rps=200.0, stop_s=1.0),
@@ -277,9 +268,9 @@ CASES = (
 
 
 def main(cases: Sequence[Case] = CASES) -> int:
-    """Run all cases, print and write what they gave; 0 where all checks have passed, else 1.
+    """Run all cases, print and write the checks; return 0 if all have passed, else 1.
 
-    Raise VerifyError where wrk is missing or failed, once the other checks are printed and written.
+    If wrk is missing or fails, raise VerifyError after the other checks are printed and written.
     """
     failure: VerifyError | None = None
     checks: list[Check] = []
@@ -295,25 +286,26 @@ def main(cases: Sequence[Case] = CASES) -> int:
             progress.update()
     rows = [
         [
-            one.name,
-            *("-" if x is None else f"{round(x, 2):.8g} {one.unit}" for x in (one.expected, one.measured)),
-            "-" if one.error is None else f"{one.error:+.1%}",
-            f"{one.bound:.1%}",
-            "passed" if one.passed else "FAILED",
+            name,
+            *("-" if value is None else f"{round(value, 2):.8g} {unit}" for value in (expected, measured)),
+            "-" if error is None else f"{error:+.1%}",
+            f"{bound:.1%}",
+            "passed" if passed else "FAILED",
         ]
-        for one in checks
+        for name, expected, measured, unit, error, bound, passed in checks
     ]
     print(text_table(["check", "expected", "measured", "error", "bound", "verdict"], rows))
     machine = read_json(MACHINE)["id"] if MACHINE.exists() else None
-    passed = all(one.passed for one in checks)
-    write_json(SELFTEST, {"machine": machine, "checks": [one._asdict() for one in checks], "passed": passed})
+    passed = all(result.passed for result in checks)
+    written = [result._asdict() for result in checks]
+    write_json(SELFTEST, {"machine": machine, "checks": written, "passed": passed})
     if failure is not None:
         raise failure
     return 0 if passed else 1
 
 
 def run_case(case: Case) -> Run:
-    """Load the stub server of a case; raise VerifyError if wrk is missing or fails."""
+    """Load a case's stub server; raise VerifyError if wrk is missing or fails."""
     plan = LoadPlan(
         users=case.users,
         requests=1,
@@ -350,7 +342,7 @@ def run_case(case: Case) -> Run:
 
 
 def check(case: Case, quantity: Quantity, run: Run | None) -> Check:
-    """Compare a quantity; it has not passed where the case could not be run."""
+    """Compare a quantity; without a run it has not passed."""
     expected, measured = quantity.of(run) if run else (None, None)
     error = None
     if expected is not None and measured is not None:
@@ -358,17 +350,16 @@ def check(case: Case, quantity: Quantity, run: Run | None) -> Check:
     bound = round(max(quantity.share, quantity.at_least / (expected or 1.0)), 5)
     passed = error is not None and abs(error) <= bound
     name, figures = f"{case.name}: {quantity.name}", (rounded(expected, 3), rounded(measured, 3))
-    return Check(name, *figures, quantity.unit, error, bound, passed, quantity.reason)
+    return Check(name, *figures, quantity.unit, error, bound, passed)
 
 
 def rate_by_wrk(url: str, body: bytes, users: int, seconds: int) -> float:
-    """Requests per second that wrk measures: ``users`` connections, each a closed loop of POSTs.
+    """Requests per second by wrk: ``users`` connections, each a closed loop of POST requests.
 
-    Raise VerifyError where wrk is not installed, or it failed, or one of its requests did.
+    Raise VerifyError if wrk is not installed, or if it or any request failed.
     """
     if (wrk := shutil.which("wrk")) is None:
-        install = "`apt-get install wrk` (Debian, Ubuntu) installs it"
-        raise VerifyError(f"there is no wrk to compare with; {install}")
+        raise VerifyError("there is no wrk to compare with; on Debian or Ubuntu, `apt-get install wrk`")
     with scratch() as folder:
         (body_file := folder / "body").write_bytes(body)
         (script := folder / "post.lua").write_text(WRK_SCRIPT, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What sections of params.yaml are made of: typed and frozen; a wrong key or value is named in one line."""
+"""Base of params.yaml's sections, typed and frozen; one line names a wrong key or value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 PARAMS_FILE = Path("params.yaml")
 CANDIDATE = "candidate"
-"""Name under which the section ``serve`` is benchmarked."""
+"""Name of the section ``serve`` in benchmarks."""
 
 
 class Section(BaseModel):
@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 
 class ParamsLoader(yaml.SafeLoader):
-    """Reads ``1e-5`` as a number, by YAML 1.2, as DVC does (`dvc exp run -S` writes ``1e-05``)."""
+    """Reads ``1e-5`` as a number, as YAML 1.2 and DVC do (`dvc exp run -S` writes ``1e-05``)."""
 
 
 ParamsLoader.add_implicit_resolver(
@@ -49,7 +49,7 @@ ParamsLoader.add_implicit_resolver(
 
 
 def read_sections(path: Path = PARAMS_FILE) -> dict[str, Any]:
-    """All sections of ``path``, unchecked; raise ParamsError where there are none."""
+    """All sections of ``path``, unchecked; raise ParamsError for an unreadable file."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), ParamsLoader)  # noqa: S506 -- a SafeLoader
     except OSError as error:
@@ -65,7 +65,7 @@ S = TypeVar("S", bound=Section)
 
 
 def read_only(kind: type[S]) -> S:
-    """Those sections of params.yaml that are fields of ``kind``, for a stage that reads no others."""
+    """The sections of params.yaml that are fields of ``kind``, for a stage that reads only these."""
     content = read_sections()
     return checked(
         kind, {name: content[name] for name in kind.model_fields if name in content}, f"{PARAMS_FILE}: "
@@ -73,7 +73,7 @@ def read_only(kind: type[S]) -> S:
 
 
 def checked(kind: type[S], content: Any, before: str) -> S:
-    """``content`` as an instance; raise ParamsError: ``before``, then what ``explain`` says."""
+    """``content`` as a ``kind``; raise ParamsError with ``before`` and the text of ``explain``."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -81,11 +81,11 @@ def checked(kind: type[S], content: Any, before: str) -> S:
 
 
 WITHOUT_EFFECT = {"fast_queue": "LitServe 0.2.19 takes this setting and does nothing with it; remove it"}
-"""What to say of settings that one may know from elsewhere."""
+"""Messages for settings that users may know from LitServe."""
 
 
 def explain(error: ValidationError, kind: type[BaseModel] = BaseModel) -> str:
-    """The first of pydantic's errors in one line: key, value, and what is allowed in a ``kind``."""
+    """The first of pydantic's errors in one line: key, value, and what a ``kind`` allows."""
     first = error.errors(include_url=False)[0]
     names = [str(name) for name in first["loc"] if name != "[key]"]
     key = ".".join(names)
@@ -106,7 +106,7 @@ def explain(error: ValidationError, kind: type[BaseModel] = BaseModel) -> str:
 
 
 def unknown_key(key: str, allowed: Sequence[str]) -> str:
-    """What to say of a key that is none of those allowed."""
+    """The message for a key that is not allowed."""
     near = difflib.get_close_matches(key, allowed, n=1)
     meant = f", did you mean {near[0]}?" if near else ";"
     return f"unknown key{meant} allowed: {', '.join(allowed)}"
@@ -116,6 +116,6 @@ def _section_at(section: type[BaseModel], parents: list[str]) -> type[BaseModel]
     """The section at the path ``parents`` below ``section``."""
     for name in parents:
         annotation = section.model_fields[name].annotation
-        kinds = get_args(annotation) or (annotation,)  # one that may be null is of two
+        kinds = get_args(annotation) or (annotation,)  # a section that may be null has two
         section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     return section

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -40,3 +41,18 @@ def chromium() -> Iterator[Any]:
         yield chrome
     finally:
         chrome.quit()
+
+
+def forget(chromium: Any) -> None:
+    """Leave the page, and empty the logs."""
+    chromium.get("about:blank")
+    for log in ("browser", "performance"):
+        chromium.get_log(log)
+
+
+def requests_of(chromium: Any) -> list[str]:
+    """The addresses that pages have asked for since the logs were emptied."""
+    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    return [
+        one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"
+    ]

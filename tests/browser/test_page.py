@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,18 +13,17 @@ import pytest
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
+from tests.browser.conftest import forget, requests_of
 from tests.integration.asking import post_image
 from tests.support.servers import running_server, serve_command
 
 SETTINGS = Classifier(max_batch_size=4, preprocess="torchvision", transport="direct")
 PATIENCE_S = 60
-LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
-"""Of ReDoc's maker: ReDoc asks for it, the page's policy forbids it, and nothing is missing without."""
 
 
 @pytest.fixture(scope="module")
 def server(exported: ModelFolders) -> Iterator[StartedServer]:
-    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+    with running_server(exported, SETTINGS) as running:
         yield running
 
 
@@ -39,12 +37,6 @@ def page(chromium: Any, server: StartedServer) -> Iterator[Any]:
     assert foreign(chromium, server.url) == []
 
 
-def forget(chromium: Any) -> None:
-    chromium.get("about:blank")
-    for log in ("browser", "performance"):
-        chromium.get_log(log)
-
-
 def complaints(chromium: Any) -> list[str]:
     """The console's messages; that a request was refused is one, and is the test's own wish."""
     entries = chromium.get_log("browser")
@@ -52,10 +44,9 @@ def complaints(chromium: Any) -> list[str]:
 
 
 def foreign(chromium: Any, url: str) -> list[str]:
-    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    sent = [one["params"]["request"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert any(request["url"].startswith(url) for request in sent)
-    return [one["url"] for one in sent if not one["url"].startswith((url, "data:", "blob:", "about:"))]
+    sent = requests_of(chromium)
+    assert any(one.startswith(url) for one in sent)
+    return [one for one in sent if not one.startswith((url, "data:", "blob:", "about:"))]
 
 
 def text(chromium: Any, selector: str) -> str:
@@ -72,7 +63,7 @@ def choose(chromium: Any, path: Path) -> None:
     chromium.find_element("id", "file").send_keys(str(path))
 
 
-def test_a_photo_gets_label_probabilities_and_time(
+def test_a_photo_gets_label_probabilities_and_time_within_a_phones_screen(
     page: Any, server: StartedServer, photos: list[Path]
 ) -> None:
     expected = post_image(server.url, photos[0].read_bytes()).json()
@@ -84,6 +75,10 @@ def test_a_photo_gets_label_probabilities_and_time(
         assert label in text(page, "#outcome")
     until(page, lambda _: "test_efficientnet" in text(page, "#model"))
     assert page.execute_script("return document.getElementById('preview').naturalWidth") > 0
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_file_that_is_no_image_is_refused_with_reason(page: Any, tmp_path: Path) -> None:
@@ -109,9 +104,8 @@ def test_the_live_picture_moves_under_load(page: Any, server: StartedServer, pho
         lambda _: "answers/s" in text(page, "#throughput") and "last minute" in text(page, "#live-state"),
     )
     with load(server.url, photos):
-        until(page, lambda _: float(text(page, "#throughput b").split()[0].replace("–", "0")) > 0)
-        until(page, lambda _: float(text(page, "#queue b").split()[0].replace("–", "0")) > 0)
-        until(page, lambda _: float(text(page, "#batch b").split()[0].replace("–", "0")) >= 1)
+        for shown in ("#throughput b", "#queue b", "#batch b"):
+            until(page, lambda _, shown=shown: float(text(page, shown).split()[0].replace("–", "0")) > 0)
         line = "return document.querySelector('#throughput .line').getAttribute('d')"
         before = page.execute_script(line)
         until(page, lambda _: page.execute_script(line) != before)
@@ -121,8 +115,7 @@ def test_the_live_picture_moves_under_load(page: Any, server: StartedServer, pho
 @contextmanager
 def load(url: str, photos: list[Path]) -> Iterator[None]:
     """Eight users."""
-    done = threading.Event()
-    body = photos[0].read_bytes()
+    done, body = threading.Event(), photos[0].read_bytes()
 
     def ask() -> None:
         while not done.is_set():
@@ -137,36 +130,6 @@ def load(url: str, photos: list[Path]) -> Iterator[None]:
         done.set()
         for user in users:
             user.join()
-
-
-def test_nothing_is_wider_than_a_phones_screen(page: Any, photos: list[Path]) -> None:
-    width = 360
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    choose(page, photos[0])
-    until(page, lambda _: "there and back" in text(page, "#outcome"))
-    assert page.execute_script("return document.documentElement.scrollWidth") <= width
-    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_swagger_ui_shows_predict_and_sends_it_a_request(chromium: Any, server: StartedServer) -> None:
-    forget(chromium)
-    chromium.get(f"{server.url}/docs")
-    for part in (".opblock-post .opblock-summary-control", ".try-out__btn", ".execute"):
-        until(chromium, lambda _, part=part: chromium.find_elements("css selector", part))
-        chromium.find_element("css selector", part).click()
-    # The example that it makes up is no image: the server says so.
-    until(chromium, lambda _: "image: not base64" in text(chromium, ".opblock-post"))
-    assert complaints(chromium) == []
-    assert foreign(chromium, server.url) == []
-
-
-def test_redoc_shows_predict(chromium: Any, server: StartedServer) -> None:
-    forget(chromium)
-    chromium.get(f"{server.url}/redoc")
-    until(chromium, lambda _: "/predict" in text(chromium, "body"))
-    assert [message for message in complaints(chromium) if LOGO not in message] == []
-    assert set(foreign(chromium, server.url)) <= {LOGO}
 
 
 def test_key_closed_metrics_and_a_stopped_server_are_explained(
@@ -185,9 +148,8 @@ def test_key_closed_metrics_and_a_stopped_server_are_explained(
         until(chromium, lambda _: "keeps its metrics to itself" in text(chromium, "#live-state"))
         choose(chromium, photos[0])
         until(chromium, lambda _: "there and back" in text(chromium, "#outcome"))
-        assert (
-            chromium.execute_script("return Object.keys(localStorage).length + document.cookie.length") == 0
-        )
+        kept = "return Object.keys(localStorage).length + document.cookie.length"
+        assert chromium.execute_script(kept) == 0
     assert complaints(chromium) == []
     choose(chromium, photos[1])
     until(chromium, lambda _: "The server is gone" in text(chromium, "#outcome"))

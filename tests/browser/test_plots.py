@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +17,11 @@ from dvc_render.base import Renderer
 
 from litmeter.cli.main import main
 from litmeter.stages import report
+from tests.browser.conftest import forget, requests_of
+from tests.support.project import ROOT
+from tests.support.servers import APIS
 from tests.unit.test_own_results import write_project
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
 SCHEMES = ("http://", "https://", "ws://", "wss://")
 
@@ -42,9 +44,7 @@ return Object.fromEntries(arguments[0].map((place) => {
 @pytest.fixture
 def offline(chromium: Any) -> Iterator[Any]:
     """A browser without a network; what it asks for all the same is in its log."""
-    chromium.get("about:blank")
-    for log in ("browser", "performance"):
-        chromium.get_log(log)
+    forget(chromium)
     chromium.execute_cdp_cmd("Network.enable", {})
     chromium.execute_cdp_cmd("Network.setBlockedURLs", {"urls": [f"{scheme}*" for scheme in SCHEMES]})
     nothing = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
@@ -73,27 +73,7 @@ def places(project: Path) -> list[str]:
 
 def requested(chromium: Any) -> list[str]:
     """What the page asked the network for."""
-    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    sent = [one["params"]["request"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    return [request["url"] for request in sent if request["url"].startswith(SCHEMES)]
-
-
-SERVER = """
-import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    do_POST = do_GET
-
-HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
+    return [url for url in requests_of(chromium) if url.startswith(SCHEMES)]
 
 
 @pytest.fixture
@@ -104,7 +84,7 @@ def initialised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     for command in ("git init", "dvc init"):
         subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.chdir(project)
-    Path("server.py").write_text(SERVER)
+    shutil.copy(APIS / "stub_server.py", "server.py")
     Path("body.json").write_text("{}")
     assert main(["init", "python server.py {port}", "--ready", "/", "--body", "body.json"]) == 0
     lines = capsys.readouterr().out.splitlines()

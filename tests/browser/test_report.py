@@ -10,6 +10,7 @@ import pytest
 
 from litmeter.report.pages import REPORT_PAGE, write_report
 from litmeter.settings import CANDIDATE
+from tests.browser.conftest import forget
 from tests.browser.test_plots import requested
 from tests.support.capacity import write_capacity
 from tests.support.hostile import BRANCH, COMMAND, commit_hostile_branch
@@ -83,8 +84,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def show(chromium: Any, address: str, width: int = WIDTHS[0], media: str = "") -> None:
     """Open the page."""
-    for log in ("browser", "performance"):
-        chromium.get_log(log)
+    forget(chromium)
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})

@@ -32,7 +32,7 @@ SETTINGS = Classifier(workers_per_device=1, threads_per_worker=1, transport="dir
 
 @pytest.fixture(scope="module")
 def server(exported: ModelFolders) -> Iterator[StartedServer]:
-    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+    with running_server(exported, SETTINGS) as running:
         yield running
         assert in_flight(running.url) == 0
         assert "Traceback" not in running.log.read_text()

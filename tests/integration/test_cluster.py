@@ -1,15 +1,12 @@
-"""Senders and work on the nodes of a Ray cluster: three of them on this machine, with a token."""
+"""Senders on the nodes of a Ray cluster: three of them on this machine, with a token."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import ssl
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,9 +17,8 @@ import psutil
 import pytest
 import trustme
 
-from litmeter.cli.cluster import cluster_senders, connected, on_each_node
-from litmeter.cli.copies import measure_on_cluster
-from litmeter.errors import LitmeterError, LoadError, UsageError
+from litmeter.cli.cluster import cluster_senders, connected
+from litmeter.errors import LoadError, UsageError
 from litmeter.load.generator import OnProgress
 from litmeter.load.stub import running_stub
 from litmeter.stats.records import OK
@@ -213,65 +209,8 @@ def test_a_cluster_elsewhere_that_asks_for_no_token_is_refused(
             stack.enter_context(running_node(address, head=True))
         with connected(address) as nodes:
             assert len(nodes) == 1
-        monkeypatch.setattr("litmeter.cli.cluster._is_own", lambda host: False)
+        monkeypatch.setattr("litmeter.cli.cluster._is_this_machine", lambda host: False)
         with pytest.raises(UsageError, match="must ask for a token"), connected(address):
             pass
         with connected(cluster) as nodes:
             assert len(nodes) == NODES
-
-
-def fail_once(mark: str) -> str:
-    """On the first node that comes by."""
-    try:
-        Path(mark).touch(exist_ok=False)
-    except FileExistsError:
-        return mark
-    raise LitmeterError("no disk")
-
-
-def test_work_that_fails_on_a_node_is_shown_and_the_others_have_theirs(cluster: str, tmp_path: Path) -> None:
-    shown: list[str] = []
-    found = dict(on_each_node(cluster, fail_once, mark := str(tmp_path / "mark"), shown.append))
-    assert list(found.values()) == [mark] * (NODES - 1)
-    assert sum(line.endswith(" has no result: no disk") for line in shown) == 1
-
-
-PIPELINE = (
-    "stages: {machine: {cmd: 'mkdir metrics; echo {} > metrics/machine.json', outs: [metrics/machine.json]}}"
-)
-CAPACITY = """
-stages:
-  capacity:
-    foreach: [any]
-    do:
-      wdir: ..
-      cmd: mkdir metrics/capacity plots plots/capacity; touch plots/capacity/${item}.csv;
-        echo "[\\"$OMP_NUM_THREADS\\", \\"$LD_PRELOAD\\"]" > metrics/capacity/${item}.json
-      deps: [metrics/machine.json]
-      outs:
-      - metrics/capacity/${item}.json
-      - plots/capacity/${item}.csv
-"""
-
-
-def test_the_capacity_of_a_project_is_measured_on_each_node(
-    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A project of two stages; in the environment that `ray start` had, not that of Ray's workers."""
-    files = {"params.yaml": "", "dvc.yaml": PIPELINE, "ondemand/dvc.yaml": CAPACITY, ".dvc/config": ""}
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    for command in ("init -q", "add .", "-c user.name=any -c user.email=any commit -qm any"):
-        subprocess.run(["git", *command.split()], check=True)
-    brought = dict(measure_on_cluster(cluster, print))
-    assert len(brought) == NODES
-    for content in brought.values():
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = {name for name in archive.namelist() if not name.endswith("/")}
-            assert names == {
-                *("params.yaml", "metrics/machine.json"),
-                *("metrics/capacity/any.json", "plots/capacity/any.csv"),
-            }
-            assert json.loads(archive.read("metrics/capacity/any.json")) == ["", ""]

@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from filelock import FileLock
 
 from litmeter.cli.main import main
 from litmeter.system.machine import LOCK_FILE
+from tests.support.servers import APIS
 
-SERVER = """
-import sys, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        time.sleep(float(sys.argv[2]))
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    do_POST = do_GET
-
-    def log_message(self, *arguments):
-        pass
-
-ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
-SERVERS = [
-    "fast=python server.py {port} 0.01",
-    "slow=python server.py {port} 0.1 --and-an-option-that-is-long",
-]
-GIVEN = ["--body", "a.json", "--users", "2", "--seconds", "6"]
+SERVERS = ["fast=python server.py {port} 0.01", "slow=python server.py {port} 0.1 a-word-that-is-long"]
+GIVEN = ["--ready", "/", "--body", "a.json", "--users", "2", "--seconds", "6"]
 
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "server.py").write_text(SERVER)
+    shutil.copy(APIS / "stub_server.py", tmp_path / "server.py")
     (tmp_path / "a.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
 
@@ -74,36 +52,6 @@ def test_what_is_compared_stands_below_the_table_within_the_terminals_width(
     assert all(server.replace("=", ": ", 1) in text for server in SERVERS)
 
 
-def test_configurations_of_params_yaml_are_compared_likewise(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    commands = {
-        name: {"command": f"python server.py {{port}} {s}"} for name, s in (("fast", 0.01), ("slow", 0.1))
-    }
-    sections = {
-        "device": "cpu",
-        "experiments": commands,
-        "load": {
-            **{"users": [2], "requests": 1, "min_s": 0.5, "max_s": 0.5, "warmup_s": 0.1, "timeout_s": 30.0},
-            **{"bodies": "a.json", "seed": 0},
-        },
-        "objective": {
-            **{"slo_ms": 1000.0, "miss": 0.05, "configurations": ["fast"], "tolerance": 0.5},
-            **{"max_s": 1.0, "seed": 0},
-        },
-        "comparison": {"reference": "slow", "users": 2, "seconds": 6.0},
-    }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
-    assert main(["compare", "fast", "slow", "--seconds", "6", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    fast, slow = found["configurations"]
-    assert (fast["name"], fast["ratio"], slow["name"], slow["rank"]) == ("fast", 1, "slow", 2)
-    assert slow["p95_ms"] is None or slow["p95_ms"] >= 100
-    assert len(found["pairs"]) == 1
-    assert main(["compare", "fast", "slow", "--seconds", "6"]) == 0
-    assert "slow: python server.py {port} 0.1" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     "command",
     [["compare", *SERVERS, *GIVEN], ["tune", "module:API", "--body", "a.json"]],
@@ -121,7 +69,6 @@ def test_what_measures_waits_for_whoever_measures_on_this_machine(tmp_path: Path
             text=True,
         ) as running,
     ):
-        assert running.stdout is not None
         said = []
         for line in running.stdout:
             said.append(line)

@@ -15,16 +15,15 @@ import torch
 
 from litmeter.classifier.model.answers import answers_of
 from litmeter.classifier.model.compiled.build import compile_model, time_packages
-from litmeter.classifier.model.compiled.manifest import MANIFEST_NAME, Manifest, Package
+from litmeter.classifier.model.compiled.manifest import Manifest, Package
 from litmeter.classifier.model.compiled.model import load_package
 from litmeter.classifier.model.predictor import Predictor
 from litmeter.classifier.model.settings import InferenceSettings
 from litmeter.cli.main import main
-from litmeter.errors import LitmeterError, ModelError
+from litmeter.errors import LitmeterError
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.registry import read as read_keys
 from litmeter.paths import ModelFolders
-from litmeter.system.files import write_json
 from litmeter.system.machine import fingerprint
 from tests.support.models import export_tiny
 from tests.support.servers import make_project
@@ -45,7 +44,6 @@ def test_int8_answers_nearly_as_the_model_and_its_calibration_is_recorded(
     one, two = (package for package in manifest.packages if package.precision == "int8")
     assert (one.batch_size, one.skipped_reason) == (1, None)  # nothing could run instead
     assert two.compiled_ms is not None
-    assert manifest.calibration is not None
     assert manifest.calibration.photos == CALIBRATION
     full, int8 = Classifier(preprocess="torchvision"), {"precision": "int8", "compiled": True}
     eager = Predictor(folders, "cpu", full)
@@ -69,32 +67,14 @@ def test_processes_share_the_photos_and_answer_as_the_model(
     built: tuple[ModelFolders, Manifest], photos: list[Path]
 ) -> None:
     folders, _ = built
-    configurations = [
-        InferenceSettings.model_validate(
-            {"precision": precision, "preprocess": "torchvision", "compiled": True}
-        )
-        for precision in ("full", "int8")
-    ]
+    own = {"preprocess": "torchvision", "compiled": True}
+    both = [InferenceSettings.model_validate(own | {"precision": name}) for name in ("full", "int8")]
     photos = photos[: 2 * SIZE]
-    for settings, found in zip(
-        configurations, answers_of(folders, "cpu", configurations, photos), strict=True
-    ):
+    for settings, found in zip(both, answers_of(folders, "cpu", both, photos), strict=True):
         predictor = Predictor(folders, "cpu", settings)
         for path, probabilities in zip(photos, found, strict=True):
             [expected] = predictor.predict([predictor.preprocess(path.read_bytes())])
             assert probabilities == pytest.approx(expected.numpy(), abs=1e-6)
-
-
-def test_without_photos_to_calibrate_int8_there_is_none_and_it_says_so(
-    exported: ModelFolders, tmp_path: Path
-) -> None:
-    folders = ModelFolders(exported.exported, tmp_path / "compiled")
-    manifest = compile_model(folders, "cpu", (), [])
-    assert manifest.calibration is None
-    compiled_full = manifest.model_copy(update={"skipped_reason": None})
-    write_json(folders.compiled / MANIFEST_NAME, compiled_full.model_dump())
-    with pytest.raises(ModelError, match=r"'int8' has no package for a single image: compile\.int8_photos"):
-        Predictor(folders, "cpu", Classifier(precision="int8", preprocess="torchvision", compiled=True))
 
 
 def test_every_precision_is_compiled_or_it_says_why(built: tuple[ModelFolders, Manifest]) -> None:
@@ -104,14 +84,10 @@ def test_every_precision_is_compiled_or_it_says_why(built: tuple[ModelFolders, M
     ]
     for one in manifest.packages[:4]:
         if one.precision == "half" and not computes_bfloat16():
-            assert one.skipped_reason is not None
-            assert "this CPU has no instructions for bfloat16" in one.skipped_reason
+            assert "bfloat16" in one.skipped_reason
             continue
-        assert one.compiled_ms is not None
-        assert one.eager_ms is not None
-        assert one.skipped_reason is None or one.compiled_ms >= min(
-            one.eager_ms, one.parts_ms or one.eager_ms
-        )
+        slower = one.compiled_ms >= min(one.eager_ms, one.parts_ms or one.eager_ms)
+        assert one.skipped_reason is None or slower
 
 
 def computes_bfloat16() -> bool:

@@ -34,44 +34,37 @@ def ask(url: str, times: int = 1, timeout_s: float = 5.0) -> list[tuple[int, str
     return [tuple(json.loads(line)) for line in output.splitlines()]
 
 
-class Scripted:
-    """Answers each request with the same bytes, and keeps its head."""
+@contextmanager
+def scripted(
+    answer: bytes, close: bool = False, read: bool = True
+) -> Iterator[tuple[str, list[list[bytes]]]]:
+    """Answers each request with the same bytes: its URL, and the heads that came by each connection."""
+    connections: list[list[bytes]] = []
 
-    def __init__(self, answer: bytes, close: bool = False, read: bool = True) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/predict?k=1"
-        self.answer, self.close, self.read = answer, close, read
-        self.heads: list[bytes] = []
-        self.connections = 0
-
-    def serve(self) -> None:
+    def serve() -> None:
         while True:
             try:
-                peer, _ = self.listener.accept()
+                peer, _ = listener.accept()
             except OSError:
                 return
-            self.connections += 1
+            connections.append([])
             with peer, peer.makefile("rb") as incoming:
                 while head := b"".join(itertools.takewhile(lambda line: line != b"\r\n", incoming)):
-                    self.heads.append(head)
-                    if self.read:
+                    connections[-1].append(head)
+                    if read:
                         incoming.read(100_000)
-                    peer.sendall(self.answer)
-                    if self.close:
+                    peer.sendall(answer)
+                    if close:
                         break
 
-
-@contextmanager
-def scripted(answer: bytes, **options: bool) -> Iterator[Scripted]:
-    server = Scripted(answer, **options)
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.listener.shutdown(socket.SHUT_RDWR)
-        server.listener.close()
-        thread.join()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/predict?k=1", connections
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize(
@@ -84,10 +77,10 @@ def scripted(answer: bytes, **options: bool) -> Iterator[Scripted]:
     ids=["length", "chunked", "after 100"],
 )
 def test_a_connection_is_kept(answer: bytes) -> None:
-    with scripted(answer) as server:
-        assert ask(server.url, 3) == [(200, "hello")] * 3
-    assert server.connections == 1
-    [head] = set(server.heads)
+    with scripted(answer) as (url, connections):
+        assert ask(url, 3) == [(200, "hello")] * 3
+    [heads] = connections
+    [head] = set(heads)
     assert head.startswith(b"POST /predict?k=1 HTTP/1.1\r\n")
     for line in (b"Content-Length: 100000", b"Content-Type: image/jpeg", b"X-Own: 1", b"Host: 127.0.0.1:"):
         assert line in head
@@ -102,9 +95,9 @@ def test_a_connection_is_kept(answer: bytes) -> None:
     ids=["said", "by its end"],
 )
 def test_a_connection_that_was_closed_is_opened_anew(answer: bytes) -> None:
-    with scripted(answer, close=True) as server:
-        assert ask(server.url, 2) == [(503, "busy")] * 2
-    assert server.connections == 2
+    with scripted(answer, close=True) as (url, connections):
+        assert ask(url, 2) == [(503, "busy")] * 2
+    assert len(connections) == 2
 
 
 @pytest.mark.parametrize(
@@ -118,13 +111,13 @@ def test_a_connection_that_was_closed_is_opened_anew(answer: bytes) -> None:
     ids=["cut off", "not HTTP", "no answer", "silence"],
 )
 def test_what_is_no_answer_has_status_0(answer: bytes, close: bool) -> None:
-    with scripted(answer, close=close) as server:
-        assert ask(server.url, timeout_s=0.5) == [(0, "")]
+    with scripted(answer, close=close) as (url, _):
+        assert ask(url, timeout_s=0.5) == [(0, "")]
 
 
 def test_a_refusal_before_the_body_was_read_is_an_answer() -> None:
     refusal = b"HTTP/1.1 413 Too large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno"
-    with scripted(refusal, read=False) as server:
-        [(status, _)] = ask(server.url)
+    with scripted(refusal, read=False) as (url, _):
+        [(status, _)] = ask(url)
     # The kernel may throw the answer away with the connection: then there is none, but it is never another.
     assert status in (413, 0)

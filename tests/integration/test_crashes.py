@@ -37,15 +37,14 @@ SETTINGS = Classifier(
 @pytest.fixture(scope="module")
 def heavy(photos: list[Path]) -> bytes:
     """A photo that keeps a worker busy for much longer than a client."""
-    buffer = io.BytesIO()
     with Image.open(photos[0]) as photo:
-        photo.resize((3000, 2000)).save(buffer, "JPEG")
+        photo.resize((3000, 2000)).save(buffer := io.BytesIO(), "JPEG")
     return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
 def server(exported: ModelFolders) -> Iterator[StartedServer]:
-    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+    with running_server(exported, SETTINGS) as running:
         yield running
         assert in_flight(running.url) == 0
         log = running.log.read_text()
@@ -82,19 +81,13 @@ def test_a_killed_worker_loses_only_its_requests_and_comes_back(server: StartedS
         other.send_signal(signal.SIGCONT)
         answers = [answer.result() for answer in asked]
     lost = [answer for answer in answers if answer.status_code != 200]
-    assert 1 <= len(lost) <= SETTINGS.max_batch_size
-    assert len(lost) == refused
-    for answer in lost:
-        assert answer.status_code == 503
-        assert answer.headers["Retry-After"] == "1"
-        assert "died" in answer.json()["detail"]
+    assert 1 <= len(lost) == refused <= SETTINGS.max_batch_size
+    assert {(answer.status_code, answer.headers["Retry-After"]) for answer in lost} == {(503, "1")}
     wait_for(lambda: health(server) == (200, "ok"))
     workers = {process.pid for process in by_role(server.url, "worker")}
-    assert len(workers) == 2
-    assert other.pid in workers
-    assert victim.pid not in workers
+    assert (len(workers), workers & {other.pid, victim.pid}) == (2, {other.pid})
     assert post_image(server.url, heavy).status_code == 200
-    assert f"worker {victim.pid} was killed by SIGKILL; another is started" in server.log.read_text()
+    assert f"worker {victim.pid} was killed by SIGKILL" in server.log.read_text()
 
 
 def test_without_a_worker_health_is_down_and_requests_wait(server: StartedServer, photos: list[Path]) -> None:
@@ -198,7 +191,7 @@ def test_a_worker_that_dies_right_after_each_start_is_started_after_ever_longer_
 ) -> None:
     """A start alone takes a fraction of a second."""
     settings = SETTINGS.model_copy(update={"workers_per_device": 1})
-    with running_server(exported, settings, "cpu", 30.0, null=True) as server:
+    with running_server(exported, settings, null=True) as server:
         for pause_s in (1.0, 2.0):
             [worker] = by_role(server.url, "worker")
             worker.kill()
@@ -208,39 +201,27 @@ def test_a_worker_that_dies_right_after_each_start_is_started_after_ever_longer_
             assert time.monotonic() - died >= pause_s
 
 
-@pytest.mark.parametrize(
-    ("role", "reason"),
-    [
-        ("http", "the HTTP process was killed by SIGKILL; the server ends"),
-        ("main", None),
-    ],
-)
+@pytest.mark.parametrize(("role", "status"), [("http", 1), ("main", -signal.SIGKILL)])
 def test_the_server_ends_when_its_http_or_main_process_dies(
-    role: str, reason: str | None, exported: ModelFolders
+    role: str, status: int, exported: ModelFolders
 ) -> None:
-    with running_server(exported, SETTINGS, "cpu", 30.0, null=True) as server:
+    with running_server(exported, SETTINGS, null=True) as server:
         processes = tree(server)
         assert len(processes) == 6  # main, resource tracker, http, forkserver, two workers
-        (victim,) = by_role(server.url, role) if role == "http" else [psutil.Process(server.pid)]
+        [victim] = by_role(server.url, role) if role == "http" else [psutil.Process(server.pid)]
         victim.kill()
-        server.process.wait(60)
-        _, left = psutil.wait_procs(processes, 60)
-        assert left == []
+        assert server.process.wait(60) == status
+        assert psutil.wait_procs(processes, 60)[1] == []
         bound_socket(Binding(int(server.url.rsplit(":", 1)[1]))).close()
-        if reason is None:
-            assert server.process.returncode == -signal.SIGKILL
-        else:
-            assert server.process.returncode == 1
-            assert server.log.read_text().splitlines()[-1] == reason
+        assert role == "main" or "HTTP process was killed by SIGKILL" in server.log.read_text()
 
 
 def test_the_server_ends_when_a_worker_dies_while_all_load(exported: ModelFolders, tmp_path: Path) -> None:
     with loading_server(exported, SETTINGS, tmp_path) as (server, _, workers):
         workers[0].kill()
         assert server.wait(60) == 1
-        assert server.stderr is not None
-        reason = f"worker {workers[0].pid} was killed by SIGKILL before it was ready, 1 in a row"
-        assert server.stderr.read() == f"{reason}; the server ends\n"
+        [line] = server.stderr.read().splitlines()
+        assert f"worker {workers[0].pid} was killed by SIGKILL" in line
 
 
 def test_the_server_ends_after_three_failed_starts_of_a_worker(
@@ -248,14 +229,12 @@ def test_the_server_ends_after_three_failed_starts_of_a_worker(
 ) -> None:
     folder = Path(shutil.copytree(exported.exported, tmp_path / "vanishing"))
     folders = ModelFolders(folder, exported.compiled)
-    with running_server(folders, SETTINGS, "cpu", 30.0, null=True) as server:
+    with running_server(folders, SETTINGS, null=True) as server:
         processes = tree(server)
         (folder / CARD_NAME).unlink()
         victim, _ = by_role(server.url, "worker")
         victim.kill()
         assert server.process.wait(120) == 1
-        _, left = psutil.wait_procs(processes, 60)
-        assert left == []
+        assert psutil.wait_procs(processes, 60)[1] == []
         log = server.log.read_text()
     assert log.count("before it was ready") == 3
-    assert "before it was ready, 3 in a row; the server ends" in log.splitlines()[-1]

@@ -43,7 +43,7 @@ def server_of(
 ) -> Iterator[tuple[StartedServer, psutil.Process, list[psutil.Process]]]:
     """A server without time to drain, the process that its two workers were forked from, and these."""
     settings = read_keys({"transport": transport, "workers_per_device": 2, "drain_s": 0.0})
-    with running_server(folders, settings, "cpu", 30.0) as server:
+    with running_server(folders, settings) as server:
         wait_for(lambda: len(by_role(server.url, "worker")) == 2)
         workers = by_role(server.url, "worker")
         [forkserver] = {parent for worker in workers if (parent := worker.parent()) is not None}

@@ -39,7 +39,7 @@ def huge(photos: list[Path]) -> bytes:
 
 @pytest.fixture(scope="module")
 def server(exported: ModelFolders) -> Iterator[StartedServer]:
-    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+    with running_server(exported, SETTINGS) as running:
         yield running
         assert in_flight(running.url) == 0
         assert "Traceback" not in running.log.read_text()
@@ -77,13 +77,12 @@ def test_a_worker_that_hangs_is_killed_and_its_request_answered(
         assert time.monotonic() - began > TIMEOUT_S - 0.5
         [other] = alive(workers)
         other.send_signal(signal.SIGCONT)
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"] == "1"
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert post_image(server.url, photos[0].read_bytes()).status_code == 200
     wait_for(lambda: health(server) == (200, "ok"))
     assert killed(server) == 1
-    [line] = [line for line in server.log.read_text().splitlines() if "it hangs, and is killed" in line]
-    assert f"over {TIMEOUT_S:g} s" in line
+    [line] = [line for line in server.log.read_text().splitlines() if "hangs" in line]
+    assert f"{TIMEOUT_S:g} s" in line
     assert other.pid in {process.pid for process in by_role(server.url, "worker")}
 
 
@@ -120,7 +119,7 @@ def test_a_decoder_that_loops_costs_its_own_request_alone(
     (tmp_path / "sitecustomize.py").write_text(LOOPS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     photo = photos[0].read_bytes()
-    with running_server(exported, SETTINGS, "cpu", 30.0) as server, ThreadPoolExecutor(1) as pool:
+    with running_server(exported, SETTINGS) as server, ThreadPoolExecutor(1) as pool:
         looping = pool.submit(post_image, server.url, photo + b"loop")
         wait_for(lambda: in_flight(server.url) == 1)
         while not looping.done():

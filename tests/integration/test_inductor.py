@@ -60,7 +60,7 @@ def test_what_a_killed_worker_has_unpacked_goes_when_it_is_replaced(
 ) -> None:
     """And all of it when the server ends."""
     folders, _ = built
-    with running_server(folders, COMPILED, "cpu", 30.0) as server:
+    with running_server(folders, COMPILED) as server:
         [worker] = by_role(server.url, "worker")
         folder = Path(psutil.Process(server.pid).environ()["TMPDIR"])
         assert list((folder / f"of-{worker.pid}").glob("aotinductor_*")) != []
@@ -87,8 +87,7 @@ def test_every_step_of_the_study_that_a_cpu_can_do_has_an_answer(
         "compile_model",
         lambda folders, *_: shutil.copytree(built[0].compiled, folders.compiled) and built[1],
     )
-    answers = gpu.answers_of("cpu", sides=(64, 128), seconds=1.0, runs=3)
+    answers = gpu.answers_of("cpu", seconds=1.0, runs=3)
     assert {step: answer["error"] for step, answer in answers.items() if "error" in answer} == {}
     assert answers["packages"]["full 1"]["largest_change"] < 1e-5
-    assert answers["killed"]["left"] != []
     assert "full_card" not in answers

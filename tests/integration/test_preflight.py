@@ -17,7 +17,7 @@ from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.preflight import check_apis, difference
 from litmeter.load.bodies import Bodies
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from tests.support.processes import descendants_mentioning
 
 BODIES = Bodies([json.dumps({"input": number}).encode() for number in (1, 2, 5)], "application/json")
@@ -29,6 +29,10 @@ def settings(name: str, max_batch_size: int = 1, **others: Any) -> Configuration
     timeout_s = 0.01 if max_batch_size > 1 else 0.0
     others = {"batch_timeout_s": timeout_s, "api": f"lit_apis:{name}", **others}
     return LitApi(folder=FOLDER, max_batch_size=max_batch_size, **others)
+
+
+def odd(how: str, max_batch_size: int = 1, **others: Any) -> Configuration:
+    return settings("Odd", max_batch_size, api_kwargs={"how": how}, **others)
 
 
 def fault_of(found: dict[str, preflight.Checked], name: str) -> str:
@@ -43,35 +47,19 @@ def fault_of(found: dict[str, preflight.Checked], name: str) -> str:
 @pytest.mark.parametrize(
     ("others", "text"),
     [
-        ({"api": "no_such_module:API"}, "import: ModuleNotFoundError: No module named 'no_such_module'"),
-        ({"api": "lit_apis:Nobody"}, "import: lit_apis.py has no 'Nobody'; LitAPIs there: Square, "),
-        (
-            {"api": "lit_apis:Number"},
-            "import: Number of lit_apis.py is no subclass of litserve.LitAPI; LitAPIs there: Square, ",
-        ),
-        (
-            {"api": "lit_apis:Generates"},
-            "LitServer: ValueError: When `stream=False`, `lit_api.predict`, `lit_api.encode_response` must "
-            "not be generator or async generator functions.",
-        ),
-        (
-            {"api": "lit_apis:Misnamed"},
-            "LitServer: TypeError: decode_request's parameter must be named request",
-        ),
-        ({"api": "lit_apis:Unawaited"}, "LitServer: TypeError: predict is async: __init__ needs super()"),
+        ({"api": "no_such_module:API"}, "import: ModuleNotFoundError: "),
+        ({"api": "lit_apis:Nobody"}, "import: lit_apis.py has no 'Nobody'"),
+        ({"api": "lit_apis:Number"}, "import: Number of lit_apis.py is no subclass"),
+        ({"api": "lit_apis:Generates"}, "LitServer: ValueError: "),
+        ({"api": "lit_apis:Misnamed"}, "LitServer: TypeError: decode_request"),
+        ({"api": "lit_apis:Unawaited"}, "LitServer: TypeError: predict is async"),
         ({"api_kwargs": {"size": 2}}, "__init__: TypeError: "),
         ({"method": "__init__", "how": "raises"}, "__init__: ValueError: no such thing"),
         ({"method": "pickling", "how": "raises"}, "pickling: ValueError: no such thing"),
         ({"method": "setup", "how": "raises"}, "setup: ValueError: no such thing"),
         ({"method": "setup", "how": "leaves"}, "setup: SystemExit: no model here"),
-        (
-            {"method": "decode_request", "how": "raises"},
-            "decode_request at batch size 1: ValueError: ",
-        ),
-        (
-            {"method": "predict", "how": "raises", "size": 2},
-            "predict at batch size 2: ValueError: ",
-        ),
+        ({"method": "decode_request", "how": "raises"}, "decode_request at batch size 1: ValueError: "),
+        ({"method": "predict", "how": "raises", "size": 2}, "predict at batch size 2: ValueError: "),
         ({"method": "predict", "how": "exits", "size": 2}, "predict at batch size 2: exit status 3"),
         ({"method": "predict", "how": "segfaults"}, "predict at batch size 1: killed by SIGSEGV"),
         ({"method": "length", "how": ""}, "predict at batch size 2: 1 outputs for 2 inputs"),
@@ -106,42 +94,37 @@ def test_a_body_that_is_refused_is_named() -> None:
 
 
 def test_answers_must_not_depend_on_the_batch() -> None:
-    found = check_apis({"e1": settings("Trap"), "e2": settings("Trap", 4)}, BODIES, "cpu", LIMIT_S)
-    assert found["e1"].fault == ""
-    assert "body 1 differ at output: 1.0 at batch size 1, 1.5 at batch size 2" in fault_of(found, "e2")
+    """But may round differently."""
+    pairs = {f"{how} {size}": odd(how, size) for how in ("mean", "rounded") for size in (1, 4)}
+    found = check_apis(pairs, BODIES, "cpu", LIMIT_S)
+    faults = {name: fault_of(found, name) for name, one in found.items() if one.fault}
+    assert list(faults) == ["mean 4"]
+    assert "body 1 differ at output: 1.0 at batch size 1, 1.5 at batch size 2" in faults["mean 4"]
 
 
 def test_answers_must_not_depend_on_the_configuration() -> None:
     """LitServe calls with an item at a largest batch of one, and with a list above."""
-    kind = "Rounded"
-    pair = {
-        "e1": settings(kind, api_kwargs={"relative": 0.2}),
-        "e2": settings(kind, 2, api_kwargs={"relative": 0.2}),
-        "other": settings(kind, 2, api_kwargs={"relative": 0.3}),
-    }
+    pair = {"e1": odd("a fifth off"), "e2": odd("a fifth off", 2), "other": odd("a third off", 2)}
     found = check_apis(pair, BODIES, "cpu", LIMIT_S)
     assert found["e1"].fault == found["other"].fault == ""
     assert "body 1 differ at output: 1.0 from e1, 1.2 from e2" in fault_of(found, "e2")
 
 
 def test_answers_must_not_depend_on_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
-    random = settings("RandomWeights", workers_per_device=2)
+    random = odd("by worker", workers_per_device=2)
     found = check_apis({"e1": random}, BODIES, "cpu", LIMIT_S)
     assert "from worker 1" in fault_of(found, "e1")
     with pytest.raises(ApiError, match="e1: answers to body 1 differ"):
-        refuse_faulty({"e1": random}, BODIES, "cpu", LIMIT_S)
+        refuse_faulty(check_all({"e1": random}, BODIES, "cpu", LIMIT_S))
     sampling = random.model_copy(update={"check_answers": False})
-    assert refuse_faulty({"e1": sampling}, BODIES, "cpu", LIMIT_S)["e1"].fault == ""
+    assert refuse_faulty(check_all({"e1": sampling}, BODIES, "cpu", LIMIT_S))["e1"].fault == ""
     assert "e1: answers are not compared" in capsys.readouterr().err
 
 
 def test_larger_batches_than_are_formed_are_timed() -> None:
-    own = {"api_kwargs": {"seconds": 0.01}}
-    pair = {
-        "e1": settings("Sleeps", workers_per_device=2, **own),
-        "e2": settings("Sleeps", 4, **own),
-        "e3": settings("Sleeps", 8, **own),
-    }
+    own = {"api_kwargs": {"seconds": 0.01}, "workers_per_device": 2}
+    sizes = {"e1": 1, "e2": 4, "e3": 8}
+    pair = {name: settings("Sleeps", size, **own) for name, size in sizes.items()}
     found = check_apis(pair, BODIES, "cpu", LIMIT_S, users=8)
     assert [one.fault for one in found.values()] == ["", "", ""]
     assert [sorted(one.batch_ms) for one in found.values()] == [[1, 8], [4, 8], []]
@@ -162,32 +145,25 @@ def test_a_larger_batch_that_fails_has_no_time_and_is_no_fault(how: str) -> None
 
 
 def test_a_larger_batch_that_answers_otherwise_has_no_time() -> None:
-    [found] = check_apis({"e1": settings("Trap")}, BODIES, "cpu", LIMIT_S, users=8).values()
+    [found] = check_apis({"e1": odd("mean")}, BODIES, "cpu", LIMIT_S, users=8).values()
     assert (found.fault, list(found.batch_ms)) == ("", [1])
-
-
-def test_batches_may_round_differently() -> None:
-    rounded = {f"e{size}": settings("Rounded", size, api_kwargs={"relative": 0.005}) for size in (1, 4)}
-    assert [one.fault for one in check_apis(rounded, BODIES, "cpu", LIMIT_S).values()] == ["", ""]
 
 
 def test_what_works_is_served_and_what_has_no_effect_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "a key that LitServe would ask for")
-    works = {name: settings(name, 3) for name in ("Square", "Context", "OwnBatch")}
-    works["e1"] = settings("Square", batch_timeout_s=0.01)
-    works["consumes"] = settings("Consumes", 2)
-    works["stream"] = settings("Stream")
-    works["command"] = Command(command="serve {port}")
-    works["classifier"] = Classifier()
-    found = refuse_faulty(works, BODIES, "cpu", LIMIT_S)
-    assert list(found) == list(works)
-    assert found["e1"].notes == ("e1: batch_timeout_s has no effect at max_batch_size 1",)
-    unavailable = {name: one.unavailable for name, one in found.items() if one.unavailable}
-    assert unavailable == {
-        "consumes": "predict changes its input",
-        "stream": "a LitAPI with stream is not run in-process",
-        "command": "a command is not run in-process",
+    works = {
+        "batched": settings("Square", 3),
+        "e1": settings("Square", batch_timeout_s=0.01),
+        "consumes": odd("consumed", 2),
+        "stream": settings("Stream"),
+        "command": Command(command="serve {port}"),
+        "classifier": Classifier(),
     }
+    found = check_all(works, BODIES, "cpu", LIMIT_S)
+    assert list(found) == list(works)
+    [note] = found["e1"].notes
+    assert "batch_timeout_s has no effect" in note
+    assert {name for name, one in found.items() if one.unavailable} == {"consumes", "stream", "command"}
 
 
 @pytest.mark.parametrize(

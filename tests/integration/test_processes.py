@@ -16,7 +16,6 @@ import pytest
 from litmeter.system.processes import memory_alone, process_group
 from tests.integration.asking import wait_for
 from tests.support.processes import processes_mentioning
-from tests.support.project import ROOT
 
 LOCK_PROGRAM = """
 import sys, time
@@ -97,7 +96,6 @@ with process_group(["/bin/sh", "-c", {script!r}], stop_s=60):
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as starter:
-        assert starter.stdout is not None
         assert starter.stdout.readline() == b"up\n"
         for _ in range(2):
             time.sleep(0.3)
@@ -109,21 +107,27 @@ with process_group(["/bin/sh", "-c", {script!r}], stop_s=60):
 def kill_once_up(program: str, **options: Any) -> None:
     """Start a Python program, and kill it when what it has started says that it is up."""
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, **options) as starter:
-        assert starter.stdout is not None
         assert starter.stdout.readline() == b"up\n"
         starter.send_signal(signal.SIGKILL)
         starter.stdout.close()
 
 
-def test_a_stage_ends_when_its_dvc_is_killed() -> None:
+EXITING = "from litmeter.system.signals import exit_with_parent; exit_with_parent(0.1); time.sleep(60)"
+
+
+@pytest.mark.parametrize("when", ["later", "before its start"])
+def test_a_stage_ends_whose_dvc_is_killed(when: str) -> None:
     """A program that stands for DVC starts a waiting stage, by a shell that stays, and is killed."""
     mark = f"7{time.time_ns()}"
-    stage = (
-        f"import time; from litmeter.system.signals import exit_with_parent; exit_with_parent(0.1); "
-        f"print('up', flush=True); time.sleep(60); {mark}"
-    )
-    by_shell = ["/bin/sh", "-c", '"$@"; :', "sh", sys.executable, "-c", stage]
-    kill_once_up(f"import subprocess; subprocess.run({by_shell!r})")
+    if when == "later":
+        stage = "import time; " + EXITING.replace("time.sleep", "print('up', flush=True); time.sleep")
+        words, options = ["/bin/sh", "-c", '"$@"; :', "sh", sys.executable, "-c", f"{stage}; {mark}"], {}
+    else:
+        stage = "import os, time; parent = os.getppid(); print('up', flush=True)\n"
+        stage += f"while os.getppid() == parent: time.sleep(0.01)\n{EXITING}; {mark}"
+        words = [sys.executable, "-c", stage]
+        options = {"env": os.environ | {"DVC_STAGE": "benchmark"}, "start_new_session": True}
+    kill_once_up(f"import subprocess; subprocess.run({words!r})", **options)
     wait_for(lambda: processes_mentioning(mark) == [], 15)
 
 
@@ -142,20 +146,6 @@ subprocess.run([sys.executable, "-c", {child!r}, str(os.getpid())])
     nobody = str(os.getpid() + 1)
     late = subprocess.run([sys.executable, "-c", child, nobody], capture_output=True)
     assert (late.returncode, late.stdout) == (1, b"")
-
-
-def test_a_stage_ends_whose_dvc_was_killed_before_its_start() -> None:
-    mark = f"6{time.time_ns()}"
-    stage = (
-        f"import os, time; parent = os.getppid(); print('up', flush=True)\n"
-        f"while os.getppid() == parent: time.sleep(0.01)\n"
-        f"from litmeter.system.signals import exit_with_parent\n"
-        f"exit_with_parent(0.1); time.sleep(60); {mark}"
-    )
-    environment = os.environ | {"DVC_STAGE": "benchmark"}
-    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
-    kill_once_up(program, env=environment, start_new_session=True)
-    wait_for(lambda: processes_mentioning(mark) == [], 15)
 
 
 def test_a_group_never_runs_if_its_starter_dies_early() -> None:
@@ -190,8 +180,8 @@ with graceful_termination():
         time.sleep(0.5)
         print("stopped", flush=True)
 """
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen([sys.executable, "-c", program], **options) as process:  # type: ignore[call-overload]
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout.readline() == "up\n"
         process.terminate()
         assert process.stdout.readline() == "stopping\n"
@@ -201,26 +191,16 @@ with graceful_termination():
 
 
 def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    options = {"stdout": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen([sys.executable, "-c", LOCK_PROGRAM, "60"], **options) as first:  # type: ignore[call-overload]
+    command = [sys.executable, "-c", LOCK_PROGRAM]
+    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"TMPDIR": str(tmp_path)}}
+    with subprocess.Popen([*command, "60"], **options) as first:
         assert first.stdout.readline() == "have it\n"
-        with subprocess.Popen([sys.executable, "-c", LOCK_PROGRAM, "0"], **options) as second:  # type: ignore[call-overload]
+        with subprocess.Popen([*command, "0"], **options) as second:
             assert "at work on this machine already; waiting" in second.stdout.readline()
             assert second.poll() is None
             # Killed outright, the holder cannot release: the kernel does.
             first.kill()
             assert second.stdout.readline() == "have it\n"
-
-
-@pytest.mark.parametrize("arguments", [[], ["bananas"], ["benchmark", "e9"]])
-def test_a_stage_that_does_not_exist_is_one_line(arguments: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "litmeter.stages", *arguments], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 SHARES = """
@@ -237,6 +217,5 @@ def test_memory_that_processes_share_counts_once() -> None:
     with process_group(
         [sys.executable, "-c", SHARES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert 96 < memory_alone(process.pid) / 2**20 < 128

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,19 +18,14 @@ from litmeter.load.stub import running_stub
 from litmeter.measure.subjects import Served
 from litmeter.paths import MODEL
 from tests.support.servers import free_port
+from tests.support.stub_server import Handler
 
 METRICS = b'# TYPE litmeter_process gauge\nlitmeter_process{pid="7",role="http"} 1.0\n'
 
 
-class Metrics(BaseHTTPRequestHandler):
+class Metrics(Handler):
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(METRICS)))
-        self.end_headers()
-        self.wfile.write(METRICS)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(200, METRICS)
 
 
 @pytest.fixture(autouse=True)

@@ -127,23 +127,15 @@ def test_servers_run_in_their_turns_only_and_end_when_they_are_not_named(
     assert [row.turn for row in log.rows] == list(range(6))
     for sample in samples:
         row, record = sample.row, sample.record
-        assert record is not None
-        assert row.rate_rps is not None
         assert row.sent == len(record.start) >= row.answers > 0
         # A request that had been stopped on its way would have waited through the others' turns.
         assert 1000 * (record.end - record.start).max() < 4000
-        assert row.server_cores is not None
-        assert row.client_cores is not None
-        assert row.memory_mib is not None
         assert row.client_cores < row.server_cores < available_cores()
         assert row.memory_mib > 50
-        assert row.workers_wait_ms is not None
         assert row.client_wait_ms is not None
         assert row.workers_wait_ms > 0
-        stages = json.loads(row.stage_ms)
+        stages = row.stage_ms
         assert {"decode", "preprocess", "model"} <= set(stages)
-        assert sum(json.loads(row.batches).values()) > 0
-        assert row.workers_cpu_ms is not None
         assert row.workers_cpu_ms > 0
     client_s = sum((row.client_cores or 0) * row.seconds for row in log.rows)
     assert client_s / sum(row.answers for row in log.rows) > LEAST_CLIENT_S
@@ -275,7 +267,6 @@ def test_names_of_the_same_pipeline_share_its_processes(subjects: dict[str, Subj
     ]
     for row in rows:
         assert row.highest_rps > 0
-        assert row.workers_cpu_ms is not None
         assert row.workers_cpu_ms > 0
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -32,28 +33,16 @@ from tests.support.processes import processes_mentioning
 from tests.support.server_processes import tree
 from tests.support.servers import free_port, running_server
 
+COMMON: dict[str, Any] = {"precision": "half", "workers_per_device": 2, "threads_per_worker": 1}
 SETTINGS = {
-    "batched": Classifier(
-        precision="half",
-        max_batch_size=8,
-        batch_timeout_s=0.05,
-        workers_per_device=2,
-        threads_per_worker=1,
-    ),
-    "direct": Classifier(
-        precision="half",
-        max_batch_size=4,
-        workers_per_device=2,
-        threads_per_worker=1,
-        preprocess="torchvision",
-        transport="direct",
-    ),
+    "batched": Classifier(max_batch_size=8, batch_timeout_s=0.05, **COMMON),
+    "direct": Classifier(max_batch_size=4, preprocess="torchvision", transport="direct", **COMMON),
 }
 
 
 @pytest.fixture(scope="module", params=list(SETTINGS))
 def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[StartedServer]:
-    with running_server(exported, SETTINGS[request.param], "cpu", 30.0) as running:
+    with running_server(exported, SETTINGS[request.param]) as running:
         yield running
         assert running.log.read_text() == ""
     assert not Path("client.py").exists()  # which LitServe would write
@@ -61,9 +50,8 @@ def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[S
 
 
 def post(server: StartedServer, body: bytes, content_type: str = CONTENT_TYPES["json"]) -> requests.Response:
-    return requests.post(
-        f"{server.url}/predict", data=body, headers={"Content-Type": content_type}, timeout=30
-    )
+    headers = {"Content-Type": content_type}
+    return requests.post(f"{server.url}/predict", data=body, headers=headers, timeout=30)
 
 
 def test_each_request_gets_the_models_answer_to_its_photo(
@@ -116,19 +104,15 @@ def test_metrics_account_for_every_request_and_process(server: StartedServer, ph
         assert after.stages[stage][1] - before.stages.get(stage, (0, 0))[1] == len(bodies)
     assert after.batched[0] - before.batched[0] == len(bodies)
     times = between(before, after)
-    assert times is not None
     assert set(times.stage_ms) == {*STAGES, "transport"}
     assert all(mean_ms >= 0 for mean_ms in times.stage_ms.values())
     assert times.stage_ms["transport"] > 0.1
-    assert sum(times.batches.values()) == after.batched[1] - before.batched[1]
     assert set(after.roles) <= {process.pid for process in tree(server)}
     assert sorted(after.roles.values()) == ["http", "worker", "worker"]
 
 
 def test_a_null_model_answers_anything_and_costs_nothing(exported: ModelFolders) -> None:
-    with running_server(
-        exported, Classifier(), "cpu", 30.0, null=True, binding=Binding(0, metrics=False)
-    ) as null:
+    with running_server(exported, Classifier(), null=True, binding=Binding(0, metrics=False)) as null:
         answer = post(null, json_body(b"no image at all"))
         assert answer.status_code == 200
         assert answer.json()["probability"] == pytest.approx(1 / 3)
@@ -143,7 +127,7 @@ def test_a_server_whose_workers_fail_to_start_shows_its_log(exported: ModelFolde
     folders = ModelFolders(folder, exported.compiled)
     with (
         pytest.raises(ServerError, match=r"(?s)died .*its log ends.*failed to start"),
-        running_server(folders, Classifier(), "cpu", 30.0),
+        running_server(folders, Classifier()),
     ):
         pytest.fail("it must not become ready")
     assert processes_mentioning(str(folder)) == []
@@ -166,7 +150,7 @@ def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(ServerError, match=f"port {port} of 127.0.0.1 is not free"),
-            running_server(exported, Classifier(), "cpu", 30.0, binding=Binding(port)),
+            running_server(exported, Classifier(), binding=Binding(port)),
         ):
             pytest.fail("somebody else listens there")
 
@@ -203,7 +187,6 @@ with Classifier().of(folders).starting(Start("cpu", 30.0, Binding({port}), null=
     time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
-        assert starter.stdout is not None
         assert starter.stdout.readline() == b"ready\n"
         starter.kill()
     wait_for(lambda: processes_mentioning(f'"port": {port}') == [], 10)

@@ -27,6 +27,7 @@ from tests.support.servers import running_server
 
 SETTINGS = Classifier(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
 WAITING = 10
+JPEG = {"Content-Type": "image/jpeg"}
 
 
 @contextmanager
@@ -44,8 +45,7 @@ def server_with_requests_waiting(
         waiting = [pool.submit(post_image, server.url, photo) for _ in range(WAITING)]
         wait_for(lambda: in_flight(server.url) == WAITING)
         yield server, workers, waiting
-        _, left = psutil.wait_procs(processes, 60)
-        assert left == []
+        assert psutil.wait_procs(processes, 60)[1] == []
         bound_socket(Binding(int(server.url.rsplit(":", 1)[1]))).close()
 
 
@@ -68,9 +68,8 @@ def test_accepted_requests_are_finished_and_new_ones_refused(
             answer = requests.get(f"{server.url}/health", timeout=5)
             assert (answer.status_code, answer.json()["status"]) == (503, "stopping")
             answer = post_image(server.url, photo)
-            assert (answer.status_code, answer.json()["detail"]) == (503, "the server is stopping")
-            assert answer.headers["Connection"] == "close"
-            assert answer.headers["Retry-After"] == "1"
+            assert answer.status_code == 503
+            assert (answer.headers["Connection"], answer.headers["Retry-After"]) == ("close", "1")
         for worker in workers:
             worker.send_signal(signal.SIGCONT)
         assert [answer.result().status_code for answer in waiting] == [200] * WAITING
@@ -84,7 +83,8 @@ def test_requests_that_are_unfinished_in_time_get_503(exported: ModelFolders, ph
         answers = [answer.result() for answer in waiting]
         assert {answer.status_code for answer in answers} == {503}
         assert server.process.wait(60) == 1
-        assert server.log.read_text() == f"{WAITING} requests were not finished within 0.5 s\n"
+        [line] = server.log.read_text().splitlines()
+        assert {str(WAITING), "0.5"} <= set(line.split())
 
 
 def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: list[Path]) -> None:
@@ -98,9 +98,7 @@ def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: 
             while True:
                 sent_before = not told.is_set()
                 try:
-                    answer = session.post(
-                        f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}
-                    )
+                    answer = session.post(f"{url}/predict", data=photo, headers=JPEG)
                 except requests.ConnectionError:
                     assert not sent_before
                     return
@@ -108,7 +106,7 @@ def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: 
                 if answer.status_code != 200:
                     return
 
-    with running_server(exported, SETTINGS, "cpu", 30.0) as server, ThreadPoolExecutor(8) as pool:
+    with running_server(exported, SETTINGS) as server, ThreadPoolExecutor(8) as pool:
         processes = tree(server)
         users = [pool.submit(user, server.url) for _ in range(8)]
         while len(statuses) < 100:
@@ -119,8 +117,7 @@ def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: 
         assert server.process.wait(60) == 0
         for done in users:
             done.result()
-        _, left = psutil.wait_procs(processes, 60)
-        assert left == []
+        assert psutil.wait_procs(processes, 60)[1] == []
     assert set(statuses) <= {200, 503}
 
 
@@ -140,7 +137,6 @@ def test_a_server_that_still_reads_its_model_stops_at_once(
     ):
         server.terminate()
         assert server.wait(25) == 0  # LitServe kills what has not ended after 30 s
-        assert server.stderr is not None
         assert server.stderr.read() == ""
 
 
@@ -152,5 +148,4 @@ def test_a_server_whose_workers_still_load_stops_at_once(exported: ModelFolders,
         assert len(psutil.wait_procs(started, 0.5)[1]) == len(started)
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
-        assert server.stderr is not None
         assert server.stderr.read() == ""

@@ -19,18 +19,16 @@ from tests.support.queues import Queue, times_a_trace
 def test_a_known_server_has_its_known_capacity() -> None:
     """Two slots of 20 ms: at 78.25 requests/s 5% of them take more than 80 ms, by a long simulation.
 
-    Simulated searches of 60 s find 92 to 110% of it.
+    Simulated searches of 30 s find 93 to 111% of it.
     """
     with running_stub(0.02, 2) as stub:
-        result = capacity_of(stub, slo_ms=80.0, max_s=60.0)
+        result = capacity_of(stub, slo_ms=80.0, max_s=30.0)
     found = result.metrics
     assert found.status in ("resolved", "unresolved"), found
     assert found.capacity_rps == pytest.approx(78.25, rel=0.2)
-    assert found.low_rps is not None
-    assert found.high_rps is not None
     assert found.low_rps < found.capacity_rps < found.high_rps
     assert found.peak_rps == pytest.approx(100.0, rel=0.1)
-    assert found.seconds < 65
+    assert found.seconds < 35
     assert result.curve is not None
 
 
@@ -47,7 +45,7 @@ def test_a_known_server_takes_as_many_times_a_trace_as_a_simulation_says(
     (body := tmp_path / "body").write_text("{}")
     given = ["--body", str(body), "--body", str(body), "--trace", str(trace)]
     with running_stub(queue.service_s, queue.slots) as stub:
-        main(["capacity", "--url", stub.url, *given, "--slo-ms", "100", "--seconds", "40"])
+        main(["capacity", "--url", stub.url, *given, "--slo-ms", "100", "--seconds", "30"])
     text = " ".join(capsys.readouterr().out.split())
     found = re.search(
         r"([\d.]+) times the trace \(([\d.]+) to ([\d.]+)\), whose mean is 26\.\d a second", text
@@ -55,5 +53,5 @@ def test_a_known_server_takes_as_many_times_a_trace_as_a_simulation_says(
     assert found, text
     expected = times_a_trace(queue, Trace(due_s - due_s[0]))
     times, low, high = map(float, found.groups())
-    assert times == pytest.approx(expected, rel=0.35)  # simulated searches: 0.84 to 1.18
+    assert times == pytest.approx(expected, rel=0.35)  # simulated searches: 0.83 to 1.22
     assert low < times < high

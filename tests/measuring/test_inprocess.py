@@ -91,13 +91,3 @@ def test_a_worker_that_dies_is_named(exported: ModelFolders, indexed: Path) -> N
         worker.kill()
         with pytest.raises(LitmeterError, match=r"e1 in-process died \(exit status 1\)[\s\S]*a worker died"):
             subject.load(Turn("e1", Work("model", 1, 0.1)), lambda: None)
-
-
-def test_one_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, indexed: Path) -> None:
-    nowhere = ModelFolders(tmp_path / "nowhere", tmp_path / "compiled")
-    with (
-        InProcess("e1", Classifier().of(nowhere), "cpu", NOTHING).start() as ready,
-        pytest.raises(LitmeterError, match=r"e1 in-process died \(exit status 1\); its log ends") as caught,
-    ):
-        ready()
-    assert "nowhere/model.json: No such file" in str(caught.value)

@@ -61,7 +61,6 @@ def test_a_wrk_that_disagrees_does_not_pass(tmp_path: Path, monkeypatch: pytest.
     run = run_case(case := Case(0.02, 1, 0.5, WRK, users=2, wrk_rounds=1))
     found = check(case, WRK[0], run)
     assert found.expected == 193.23
-    assert found.measured is not None
     assert found.measured < 60  # what one place of 20 ms can do, and some
     assert not found.passed
 
@@ -104,8 +103,6 @@ def test_a_server_that_stops_for_a_second_shows_in_all_waits() -> None:
     run = run_case(case)
     longest, mean = (check(case, quantity, run) for quantity in STOP)
     for one in (longest, mean):
-        assert one.expected is not None
-        assert one.measured is not None
         assert one.measured > 0.95 * one.expected
     assert longest.expected == pytest.approx(1000, rel=0.2)
     assert mean.expected == pytest.approx(500, rel=0.3)

@@ -25,6 +25,7 @@ import yaml
 from filelock import FileLock
 
 from litmeter.measure.log import UNFINISHED
+from litmeter.paths import COMPARISON
 from tests.support.project import ROOT
 
 NOT_A_USERS = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
@@ -35,16 +36,8 @@ TINY: dict[str, Any] = {
     "model": {"name": "test_efficientnet", "pretrained": "none", "image_size": 64},
     "train": {"epochs": 1},
     "serve": {"workers_per_device": 1},
-    "experiments": {
-        "e1_baseline": {"precision": "full"},
-    },
-    "load": {
-        "users": [1, 4],
-        "requests": 20,
-        "min_s": 0.3,
-        "max_s": 5.0,
-        "warmup_s": 0.1,
-    },
+    "experiments": {"e1_baseline": {"precision": "full"}},
+    "load": {"users": [1, 4], "requests": 20, "min_s": 0.3, "max_s": 5.0, "warmup_s": 0.1},
     "comparison": {"reference": "e1_baseline", "users": 2, "seconds": 1.0},
     "objective": {"configurations": ["candidate"]},
     "compile": {"batch_sizes": [], "int8_photos": 0},
@@ -65,21 +58,14 @@ class Clone:
         return done
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command,
-            cwd=self.path,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            # A shell in the background ignores Ctrl-C, and whoever it starts inherits that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        # A shell in the background ignores Ctrl-C, and whoever it starts inherits that.
+        options: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        options |= {"cwd": self.path, "env": self.environment, "start_new_session": True}
+        return subprocess.Popen(command, **options)
 
     def wait_for(self, line: str, process: subprocess.Popen[str]) -> None:
         """Read what ``start`` started until it says ``line``."""
-        assert process.stdout is not None
         for text in process.stdout:
             if line in text:
                 return
@@ -137,10 +123,8 @@ class Clone:
         with os.fdopen(ours, "rb", buffering=0) as screen:
             try:
                 fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
-                environment = {k: v for k, v in self.environment.items() if k != "COLUMNS"} | {"PAGER": "cat"}
-                process = subprocess.Popen(
-                    command, cwd=self.path, env=environment, stdin=its, stdout=its, stderr=its
-                )
+                own = {k: v for k, v in self.environment.items() if k != "COLUMNS"} | {"PAGER": "cat"}
+                process = subprocess.Popen(command, cwd=self.path, env=own, stdin=its, stdout=its, stderr=its)
             finally:
                 os.close(its)
             written = b""
@@ -216,19 +200,29 @@ class Activated(Clone):
         return own | {"PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{own['PATH']}"}
 
 
+def copy_of_tree(source: Path, folder: Path) -> None:
+    """Copy what git has of a folder of the working tree, or would add."""
+    listed = ["git", "ls-files", "-co", "--exclude-standard", "-z", "."]
+    found = subprocess.run(listed, cwd=source, capture_output=True, text=True, check=True).stdout
+    for name in found.rstrip("\0").split("\0"):
+        if (source / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, folder / name)
+
+
 def copy_of_example(name: str, folder: Path) -> Activated:
     """The example, copied out of the working tree: a DVC repository of its own, not committed."""
-    source = ROOT / "examples" / name
-    listed = ["git", "ls-files", "-co", "--exclude-standard", "."]
-    for file in subprocess.run(
-        listed, cwd=source, capture_output=True, text=True, check=True
-    ).stdout.splitlines():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source / file, folder / file)
+    copy_of_tree(ROOT / "examples" / name, folder)
     project = Activated(folder)
     project.git("init", "-qb", "main")
     project.run("dvc", "init", "-q")
     return project
+
+
+def rows_of(clone: Clone, content: str | None = None) -> dict[str, dict[str, Any]]:
+    """Rows of the comparison, by configuration; ``content``: of another commit's file."""
+    text = (clone.path / COMPARISON).read_text() if content is None else content
+    return {row["experiment"]: row for row in json.loads(text)["rows"]}
 
 
 def results_of(clone: Clone) -> dict[str, bytes]:
@@ -240,13 +234,7 @@ def results_of(clone: Clone) -> dict[str, bytes]:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with one commit: the working tree as it is."""
     path = tmp_path_factory.mktemp("origin")
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
-    )
-    for name in listed.stdout.decode().rstrip("\0").split("\0"):
-        if (ROOT / name).is_file():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, path / name)
+    copy_of_tree(ROOT, path)
     clone = Clone(path)
     clone.git("init", "-qb", "main")
     clone.commit("the project")
@@ -275,20 +263,8 @@ def run_once(clone: Clone) -> None:
     clone.keep_few_photos()
     clone.commit("a small configuration")
     done = clone.dvc("repro")
-    assert clone.stages_run(done.stdout) == [
-        "machine",
-        "data",
-        "train",
-        "export",
-        "compile",
-        "packages",
-        "precisions",
-        "ceilings",
-        "benchmark@e1_baseline",
-        "candidate",
-        "comparison",
-        "report",
-    ]
+    stages = "machine data train export compile packages precisions ceilings benchmark@e1_baseline candidate"
+    assert clone.stages_run(done.stdout) == [*stages.split(), "comparison", "report"]
     assert "stage 12 of 12 (report)" in done.stdout
     for command in ("results", "report"):
         clone.run(str(clone.path / ".venv/bin/litmeter"), command)

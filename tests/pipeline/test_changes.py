@@ -39,8 +39,30 @@ def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
         assert ran.stages_run(ran.dvc("repro", "export").stdout) == ["machine", "train", "export"]
     finally:
         own.unlink()
-        ran.git("checkout", "-q", ".")
-        ran.dvc("checkout", "-q", "--force")
+        ran.restore()
+
+
+def test_another_photo_under_the_same_name_runs_what_reads_photos_again(ran: Clone) -> None:
+    """Downloaded photos lie in no folder that dvc.yaml names: what reads photos depends on their index."""
+    folder = ran.path / "data/download"
+    shutil.copytree(ran.path / "data/sample", folder)  # as torchvision would have left it
+
+    def stages_run() -> list[str]:
+        return ran.stages_run(ran.dvc("repro", "data").stdout)
+
+    try:
+        ran.change({"data": {"download": True}})
+        assert stages_run() == ["machine", "data"]
+        index = (ran.path / "data/index.json").read_bytes()
+        assert b"data/download" in index
+        assert stages_run() == ["machine"]
+        one, other, *_ = sorted((folder / "oxford-iiit-pet/images").iterdir())
+        shutil.copy(one, other)
+        assert stages_run() == ["machine", "data"]
+        assert (ran.path / "data/index.json").read_bytes() != index
+    finally:
+        shutil.rmtree(folder)
+        ran.restore()
 
 
 def test_a_change_reruns_the_stages_that_read_it(ran: Clone) -> None:
@@ -128,15 +150,8 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
         ran.dvc("exp", "run", "--queue", "-n", "queued", "-S", "objective.slo_ms=200.0")
         ran.git("checkout", "-q", ".")
         # Its worker goes on by itself and would hold our pipes open.
-        subprocess.run(
-            [ran.dvc_path, "queue", "start"],
-            cwd=ran.path,
-            env=active,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
+        nothing = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        subprocess.run([ran.dvc_path, "queue", "start"], cwd=ran.path, env=active, check=True, **nothing)
         while not re.search("Success|Failed", status := ran.dvc("queue", "status").stdout):
             time.sleep(1)
         assert "Success" in status

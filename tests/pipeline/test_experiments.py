@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.paths import OVER_BEFORE, BenchmarkPaths
+from litmeter.paths import COMPARISON, OVER_BEFORE, BenchmarkPaths
 from litmeter.system.files import read_json
-from tests.pipeline.conftest import TINY, Clone
+from tests.pipeline.conftest import TINY, Clone, rows_of
 from tests.support.tables import read_csv
 
 MINE = "e8_mine"
@@ -79,8 +79,7 @@ def check_differences(clone: Clone) -> None:
     over_before = read_json(clone.path / OVER_BEFORE)
     told = {key: found["new"] for key, found in diff["metrics/over_before.json"].items()}
     assert told == {key: over_before[key] for key in ("ratio", "low", "high")}
-    old = json.loads(clone.git("show", f"HEAD:{CANDIDATE.comparison}"))
-    new = read_json(clone.path / CANDIDATE.comparison)
+    old, new = (rows_of(clone, text)["candidate"] for text in (clone.git("show", f"HEAD:{COMPARISON}"), None))
     assert old != new
     changed = diff["metrics/summary.json"]["candidate"]
     assert changed["old"] == float(f"{old['rate_rps']:.3g}")

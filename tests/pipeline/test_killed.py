@@ -37,8 +37,8 @@ LINES = {
 PHASES = {"start": 5.0, "ready": 2.0, "load": 4.0, "writing": 0.02}
 """Seconds from where each begins, over which the moments are spread."""
 LOAD = {"requests": 1_000_000, "max_s": 2.0}
-COMPARISON_S, TURNS_BEFORE = 120.0, 6
-"""Long enough for the pipelines in-process on a busy machine, too; turns after which it is killed."""
+COMPARISON_S, TURNS_BEFORE = 30.0, 6
+"""Of a comparison; turns after which it is killed."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Killed(Clone):
 
     def generation(self) -> list[int]:
         """When each file of the experiment's results was written."""
-        return [(self.path / path).stat().st_mtime_ns for path in BenchmarkPaths(NAME).files]
+        return [(self.path / path).stat().st_mtime_ns for path in BenchmarkPaths(NAME).outputs]
 
 
 @pytest.fixture
@@ -149,7 +149,6 @@ def test_a_comparison_goes_on_where_it_was_killed(killed: Killed) -> None:
     turns = read_rows(killed.path / COMPARISON_TURNS, TurnRow)
     assert [asdict(turn) for turn in turns[: len(before)]] == before
     assert len(turns) > len(before) > 0
-    assert {turn.work for turn in turns} == {"served", "model", "pipeline"}
     assert turns[-1].at_s > COMPARISON_S / 2  # what was measured before counts as time
     assert killed.unfinished_logs("comparison") == []
     assert "comparison" not in killed.status()
@@ -180,9 +179,7 @@ def wait_for_moment(clone: Killed, process: subprocess.Popen[str], kill: Kill) -
         while not first.exists() and clone.generation() == before and process.poll() is None:
             time.sleep(0.0002)
     elif kill.phase in ("ready", "load"):  # the null server starts when the other one is ready
-        while (
-            not clone.processes('"null_model": true') and process.poll() is None
-        ):  # starts once the other is ready
+        while not clone.processes('"null_model": true') and process.poll() is None:
             time.sleep(0.02)
         time.sleep(PHASES["ready"] if kill.phase == "load" else 0.0)
     elif kill.phase != "start" or kill.victim == "stage":

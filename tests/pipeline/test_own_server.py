@@ -1,8 +1,12 @@
-"""examples/text as its README says: a repository of its own, a run, and what DVC's users do next."""
+"""examples/text as its README says: a repository of its own, a run, and what DVC's users do next.
+
+`litmeter init` writes such a project: the unit tests compare its dvc.yaml.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,13 +34,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     project.change(SHORT)
     project.commit("the project")
     done = project.run("dvc", "repro")
-    assert project.stages_run(done.stdout) == [
-        "machine",
-        "benchmark@single",
-        "candidate",
-        "comparison",
-        "report",
-    ]
+    stages = ["machine", "benchmark@single", "candidate", "comparison", "report"]
+    assert project.stages_run(done.stdout) == stages
     assert "stage 5 of 5 (report)" in done.stdout
     project.commit("results of this machine")
     return project
@@ -65,9 +64,13 @@ def test_a_run_has_bounds_causes_and_stages_of_each(text: Clone) -> None:
     assert "bfloat16" not in read_json(text.path / "metrics/machine.json")
 
 
-def test_nothing_is_measured_again_but_what_changed(text: Clone) -> None:
-    assert text.stages_run(text.run("dvc", "repro").stdout) == ["machine"]
-    assert text.git("status", "--porcelain") == ""
+def test_nothing_is_measured_again_but_what_depends_on_a_changed_file(restored: Clone) -> None:
+    assert restored.stages_run(restored.run("dvc", "repro").stdout) == ["machine"]
+    assert restored.git("status", "--porcelain") == ""
+    with (restored.path / "sentences.tsv").open("a") as file:
+        file.write("\n")
+    status = json.loads(restored.run("dvc", "status", "--json").stdout)
+    assert {"benchmark@single", "candidate", "comparison"} <= set(status)
 
 
 def test_an_experiment_is_run_and_shown_as_dvcs_users_do_it(restored: Clone) -> None:
@@ -76,9 +79,9 @@ def test_an_experiment_is_run_and_shown_as_dvcs_users_do_it(restored: Clone) -> 
     assert read_json(restored.path / OVER_BEFORE)["changes"] == {"max_batch_size": [2, 8]}
     diff = json.loads(restored.run("dvc", "metrics", "diff", "--json").stdout)
     assert "candidate" in diff["metrics/summary.json"]
+    assert diff["metrics/over_before.json"].keys() == {"ratio", "low", "high"}
     [name] = restored.run("dvc", "exp", "list", "--name-only").stdout.split()
-    shown = restored.run("dvc", "exp", "show", "--csv").stdout
-    assert name in shown
+    assert name in restored.run("dvc", "exp", "show", "--csv").stdout
     page = Path(restored.run("dvc", "plots", "show").stdout.strip().removeprefix("file://")).read_text()
     for configuration in ("candidate", "single"):
         assert page.count(configuration) >= 3  # compared, and alone at two numbers of users
@@ -94,8 +97,6 @@ def test_a_broken_server_is_a_line_and_the_last_results_stay(restored: Clone) ->
     assert refused.returncode == 255
     assert restored.stages_run(refused.stdout) == ["machine", "benchmark@single"]
     [said] = [line for line in refused.stderr.splitlines() if line.startswith("benchmark: ")]
-    assert "predict" in said
-    assert "IndexError" in said
-    assert "Traceback" not in refused.stderr + refused.stdout
+    assert re.search("predict.*IndexError", said)
     assert results_of(restored) == results
     assert restored.processes("litmeter") == []

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from litmeter.paths import OVER_BEFORE, SUMMARY
-from litmeter.system.files import read_json, write_json
+from litmeter.system.files import write_json
 from tests.pipeline.conftest import Clone
 from tests.support.project import ROOT
 
 WIDTH = 120
-RATES = {
-    "candidate": 158.0,
-    "e1": 35.2,
-    "e2": 29.8,
-    "e3": 23.3,
-    "e4": 27.1,
-    "e5": 15.3,
-    "e6": 16.3,
-    "e7": 1270.0,
-}
+E1_TO_E7 = (35.2, 29.8, 23.3, 27.1, 15.3, 16.3, 1270.0)
+RATES = {"candidate": 158.0, **{f"e{number}": rate for number, rate in enumerate(E1_TO_E7, 1)}}
 NUMBERS = {"ratio": 1.0213, "low": 0.9654, "high": 1.0803}
-CHANGE = {
-    **NUMBERS,
-    "changes": {"max_batch_size": [4, 8]},
-    "p95_ms": [65.2, 66.1],
-    "p95_ratio": [1.01, 0.9, 1.2],
-}
+LISTS = {"changes": {"max_batch_size": [4, 8]}, "p95_ms": [65.2, 66.1], "p95_ratio": [1.01, 0.9, 1.2]}
+CHANGE = NUMBERS | LISTS
 OTHERS = {name: rate + 1 for name, rate in RATES.items()}
 
 
@@ -57,11 +45,8 @@ def test_metrics_show_has_a_column_per_configuration(eight: Clone) -> None:
     lines = eight.in_terminal(eight.dvc_path, "metrics", "show", columns=WIDTH)
     assert lines[0].split() == ["Path", *RATES, *sorted(NUMBERS)]
     assert lines[1].split() == [str(SUMMARY), *map(str, OTHERS.values()), "-", "-", "-"]
-    assert lines[2].split() == [
-        str(OVER_BEFORE),
-        *"--------",
-        *(str(NUMBERS[key]) for key in sorted(NUMBERS)),
-    ]
+    numbers = (str(NUMBERS[key]) for key in sorted(NUMBERS))
+    assert lines[2].split() == [str(OVER_BEFORE), *"--------", *numbers]
     assert max(map(len, lines)) <= WIDTH
 
 
@@ -94,16 +79,3 @@ def test_exp_show_has_every_configuration_in_120_columns(eight: Clone, command: 
         [row] = [line for line in lines if line.split()[:1] == [first]]
         assert {name: float(row[: ends[name]].split()[-1]) for name in RATES} == rates
     assert re.search(r"[0-9a-f]{7} \[[a-z]{5}-[a-z]{4}\]", "\n".join(lines))
-
-
-def test_the_committed_results_are_shown_a_row_each(new_clone: Callable[[], Clone]) -> None:
-    """In a fresh clone, before anything has run."""
-    clone = new_clone()
-    names = [path.stem for path in (clone.path / "metrics/benchmark").glob("*.json")]
-    shown = clone.in_terminal(clone.dvc_path, "metrics", "show", "metrics/benchmark", columns=WIDTH)
-    assert sorted(line.split()[0] for line in shown[1:] if line) == sorted(
-        f"metrics/benchmark/{name}.json" for name in names
-    )
-    head, *_ = clone.in_terminal(clone.dvc_path, "metrics", "show", columns=WIDTH)
-    change = [key for key in NUMBERS if read_json(clone.path / OVER_BEFORE)[key] is not None]
-    assert sorted(head.split()) == sorted(["Path", *read_json(clone.path / SUMMARY), *change])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from importlib.metadata import distributions
@@ -11,6 +12,7 @@ import pytest
 
 from litmeter.errors import EXTRAS
 from tests.pipeline.conftest import Clone
+from tests.support.servers import APIS
 
 MIB_AT_MOST = 400
 
@@ -37,9 +39,8 @@ def test_it_is_small_and_brings_no_extra(installed: Clone) -> None:
     assert "litmeter" in {one.name for one in distributions(path=[str(packages)])}
 
 
-SERVER = """
-import sys, time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+LIT_API = """
+import time
 import litserve
 
 class Stub(litserve.LitAPI):
@@ -53,27 +54,13 @@ class Stub(litserve.LitAPI):
     def predict(self, x):
         time.sleep(self.seconds)
         return x
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        time.sleep(float(sys.argv[2]))
-        self.do_GET()
-
-if __name__ == "__main__":
-    HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
 @pytest.fixture(scope="module")
 def served(installed: Clone) -> Clone:
-    (installed.path / "server.py").write_text(SERVER)
+    shutil.copy(APIS / "stub_server.py", installed.path)
+    (installed.path / "server.py").write_text(LIT_API)
     (installed.path / "body.json").write_text("{}")
     return installed
 
@@ -86,9 +73,12 @@ def test_a_project_is_written_and_says_how_to_get_dvc(served: Clone) -> None:
 
 
 def test_a_lit_api_and_a_command_are_compared(served: Clone) -> None:
-    servers = ("fast=server:Stub api_kwargs.seconds=0.002", "slow=.venv/bin/python server.py {port} 0.05")
+    servers = (
+        "fast=server:Stub api_kwargs.seconds=0.002",
+        "slow=python3 stub_server.py {port} 0.05",
+    )
     litmeter = str(served.path / ".venv/bin/litmeter")
-    given = ("--body", "body.json", "--users", "2", "--seconds", "10", "--json")
+    given = ("--body", "body.json", "--users", "2", "--seconds", "5", "--json")
     [pair] = json.loads(served.run(litmeter, "compare", *servers, *given).stdout)["pairs"]
     first, second = pair["name"], pair["other"]
     assert {first, second} == {"fast", "slow"}

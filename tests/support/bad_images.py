@@ -82,9 +82,9 @@ def jpeg_of(photo: bytes, width: int, height: int) -> bytes:
     return photo[:place] + struct.pack(">HH", height, width) + photo[place + 4 :]
 
 
-def many_scans(times: int) -> bytes:
+def many_scans(times: int, side: int = 2000) -> bytes:
     """A progressive JPEG whose last scan is repeated: 14 bytes each, and each goes through all pixels."""
-    whole = saved(Image.new("L", (2000, 2000), 100), "JPEG", progressive=True)
+    whole = saved(Image.new("L", (side, side), 100), "JPEG", progressive=True)
     return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * times + whole[-2:]
 
 

@@ -1,4 +1,4 @@
-"""A project in which all that somebody can name is an attack on the pages that show it."""
+"""A project whose names and messages are attacks on the pages that show them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from litmeter.measure.rows import TurnRow
-from litmeter.paths import COMPARISON_RUN, COMPARISON_TURNS, MACHINE, OVER_BEFORE
+from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE
 from litmeter.system.files import read_json, read_rows, write_json, write_rows
 
 SCRIPT = "<script>window.owned = 1</script>"
@@ -17,7 +17,7 @@ PICTURE = '<img src=x onerror="window.owned = 2">'
 LINK = "[click](javascript:window.owned=3) ![seen](https://example.org/seen.png) <https://example.org>"
 MARKUP = "a | b ` c `` d \\| *e* __f__ ~~g~~ $h$ &lt; \\"
 COMMAND = f"./b {SCRIPT} | {PICTURE} ` --port {{port}}"
-"""As long as a table shows it."""
+"""Not too long for a table."""
 KWARGS = {f"key{PICTURE}": f"{LINK}\n\n# {SCRIPT}\n| x | y |\u2028\v| z", "plain": MARKUP}
 REASON = f"{SCRIPT} {PICTURE} {LINK} {MARKUP}"
 BRANCH = 'x"><script>window.owned=4</script>'
@@ -30,31 +30,32 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
 
 
 def write_hostile_project(write_project: Callable[[dict[str, dict[str, Any]]], None]) -> None:
-    """Into the current folder."""
+    """Write the project into the current folder."""
     write_project(EXPERIMENTS)
     write_json(MACHINE, read_json(MACHINE) | {"cpu": f"CPU {REASON}", "gpu": SCRIPT})
-    write_json(COMPARISON_RUN, read_json(COMPARISON_RUN) | {"unavailable": {"one": REASON}})
     over = {"changes": {f"command{PICTURE}": [COMMAND, REASON]}, "ratio": 1.5, "low": 1.4, "high": 1.6}
-    write_json(OVER_BEFORE, over | {"p95_ms": [None, None]})
+    hostile = {"unavailable": {"one": REASON}, "over_before": over}
+    write_json(COMPARISON, read_json(COMPARISON) | hostile)
     turns = read_rows(COMPARISON_TURNS, TurnRow)
     told = [replace(row, warnings=REASON) for row in turns[1:]]
     write_rows(COMPARISON_TURNS, TurnRow, [replace(turns[0], void=REASON), *told])
 
 
 def commit_hostile_branch(write_project: Callable[[dict[str, dict[str, Any]]], None]) -> None:
-    """A repository in the current folder whose HEAD is harmless, and BRANCH hostile."""
+    """Make a repository in the current folder with a harmless branch main and the hostile BRANCH."""
 
     def git(*words: str) -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.example")
         subprocess.run(["git", *identity, *words], check=True, capture_output=True)
 
-    git("init", "-b", "main")
-    for name, write in {"main": lambda: write_project({"three": API}), BRANCH: None}.items():
-        if write is None:
-            git("checkout", "-b", name)
-            write_hostile_project(write_project)
-        else:
-            write()
+    def commit() -> None:
         Path("dvc.lock").write_text("stages: {}\n")
         git("add", ".")
         git("commit", "-m", "results")
+
+    git("init", "-b", "main")
+    write_project({"three": API})
+    commit()
+    git("checkout", "-b", BRANCH)
+    write_hostile_project(write_project)
+    commit()

@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import litserve
 import numpy as np
-from fastapi import HTTPException
+from fastapi import File, Form, HTTPException, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 
@@ -29,42 +30,11 @@ class Square(litserve.LitAPI):
         return {"output": output}
 
 
-class Context(Square):
-    """Takes LitServe's context in each of its methods."""
-
-    def decode_request(self, request, context):
-        context["input"] = request["input"]
-        return float(request["input"])
-
-    def predict(self, x, context):
-        if isinstance(x, list):
-            return [one + each["input"] for one, each in zip(x, context, strict=True)]
-        return x + context["input"]
-
-    def encode_response(self, output, context):
-        return {"output": output, "input": context["input"]}
-
-
 class Unawaited(Square):
     """Does not say that it is async."""
 
     async def predict(self, x):
         return x * x
-
-
-class OwnBatch(Square):
-    """A batch of its own kind, also of a single item."""
-
-    def batch(self, inputs):
-        return {"inputs": inputs}
-
-    def predict(self, x):
-        if isinstance(x, dict):
-            return {"outputs": [one * one for one in x["inputs"]]}
-        return x * x
-
-    def unbatch(self, output):
-        return output["outputs"]
 
 
 class Number(BaseModel):
@@ -130,13 +100,6 @@ class Lean(Square):
         return "none"
 
 
-class Form(Square):
-    """Takes a form with a file."""
-
-    def decode_request(self, request):
-        return float(request["input"]) + len(request["file"].file.read())
-
-
 class Stream(Square):
     """Answers in parts."""
 
@@ -161,39 +124,25 @@ class Misnamed(Square):
         return body["input"]
 
 
-class Trap(Square):
-    """Wrong in a batch: it answers each item with the mean of all."""
-
-    def predict(self, x):
-        return [sum(x) / len(x)] * len(x) if isinstance(x, list) else x
-
-
-class RandomWeights(Square):
-    """Another model in each worker."""
-
-    def setup(self, device):
-        self.weight = 2.0 ** (os.getpid() % 64)  # far from the other's, for certain
-
-    def predict(self, x):
-        return x * self.weight
+PREDICTIONS = {
+    "mean": lambda x: [sum(x) / len(x)] * len(x) if isinstance(x, list) else x,
+    "by worker": lambda x: x * 2.0 ** (os.getpid() % 64),  # far from the other's, for certain
+    "rounded": lambda x: [0.995 * one for one in x] if isinstance(x, list) else x,
+    "a fifth off": lambda x: [1.2 * one for one in x] if isinstance(x, list) else x,
+    "a third off": lambda x: [1.3 * one for one in x] if isinstance(x, list) else x,
+    "consumed": lambda x: [x.pop() for _ in list(x)][::-1],
+}
 
 
-class Rounded(Square):
-    """Differs by ``relative`` in a batch."""
+class Odd(Square):
+    """Answers that depend on the batch or the worker, or that consume the inputs."""
 
-    def __init__(self, relative: float) -> None:
+    def __init__(self, how: str) -> None:
         super().__init__()
-        self.relative = relative
+        self.how = how
 
     def predict(self, x):
-        return [one * (1 + self.relative) for one in x] if isinstance(x, list) else x
-
-
-class Consumes(Square):
-    """Empties what it gets."""
-
-    def predict(self, x):
-        return [x.pop() for _ in list(x)][::-1]
+        return PREDICTIONS[self.how](x)
 
 
 class Generates(Square):
@@ -309,6 +258,10 @@ class Anything(litserve.LitAPI):
         for request in x if isinstance(x, list) else [x]:
             if request.get("in") == "predict":
                 raise ERRORS[request["raise"]]()
+            if "gpu" in request:  # as CUDA does from then on when its context is broken
+                import torch
+
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             if "sleep_s" in request:
                 time.sleep(request["sleep_s"])
             if "short" in request:
@@ -319,17 +272,6 @@ class Anything(litserve.LitAPI):
         if output.get("in") == "encode":
             raise ERRORS[output["raise"]]()
         return ANSWERS[output["answer"]]() if "answer" in output else {"number": output.get("number")}
-
-
-class LosesItsGpu(Square):
-    """Raises what CUDA raises when its context is broken, and would from then on."""
-
-    def predict(self, x):
-        if x == 13:
-            import torch
-
-            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-        return super().predict(x)
 
 
 class Unwell(Square):
@@ -362,3 +304,104 @@ class InTheQuery(Square):
 
     def decode_request(self, request: float):
         return request
+
+
+class Arrays(litserve.LitAPI):
+    """Batching: arrays are stacked, and the rows of a matrix are the outputs."""
+
+    def setup(self, device):
+        self.matrix = np.arange(6.0).reshape(2, 3)
+
+    def decode_request(self, request):
+        return np.asarray(request["input"])
+
+    def predict(self, x):
+        return np.atleast_1d(x @ self.matrix)
+
+    def encode_response(self, output):
+        return {"output": output.tolist(), "class": int(output.argmax())}
+
+
+class Tokens(litserve.LitAPI):
+    """Text classification: batches of a kind of their own."""
+
+    def decode_request(self, request):
+        return request["text"]
+
+    def batch(self, inputs):
+        return {"lengths": np.array([len(text) for text in inputs]), "texts": inputs}
+
+    def predict(self, x):
+        if isinstance(x, str):
+            return len(x)
+        return {"logits": x["lengths"]}
+
+    def unbatch(self, output):
+        return output["logits"].tolist()
+
+    def encode_response(self, output):
+        return {"label": "long" if output > 5 else "short", "tokens": output}
+
+
+class Prompt(BaseModel):
+    prompt: str
+    temperature: float = Field(0.7, ge=0, le=2)
+
+
+class Completion(BaseModel):
+    text: str
+    tokens: int
+
+
+class Typed(litserve.LitAPI):
+    """Request and response models, which FastAPI validates and documents; the context carries a parameter."""
+
+    def decode_request(self, request: Prompt, context: dict):
+        context["temperature"] = request.temperature
+        return request.prompt
+
+    def predict(self, x, context):
+        if isinstance(x, list):
+            return [f"{one} at {own['temperature']}" for one, own in zip(x, context, strict=True)]
+        return f"{x} at {context['temperature']}"
+
+    def encode_response(self, output) -> Completion:
+        return Completion(text=output, tokens=len(output.split()))
+
+
+class Transcribe(litserve.LitAPI):
+    """Speech recognition: a file of a form."""
+
+    def decode_request(self, request):
+        return request["content"].file.read() + request["language"].encode()
+
+    def predict(self, x):
+        return [one.upper() for one in x] if isinstance(x, list) else x.upper()
+
+    def encode_response(self, output):
+        return {"transcription": output.decode()}
+
+
+class Upload(litserve.LitAPI):
+    """A file that FastAPI takes out of the form."""
+
+    def decode_request(self, request: Annotated[UploadFile, File()]):
+        return len(request.file.read())
+
+    def predict(self, x):
+        return x
+
+
+class Login(BaseModel):
+    user: str
+    age: int
+
+
+class FormModel(litserve.LitAPI):
+    """A form that FastAPI validates."""
+
+    def decode_request(self, request: Annotated[Login, Form()]):
+        return request.model_dump()
+
+    def predict(self, x):
+        return x

@@ -40,7 +40,6 @@ def running_node(
             command += [f"--address={address}"]
         with process_group(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stop_s=0.0) as process:
             said = []
-            assert process.stdout is not None
             for line in process.stdout:
                 said.append(line.decode())
                 if "Ray runtime started" in said[-1]:

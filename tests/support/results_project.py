@@ -1,8 +1,7 @@
-"""Projects of synthetic results of the shipped configurations, on two kinds of machines."""
+"""Projects with synthetic results of the shipped configurations, on two kinds of machines."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 import yaml
 
 from litmeter.classifier.model.rows import PackageRow, PrecisionRow
+from litmeter.measure.comparison_rows import OverBefore
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import load_params
 from litmeter.paths import (
     CEILINGS,
-    COMPARISON,
     COMPARISON_TURNS,
     COMPILED_TABLE,
     MACHINE,
-    OVER_BEFORE,
     PRECISIONS_TABLE,
     README,
     TRAIN_METRICS,
@@ -31,7 +29,7 @@ from tests.support.project import ROOT
 from tests.support.search import tuned
 from tests.support.synthetic_results import CEILINGS as ROOFLINES
 from tests.support.synthetic_results import MACHINE as OWN_MACHINE
-from tests.support.synthetic_results import STAGES, compared, result, write_result
+from tests.support.synthetic_results import STAGES, compared, result, write_comparison, write_result
 
 COST: dict[str, Any] = {
     "macs": 384_000_000,
@@ -43,10 +41,7 @@ COST: dict[str, Any] = {
     "roofline_full_rps": 374.0,
     "roofline_half_rps": 748.0,
 }
-TRAINED = {
-    "test_accuracy": 0.991,
-    "test_images": 111,
-}
+TRAINED = {"test_accuracy": 0.991, "test_images": 111}
 BFLOAT16 = OWN_MACHINE | {
     "cpu": "Intel(R) Xeon(R) Processor",
     "cpu_flags": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"],
@@ -79,10 +74,10 @@ FIGURES: dict[str, dict[str, tuple[float, int, float | None, float, float]]] = {
 
 
 def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed: bool = False) -> None:
-    """Write all that the pages are made of into the current folder.
+    """Write a project with all results into the current folder.
 
     Args:
-        earlier: the configuration whose row is kept from an earlier run.
+        earlier: a configuration whose row is of an earlier run.
         changed: whether the section serve was changed since the results before.
     """
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -99,24 +94,19 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
         if name == earlier:
             row = replace(row, rank=None, earlier="2026-11-29")
         stages = STAGES | {"model": 900 * 8 / rate, "queue": 80 * 8 / rate}
-        own = result(
-            name, rate, model, pipeline, serve=serve, machine=machine, row=row, stage_ms=json.dumps(stages)
-        )
+        own = result(name, rate, model, pipeline, serve=serve, machine=machine, row=row, stage_ms=stages)
         write_result(own)
         rows.append(own.compared)
         turns += own.turns
-    write_rows(COMPARISON, ComparisonRow, rows)
     write_rows(COMPARISON_TURNS, TurnRow, turns)
-    ceilings = ROOFLINES | COST  # what is emulated has none
+    ceilings = ROOFLINES | COST  # without those of an emulated precision
     known = {key: value for key, value in ceilings.items() if machine["bfloat16"] or "half" not in key}
     write_json(CEILINGS, known)
     write_json(MACHINE, machine)
     write_json(TRAIN_METRICS, TRAINED)
-    over: dict[str, Any] = dict.fromkeys(("changes", "ratio", "low", "high", "p95_ms"))
-    if changed:
-        over |= {"changes": {"max_batch_size": [4, 8]}, "ratio": 1.02, "low": 0.97, "high": 1.07}
-        over |= {"p95_ms": [65.2, 66.1]}
-    write_json(OVER_BEFORE, over)
+    changes = {"max_batch_size": (4, 8)}
+    over = OverBefore(ratio=1.02, low=0.97, high=1.07, changes=changes, p95_ms=(65.2, 66.1))
+    write_comparison(rows, over_before=over if changed else OverBefore())
     packages = [
         PackageRow("full", 4, 64.0, 36.0, None, 1.0, None),
         PackageRow("int8", 1, None, 4.5, None, 1.0, None),
@@ -129,7 +119,7 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
 
 
 def searched() -> Tuned:
-    """A search whose winner is what is served."""
+    """A search whose winner is the section serve."""
     found = tuned(incumbent=True)
     metrics = {"combinations": 8, "raced": 1, "rounds": 30, "users": 8}
     knobs = [KnobRow("precision", "half", 0.9, 0.85, 0.95)]

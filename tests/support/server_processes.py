@@ -15,7 +15,7 @@ import psutil
 import requests
 
 from litmeter.kinds.configuration import Configuration
-from litmeter.kinds.server import LOCAL, Start, StartedServer, bound_socket, of_workers
+from litmeter.kinds.server import LOCAL, Start, StartedServer, bound_socket, worker_words
 from litmeter.measure.figures import read_scrape
 from litmeter.paths import ModelFolders
 
@@ -35,9 +35,10 @@ def started_server(folders: ModelFolders, settings: Configuration, folder: Path)
         folder: of its metrics.
     """
     options = {"folders": asdict(folders), "settings": settings.model_dump()}
+    (folder / "metrics").mkdir()
     with bound_socket(LOCAL) as listener:
         return subprocess.Popen(
-            of_workers(MODULE, Start("cpu", 30.0), LOCAL, listener, folder, **options).words,
+            worker_words(MODULE, Start("cpu", 30.0), LOCAL, listener, **options),
             env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")},
             pass_fds=(listener.fileno(),),
             stderr=subprocess.PIPE,

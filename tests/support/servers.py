@@ -27,7 +27,7 @@ from litmeter.system.processes import process_group
 from tests.support.project import ROOT
 
 APIS = Path(__file__).parent
-"""The folder of lit_apis.py and lit_examples.py."""
+"""The folder of lit_apis.py and stub_server.py."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,16 @@ def make_project(folder: Path, folders: ModelFolders, **settings: object) -> Non
 
 @contextmanager
 def running_server(
-    folders: ModelFolders, settings: Configuration, device: str, timeout_s: float, **options: Any
+    folders: ModelFolders,
+    settings: Configuration,
+    device: str = "cpu",
+    timeout_s: float = 30.0,
+    **options: Any,
 ) -> Iterator[StartedServer]:
     """A server that is ready; ``options`` are those of ``starting``."""
     settings = settings.of(folders) if isinstance(settings, Classifier) else settings
     with settings.starting(Start(device, timeout_s, **options)) as starting:
         starting.ready()
-        assert isinstance(starting, StartedServer)
         yield starting
 
 

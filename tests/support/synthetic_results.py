@@ -1,18 +1,19 @@
-"""Results that were never measured: a healthy configuration on two cores, which each test changes."""
+"""Synthetic results: a healthy configuration on two cores, which each test changes."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration
+from litmeter.measure.comparison_rows import ComparisonResult, OverBefore
 from litmeter.measure.levels import NULL_SERVER
-from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.paths import BenchmarkPaths
+from litmeter.measure.rows import BenchmarkMetrics, ComparisonRow, TurnRow
+from litmeter.paths import COMPARISON, BenchmarkPaths
 from litmeter.report.results import Result
+from litmeter.report.snapshot import Snapshot
 from litmeter.system.files import write_json, write_rows
 
 CEILINGS: dict[str, Any] = {
@@ -46,12 +47,12 @@ MACHINE: dict[str, Any] = {
     "litserve": "0.2",
 }
 SPEEDS = (1.0, 0.8, 1.2, 0.9, 1.1, 1.0)
-"""Of the machine, by round: rates vary by it, and their ratios do not."""
+"""Speed of the machine by round: rates vary with it, ratios do not."""
 USERS = 8
 
 
 def turn(subject: str, work: str, rate_rps: float | None, number: int = 0, **changes: Any) -> TurnRow:
-    """A turn that nothing is wrong with, in the round ``number``."""
+    """A valid turn in the round ``number``."""
     rate = rate_rps or 1.0
     served = {
         "users": USERS,
@@ -60,8 +61,7 @@ def turn(subject: str, work: str, rate_rps: float | None, number: int = 0, **cha
         "mean_ms": 1000 * USERS / rate,
         "p50_ms": 900 * USERS / rate,
         "p95_ms": 1500 * USERS / rate,
-        "stage_ms": json.dumps(STAGES),
-        "batches": json.dumps({"1": 200}),
+        "stage_ms": STAGES,
         "http_cpu_ms": 1.0,
         "workers_cpu_ms": 18.0,
         "manager_cpu_ms": 0.5,
@@ -88,14 +88,14 @@ def result(
     row: ComparisonRow | None = None,
     **changes: Any,
 ) -> Result:
-    """A configuration, by default one whose transport costs next to nothing.
+    """Results of a configuration whose transport costs next to nothing.
 
     Args:
-        served, model, pipeline: rates, images/s; None was not measured.
-        noise: by which a rate differs from round to round, besides SPEEDS.
-        more: turns besides.
-        null, in_process: columns of the null server's turn, and of those in-process.
-        row: of the comparison, of whose efficiency and rates in-process these are.
+        served, model, pipeline: rates, images/s; None where not measured.
+        noise: relative difference of rates between rounds, besides SPEEDS.
+        more: further turns.
+        null, in_process: columns of the null server's turn, and of turns in-process.
+        row: of the comparison, whose efficiency and rates in-process are replaced.
         changes: columns of the served turns.
     """
     wobble = {"served": 1.0, "model": 1 + noise, "pipeline": 1 - noise}
@@ -126,17 +126,18 @@ def result(
         serve=serve or Classifier(),
         device="cpu",
         machine=machine,
-        metrics={
-            "throughput_rps": served,
-            "lone_p50_ms": 18.0,
-            "ready_s": 4.5,
-            "memory_mib": 400.0,
-            "null_rps": 800.0,
-            "accuracy": 0.991,
-            "agreement": 0.997,
-            "photos": 111,
-            "failed": 0,
-        },
+        metrics=BenchmarkMetrics(
+            throughput_rps=served,
+            lone_p50_ms=18.0,
+            ready_s=4.5,
+            memory_mib=400.0,
+            null_rps=800.0,
+            photos=111,
+            agreement=0.997,
+            accuracy=0.991,
+            mismatched=0,
+            failed=0,
+        ),
         compared=own,
         turns=[*turns, *more] if not own.earlier else [],
         alone=[
@@ -182,5 +183,29 @@ def compared(
 
 def write_result(own: Result) -> None:
     """Write the files of ``own`` below the working directory, as its stage would."""
-    write_json(BenchmarkPaths(own.name).metrics, own.metrics)
+    write_json(BenchmarkPaths(own.name).metrics, own.metrics.model_dump())
     write_rows(BenchmarkPaths(own.name).turns, TurnRow, own.alone)
+
+
+def write_comparison(rows: Sequence[ComparisonRow], **facts: Any) -> None:
+    """metrics/comparison.json into the current folder; ``facts`` are its other keys."""
+    found = ComparisonResult(
+        **{
+            "date": "2026-01-02",
+            "model": None,
+            "candidate": None,
+            "signatures": {row.experiment: f"{row.experiment}'s" for row in rows},
+            "rows": rows,
+            "over_before": OverBefore(),
+            "unavailable": {},
+            "batch_ms": {},
+            "ready_s": dict.fromkeys((row.experiment for row in rows), 1.5),
+            **facts,
+        }
+    )
+    write_json(COMPARISON, found.model_dump(mode="json"))
+
+
+def with_change(snapshot: Snapshot, over: OverBefore) -> Snapshot:
+    """The snapshot of a run that compared changed settings with those before."""
+    return replace(snapshot, comparison=snapshot.comparison.model_copy(update={"over_before": over}))

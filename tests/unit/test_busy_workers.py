@@ -15,7 +15,7 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.load.bodies import Bodies
 from litmeter.measure.inprocess_workers import measure, run_worker
 from litmeter.measure.subjects import InProcess
-from litmeter.measure.turn import Turn, Work, WorkKind
+from litmeter.measure.turn import Turn, Work
 from litmeter.system.processes import JsonLinesProcess
 
 NOTHING = Bodies([], "application/json")
@@ -24,14 +24,12 @@ NOTHING = Bodies([], "application/json")
 class Replayed(JsonLinesProcess):
     """Answers each probe with the next rate of as many busy workers; ``asked`` has their numbers."""
 
+    pid = 0
+
     def __init__(self, rates: Mapping[int, Sequence[float]]) -> None:
         self.rates = {busy: list(own) for busy, own in rates.items()}
         self.asked: list[int] = []
         self.threads: list[int | None] = []
-
-    @property
-    def pid(self) -> int:  # type: ignore[override]
-        return 0
 
     def send(self, job: Any) -> None:
         self.asked.append(job["busy"])
@@ -49,33 +47,25 @@ def in_process(talk: Replayed, workers: int, fewest: int) -> InProcess:
 
 
 @pytest.mark.parametrize(
-    ("rates", "busy", "asked"),
+    ("workers", "fewest", "rates", "busy", "asked"),
     [
-        ({1: (20, 21), 2: (40, 39), 4: (80, 75)}, 4, [1, 1, 2, 2, 4, 4]),
-        ({1: (20, 21), 2: (15, 14)}, 1, [1, 1, 2, 2]),
-        ({1: (20, 21), 2: (30, 12), 4: (35, 36)}, 4, [1, 1, 2, 2, 4, 4]),  # slow for a moment
-        ({1: (20, 21), 2: (6, 30)}, 1, [1, 1, 2]),  # hopeless at once
-        ({1: (20, 21), 2: (30, 31), 4: (30, 29)}, 2, [1, 1, 2, 2, 4, 4]),
+        (4, 1, {1: (20, 21), 2: (40, 39), 4: (80, 75)}, 4, [1, 1, 2, 2, 4, 4]),
+        (4, 1, {1: (20, 21), 2: (15, 14)}, 1, [1, 1, 2, 2]),
+        (4, 1, {1: (20, 21), 2: (30, 12), 4: (35, 36)}, 4, [1, 1, 2, 2, 4, 4]),  # slow for a moment
+        (4, 1, {1: (20, 21), 2: (6, 30)}, 1, [1, 1, 2]),  # hopeless at once
+        (4, 1, {1: (20, 21), 2: (30, 31), 4: (30, 29)}, 2, [1, 1, 2, 2, 4, 4]),
+        (4, 2, {2: (20, 21), 4: (40, 39)}, 4, [2, 2, 4, 4]),
+        (4, 4, {}, 4, []),  # a core for each thread
+        (1, 8, {}, 1, []),
     ],
 )
 def test_the_search_goes_on_while_more_workers_are_faster(
-    rates: Mapping[int, Sequence[float]], busy: int, asked: list[int]
+    workers: int, fewest: int, rates: Mapping[int, Sequence[float]], busy: int, asked: list[int]
 ) -> None:
     talk = Replayed(rates)
-    workers = in_process(talk, 4, fewest=1)
-    assert workers.busiest() == busy
-    assert talk.asked == asked
-    assert workers.busiest() == busy
+    subject = in_process(talk, workers, fewest)
+    assert [subject.busiest(), subject.busiest()] == [busy, busy]
     assert talk.asked == asked  # it is searched once
-
-
-@pytest.mark.parametrize(("workers", "fewest", "asked"), [(4, 4, []), (4, 2, [2, 2, 4, 4]), (1, 8, [])])
-def test_workers_that_have_a_core_for_each_thread_are_all_busy(
-    workers: int, fewest: int, asked: list[int]
-) -> None:
-    talk = Replayed({2: (20, 21), 4: (40, 39)})
-    assert in_process(talk, workers, fewest).busiest() == workers
-    assert talk.asked == asked
 
 
 def test_a_turn_may_say_how_many_are_busy() -> None:
@@ -154,8 +144,6 @@ def test_a_worker_runs_in_one_thread_where_that_is_asked_and_in_its_own_before_a
 def test_all_workers_in_one_thread_each_are_asked_for_whatever_is_fastest() -> None:
     talk = Replayed({4: [10.0, 20.0]})
     subject = in_process(talk, 4, fewest=1)
-    kinds: tuple[WorkKind, ...] = ("crowded", "one_thread")
-    for kind in kinds:
-        subject.load(Turn("any", Work(kind, 8, 0.3)), lambda: None)
-    assert talk.asked == [4, 4]
-    assert talk.threads == [None, 1]
+    for work in (Work("crowded", 8, 0.3), Work("one_thread", 8, 0.3)):
+        subject.load(Turn("any", work), lambda: None)
+    assert (talk.asked, talk.threads) == ([4, 4], [None, 1])

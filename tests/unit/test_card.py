@@ -13,25 +13,15 @@ from litmeter.errors import ModelError
 from litmeter.paths import ModelFolders
 
 
-def copied(exported: ModelFolders, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported.exported, tmp_path / "copy"))
-
-
-def test_weights_of_another_card_are_refused(exported: ModelFolders, tmp_path: Path) -> None:
-    folder = copied(exported, tmp_path)
-    content = bytearray((folder / WEIGHTS_NAME).read_bytes())
-    content[-1] ^= 1
-    (folder / WEIGHTS_NAME).write_bytes(content)
-    with pytest.raises(ModelError, match="is not the file that"):
-        read_card(folder)
-
-
-@pytest.mark.parametrize("change", [{"classes": ["one"]}, {"surprise": 1}])
-def test_a_malformed_card_is_refused(
-    exported: ModelFolders, tmp_path: Path, change: dict[str, object]
+@pytest.mark.parametrize("change", [{"classes": ["one"]}, {"surprise": 1}, None])
+def test_a_malformed_card_and_other_weights_are_refused(
+    exported: ModelFolders, tmp_path: Path, change: dict[str, object] | None
 ) -> None:
-    folder = copied(exported, tmp_path)
-    card = json.loads((folder / CARD_NAME).read_text()) | change
-    (folder / CARD_NAME).write_text(json.dumps(card))
-    with pytest.raises(ModelError, match=r"model\.json"):
+    folder = Path(shutil.copytree(exported.exported, tmp_path / "copy"))
+    if change:
+        (folder / CARD_NAME).write_text(json.dumps(json.loads((folder / CARD_NAME).read_text()) | change))
+    else:
+        content = (folder / WEIGHTS_NAME).read_bytes()
+        (folder / WEIGHTS_NAME).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ModelError, match=r"model\.json" if change else "is not the file that"):
         read_card(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -41,45 +42,39 @@ class Small(nn.Sequential):
         )
 
 
-def test_the_cost_of_a_small_net_is_hand_arithmetic() -> None:
-    cost = cost_of(Small(), image_size=32)
-    dense = 3 * 8 * 3 * 3 * 32 * 32
-    depthwise = 8 * 5 * 5 * 16 * 16
-    linear = 8 * 10 + 10  # ptflops counts the addition of a bias
-    assert cost.macs == dense + depthwise + linear
+def test_cost_and_traffic_of_a_small_net_are_hand_arithmetic() -> None:
+    cost, traffic = cost_of(Small(), image_size=32), traffic_of(Small(), image_size=32)
+    assert cost is not None
+    dense, depthwise = 3 * 8 * 9 * 32 * 32, 8 * 25 * 16 * 16
+    assert cost.macs == dense + depthwise + 8 * 10 + 10  # ptflops counts the addition of a bias
     assert cost.flops == 2 * cost.macs
-    assert cost.parameters == 3 * 8 * 9 + 8 * 25 + 8 * 10 + 10
+    assert cost.parameters == traffic.weights == 3 * 8 * 9 + 8 * 25 + 8 * 10 + 10
+    assert sum(traffic.activations) == (3 + 8) * 32 * 32 + 8 * (32 * 32 + 16 * 16) + 8 + 10
 
 
-def test_the_traffic_of_a_small_net_is_hand_arithmetic() -> None:
-    traffic = traffic_of(Small(), image_size=32)
-    dense = 3 * 32 * 32 + 8 * 32 * 32
-    depthwise = 8 * 32 * 32 + 8 * 16 * 16
-    assert sum(traffic.activations) == dense + depthwise + 8 + 10
-    assert traffic.weights == 3 * 8 * 9 + 8 * 25 + 8 * 10 + 10
+MANY = Traffic(0, (600_000, 400_000))
+FEW = Traffic(250_000, ())
 
 
-def test_many_weights_are_compute_bound_in_large_batches() -> None:
-    """One image: 2 FLOPs and 4 bytes a weight; the machine does 8 FLOPs while it moves a byte."""
-    weights = 1_000_000
-    found = roofline(2 * weights, Traffic(weights, ()), "float32", 8e9, 1e3, 1e9, 0)
-    assert (found.bound, found.batch_size) == ("compute", 16)
-    assert found.rps == pytest.approx(8e9 / (2 * weights))
-
-
-def test_many_activations_are_memory_bound_at_any_batch_size() -> None:
-    found = roofline(2_000_000, Traffic(0, (600_000, 400_000)), "bfloat16", 8e9, 1e9, 1e3, 0)
-    assert (found.bound, found.batch_size) == ("memory", None)
-    assert found.rps == pytest.approx(1e9 / 2_000_000)
-
-
-def test_an_activation_counts_as_far_as_it_exceeds_the_last_cache() -> None:
-    traffic = Traffic(0, (600_000, 400_000))
-    cached = roofline(1_000, traffic, "float32", 8e15, 1e9, 1e9, 2**40)
-    assert cached.bound == "compute"
-    found = roofline(1_000, traffic, "float32", 8e15, 1e9, 1e9, 1_000_000)  # of an image 2.4 and 1.6 MB
-    assert found.bound == "memory"
-    assert found.rps == pytest.approx(1e9 / (1_400_000 + 600_000))
+@pytest.mark.parametrize(
+    ("given", "bound", "batch_size", "rps"),
+    [
+        # One image: 2 FLOPs and 4 bytes a weight; the machine does 8 FLOPs while it moves a byte.
+        ((2_000_000, Traffic(1_000_000, ()), "float32", 8e9, 1e3, 1e9, 0), "compute", 16, 8e9 / 2_000_000),
+        ((2_000_000, MANY, "bfloat16", 8e9, 1e9, 1e3, 0), "memory", None, 1e9 / 2_000_000),
+        # Activations of 2.4 and 1.6 MB count as far as they exceed the last cache.
+        ((1_000, MANY, "float32", 8e15, 1e9, 1e9, 1_000_000), "memory", None, 1e9 / (1_400_000 + 600_000)),
+        ((1_000, MANY, "float32", 8e15, 1e9, 1e9, 2**40), "compute", 1, 8e15 / 1_000),
+        # Weights of 1 MB are read at their own rate: in 10 us from a cache, in 1 ms from memory.
+        ((1_000, FEW, "float32", 1e9, 1e9, 1e11, 2**20), "compute", 16, 1e9 / 1_000),
+        ((1_000, FEW, "float32", 1e9, 1e3, 1e11, 0), "compute", 16, 1e9 / 1_000),
+        ((1_000, FEW, "float32", 1e9, 1e9, 1e9, 2**20), "memory", None, 256_000),
+    ],
+)
+def test_the_roofline_is_hand_arithmetic(
+    given: tuple[Any, ...], bound: str, batch_size: int | None, rps: float
+) -> None:
+    assert roofline(*given) == (pytest.approx(rps), bound, batch_size)
 
 
 def test_the_t4_row_is_the_studys_arithmetic() -> None:
@@ -193,15 +188,6 @@ def test_a_buffer_exceeds_all_caches_and_two_leave_three_quarters_of_the_memory(
     cache_mib: int, free_mib: int, expected_mib: int
 ) -> None:
     assert buffer_bytes(cache_mib * 2**20, free_mib * 2**20) == expected_mib * 2**20
-
-
-def test_weights_are_read_at_their_own_rate() -> None:
-    """Of 1 MB, in 10 us from a cache and in 1 ms from memory, for 1 us of arithmetic."""
-    weights = Traffic(250_000, ())
-    cached = roofline(1_000, weights, "float32", 1e9, 1e9, 1e11, 2**20)
-    assert cached == roofline(1_000, weights, "float32", 1e9, 1e3, 1e11, 0)
-    assert (cached.bound, cached.batch_size) == ("compute", 16)
-    assert roofline(1_000, weights, "float32", 1e9, 1e9, 1e9, 2**20).bound == "memory"
 
 
 def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:

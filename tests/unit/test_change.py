@@ -15,29 +15,20 @@ REFERENCE = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
 LABELS = [0, 0, 1, 0]
 
 
-def test_equal_answers_change_nothing() -> None:
-    found = agreement_of(REFERENCE, REFERENCE, LABELS)
-    assert (found.agreement, found.accuracy, found.accuracy_change) == (1.0, 1.0, 0.0)
-    assert (found.mean_change, found.largest_change, found.divergence) == (0.0, 0.0, 0.0)
-
-
-def test_a_changed_label_costs_agreement_and_accuracy() -> None:
+@pytest.mark.parametrize(
+    ("row", "answer", "agreement", "change"),
+    [(0, [0.9, 0.1], 1.0, 0.0), (0, [0.7, 0.3], 1.0, 0.2), (1, [0.4, 0.6], 0.75, 0.2)],
+    ids=["nothing", "a probability that keeps its label", "a label"],
+)
+def test_what_changes(row: int, answer: list[float], agreement: float, change: float) -> None:
     answers = REFERENCE.copy()
-    answers[1] = [0.4, 0.6]
+    answers[row] = answer
     found = agreement_of(REFERENCE, answers, LABELS)
-    assert (found.photos, found.agreement, found.accuracy) == (4, 0.75, 0.75)
-    assert found.accuracy_change == -0.25
-    assert found.largest_change == pytest.approx(0.2)
-    assert found.mean_change == pytest.approx(0.05)
-    assert found.divergence == pytest.approx((0.6 * math.log(1.5) + 0.4 * math.log(2 / 3)) / 4)
-
-
-def test_what_labels_hide_the_probabilities_show() -> None:
-    answers = REFERENCE.copy()
-    answers[0] = [0.7, 0.3]
-    found = agreement_of(REFERENCE, answers, LABELS)
-    assert found.agreement == 1.0
-    assert found.divergence > 0.01
+    assert (found.photos, found.agreement, found.accuracy) == (4, agreement, agreement)
+    assert found.accuracy_change == agreement - 1
+    assert (found.largest_change, found.mean_change) == pytest.approx((change, change / 4))
+    pairs = zip(REFERENCE[row], answer, strict=True)
+    assert found.divergence == pytest.approx(sum(p * math.log(p / q) for p, q in pairs) / 4)
 
 
 def test_a_probability_of_zero_gives_a_finite_divergence() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.paths import COMPARISON_METRICS, RESULTS_PAGE
+from litmeter.measure.comparison_rows import read_comparison
+from litmeter.paths import RESULTS_PAGE
 from litmeter.report.pages import write_results
 from litmeter.report.snapshot import OF_A_REVISION, read_snapshot
 from litmeter.say.tables import significant
@@ -17,11 +18,10 @@ from tests.support.project import ROOT
 
 
 def test_metrics_are_flat_and_have_the_same_keys() -> None:
-    for folder in ("benchmark", "comparison"):
-        found = [read_json(path) for path in sorted((ROOT / "metrics" / folder).glob("*.json"))]
-        assert found
-        assert {tuple(own) for own in found} == {tuple(found[0])}
-        assert not any(isinstance(value, dict | list) for own in found for value in own.values())
+    found = [read_json(path) for path in sorted((ROOT / "metrics/benchmark").glob("*.json"))]
+    assert found
+    assert {tuple(own) for own in found} == {tuple(found[0])}
+    assert not any(isinstance(value, dict | list) for own in found for value in own.values())
 
 
 @pytest.fixture
@@ -37,9 +37,10 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_results_are_written_without_a_model() -> None:
     write_results()
     page = RESULTS_PAGE.read_text()
-    for path in COMPARISON_METRICS.glob("*.json"):
-        rate_rps = read_json(path)["rate_rps"]
-        assert re.search(rf"\| `{path.stem}` \| [^|]* \| {re.escape(significant(rate_rps))} \|", page), path
+    for row in read_comparison().rows:
+        assert re.search(
+            rf"\| `{row.experiment}` \| [^|]* \| {re.escape(significant(row.rate_rps))} \|", page
+        )
 
 
 @pytest.mark.usefixtures("committed")

@@ -17,6 +17,7 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Checked, Configuration
 from litmeter.kinds.registry import read as read_keys
 from litmeter.load.bodies import Bodies
+from litmeter.measure.comparison_rows import read_comparison
 from litmeter.measure.log import UNFINISHED, Log
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.measure.subjects import Subject
@@ -24,7 +25,6 @@ from litmeter.measure.turn import Schedule, Work
 from litmeter.params import Params, load_params
 from litmeter.paths import (
     COMPARISON,
-    COMPARISON_RUN,
     COMPARISON_TURNS,
     COMPILERS,
     DVC_FILE,
@@ -34,18 +34,18 @@ from litmeter.paths import (
 )
 from litmeter.stages import packages
 from litmeter.stages.comparison import (
+    dated,
     main,
     names_to_measure,
     read_last,
-    rows_digest,
     settings_before,
     signatures_of,
 )
 from litmeter.system.dvc_file import code_digest
-from litmeter.system.files import read_json, read_rows, write_json, write_rows
+from litmeter.system.files import read_json, read_rows, write_json
 from tests.support.models import write_manifest
 from tests.support.project import ROOT
-from tests.support.synthetic_results import compared
+from tests.support.synthetic_results import compared, write_comparison
 from tests.support.turns import Machine, drive
 
 
@@ -76,15 +76,9 @@ def test_only_code_that_the_stage_runs_counts(project: Path, module: str, measur
 
 def keep_results(names: Sequence[str], settings: Configuration | None = None, **facts: object) -> None:
     """Results of an earlier run, of configurations whose rates rise by 20 req/s from name to name."""
-    own = {
-        "date": "2026-01-02",
-        "model": "the weights",
-        "candidate": (settings or Classifier()).model_dump(),
-        "signatures": {name: f"{name}'s" for name in names},
-    }
+    own = {"model": "the weights", "candidate": (settings or Classifier()).model_dump()}
     rows = [compared(name, 20.0 * rank, rank) for rank, name in enumerate(names, 1)]
-    write_json(COMPARISON_RUN, own | {"rows": rows_digest(rows)} | facts)
-    write_rows(COMPARISON, ComparisonRow, rows)
+    write_comparison(rows, **(own | facts))
 
 
 @pytest.mark.usefixtures("project")
@@ -103,13 +97,9 @@ def test_measured_are_the_changed_the_reference_and_the_fastest_and_all_others_k
 
 @pytest.mark.usefixtures("project")
 def test_a_row_that_was_kept_before_keeps_its_date() -> None:
-    rows = [replace(compared("slow", 30.0, None), earlier="2025-12-31"), compared("fast", 60.0, 1)]
-    keep_results(["reference", "slow", "fast"], rows=rows_digest(rows))
-    assert read_last() is None  # rows and facts of two runs
-    write_rows(COMPARISON, ComparisonRow, rows)
-    last = read_last()
-    assert last is not None
-    assert [row.earlier for row in last.rows] == ["2025-12-31", "2026-01-02"]
+    row = compared("slow", 30.0, 1)
+    assert dated(replace(row, earlier="2025-12-31"), "2026-01-02").earlier == "2025-12-31"
+    assert dated(row, "2026-01-02").earlier == "2026-01-02"
 
 
 @pytest.mark.usefixtures("project")
@@ -276,7 +266,7 @@ def set_key(section: str, **keys: object) -> None:
 
 
 def rows_by_name() -> dict[str, ComparisonRow]:
-    return {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
+    return {row.experiment: row for row in read_comparison().rows}
 
 
 def test_a_repetition_replaces_all(params: Params, run_stage: Callable[..., list[str]]) -> None:
@@ -287,7 +277,7 @@ def test_a_repetition_replaces_all(params: Params, run_stage: Callable[..., list
         assert sorted(rows) == everyone
         assert not any(row.earlier for row in rows.values())
         assert all(row.rate_rps == pytest.approx(rate_rps, rel=0.05) for row in rows.values())
-        assert read_json(OVER_BEFORE)["ratio"] is None
+        assert read_comparison().over_before.ratio is None
         turns = read_rows(COMPARISON_TURNS, TurnRow)
         assert [row.turn for row in turns] == list(range(len(turns)))
 
@@ -300,9 +290,10 @@ def test_after_a_change_of_the_candidate_both_settings_are_measured(
     set_key("serve", max_batch_size=7)
     measured = run_stage({"e1_baseline": 20.0, "before": 20.0}, 40.0)
     assert measured == ["before", "candidate", "e1_baseline", "e7_tuned"]
-    found = read_json(OVER_BEFORE)
-    assert found["changes"] == {"max_batch_size": [params.serve.max_batch_size, 7]}
-    assert found["ratio"] == pytest.approx(2.0, rel=0.05)
+    found = read_comparison().over_before
+    assert read_json(OVER_BEFORE) == found.model_dump(mode="json")
+    assert found.changes == {"max_batch_size": (params.serve.max_batch_size, 7)}
+    assert found.ratio == pytest.approx(2.0, rel=0.05)
     rows = rows_by_name()
     assert sorted(rows) == everyone
     kept = {name for name, row in rows.items() if row.earlier}
@@ -332,7 +323,7 @@ def test_where_memory_keeps_candidate_and_before_apart_the_reference_compares_th
         if turn.subject in rounds:
             rounds[turn.subject].add(turn.round)
     assert rounds["before"].isdisjoint(rounds["candidate"])
-    found = read_json(OVER_BEFORE)["ratio"]
+    found = read_comparison().over_before.ratio
     assert found == (ratio and pytest.approx(ratio, rel=0.05))
     assert not list(UNFINISHED.glob("comparison-*"))
 
@@ -359,7 +350,7 @@ def test_what_cannot_run_in_process_is_only_served_and_the_reason_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = {"api": Checked("", "", (), None, {4: 30.0, 8: 15.0}), "candidate": Checked("", "a command", ())}
-    monkeypatch.setattr("litmeter.stages.comparison.refuse_faulty", lambda own, *_: found)
+    monkeypatch.setattr("litmeter.stages.comparison.check_all", lambda own, *_: found)
     monkeypatch.setattr("litmeter.params.Params.bodies", lambda _: Bodies([b"{}"], "application/json"))
     machine = Machine(lambda turn: 40.0)
 
@@ -370,9 +361,9 @@ def test_what_cannot_run_in_process_is_only_served_and_the_reason_is_kept(
     monkeypatch.setattr("litmeter.stages.comparison.run", run)
     main()
     assert {turn.subject for turn in machine.turns if isinstance(turn.load, Work)} == {"api in-process"}
-    facts = read_json(COMPARISON_RUN)
-    assert facts["unavailable"] == {"candidate": "a command"}
-    assert facts["batch_ms"] == {"api": {"4": 30.0, "8": 15.0}}
+    facts = read_comparison()
+    assert facts.unavailable == {"candidate": "a command"}
+    assert facts.batch_ms == {"api": {4: 30.0, 8: 15.0}}
     rows = rows_by_name()
     assert rows["api"].efficiency is not None
     assert rows["candidate"].efficiency is None

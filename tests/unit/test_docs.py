@@ -21,7 +21,7 @@ from litmeter.kinds.configuration import Configuration, TuneSettings
 from litmeter.kinds.registry import KINDS
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import Params
-from litmeter.paths import README, SECONDS
+from litmeter.paths import README
 from litmeter.report import pages
 from tests.support.project import ROOT
 
@@ -43,7 +43,7 @@ SECTIONS = "|".join(Params.model_fields)
 KEY = re.compile(rf"(?<![\w/.])((?:{SECTIONS})\.(?!py\b)[a-z]\w*(?:\.\w+)?)")
 SETTING = re.compile(r"-S '?([\w.]+)=")
 PATH = re.compile(r"(?<![\w/.])((?:src|tests|studies|assets)(?:/[\w.*-]+)+)")
-STUDY = re.compile(r"\b[Ss]tudy\s+`(\w+)`")
+STUDY = re.compile(r"\b[Ss]tudy\s+`(\w+)[^`]*`")
 
 Edges = dict[str, set[str]]
 
@@ -164,7 +164,7 @@ def test_tuning_explains_every_key_of_serve() -> None:
 
 
 def test_every_column_and_stage_is_explained() -> None:
-    text = (ROOT / "docs/columns.md").read_text()
+    text = (ROOT / "docs/measuring.md").read_text()
     columns = {field.name for row in (TurnRow, ComparisonRow) for field in fields(row)}
     assert [name for name in {*columns, *STAGES} if f"`{name}`" not in text] == []
 
@@ -184,12 +184,10 @@ def test_architecture_lists_every_stage_and_result() -> None:
 
 
 def outputs(stage: dict[str, Any]) -> set[str]:
-    """What a stage writes, without its seconds."""
+    """What a stage writes."""
     body = stage.get("do", stage)
-    paths = [
-        next(iter(out)) if isinstance(out, dict) else out for out in body["outs"] + body.get("metrics", [])
-    ]
-    return {path for path in paths if not path.startswith(str(SECONDS))}
+    outs = body["outs"] + body.get("metrics", [])
+    return {next(iter(out)) if isinstance(out, dict) else out for out in outs}
 
 
 def test_the_drawing_of_the_pipeline_is_dvc_yamls() -> None:

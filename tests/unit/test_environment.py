@@ -23,13 +23,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+def faults(memory: str) -> int:
+    return int(subprocess.check_output([sys.executable, "-c", FAULTS_OF_LARGE_BLOCKS, memory], text=True))
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's malloc")
 def test_a_block_that_was_freed_costs_no_page_faults_again() -> None:
-    faults = {
-        memory: int(
-            subprocess.check_output([sys.executable, "-c", FAULTS_OF_LARGE_BLOCKS, memory], text=True)
-        )
-        for memory in ("given back", "kept")
-    }
-
-    assert faults["kept"] < faults["given back"] / 10
+    assert faults("kept") < faults("given back") / 10

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,33 +17,27 @@ from litmeter.measure.comparison_rows import comparison_rows
 from litmeter.measure.rows import TurnRow
 from tests.support.project import ROOT
 
-FIXTURES = ROOT / "tests/fixtures"
+FIXTURES, USERS = ROOT / "tests/fixtures", 8
 
 
-def turns_of(machine: str, users: int) -> list[TurnRow]:
-    """The served turns at one number of users, each followed by its pipeline's where that was measured."""
-    turns: list[TurnRow] = []
+def turns_of(machine: str) -> Iterator[TurnRow]:
+    """The served turns, each followed by its pipeline's where that was measured."""
     with (FIXTURES / f"turns_{machine}.csv").open() as lines:
         for row in csv.DictReader(lines):
-            if int(row["users"]) != users:
-                continue
-            for work, column in (("served", "rate_rps"), ("pipeline", "pipeline_rps")):
-                rate = float(row[column]) if row.get(column) else None
-                if rate or work == "served":
-                    name, number = row["experiment"], int(row["round"])
-                    bound = float(row["bound_rps"]) if row.get("bound_rps") else None
-                    turns.append(
-                        TurnRow(
-                            len(turns), 0.0, 1.0, number, name, work, users, rate_rps=rate, bound_rps=bound
-                        )
+            rates = {"served": row["rate_rps"], "pipeline": row.get("pipeline_rps")}
+            for work, text in rates.items():
+                if int(row["users"]) == USERS and (text or work == "served"):
+                    named = (int(row["round"]), row["experiment"], work, USERS)
+                    known = {"rate_rps": text, "bound_rps": row.get("bound_rps")}
+                    yield TurnRow(
+                        0, 0.0, 1.0, *named, **{key: float(one) for key, one in known.items() if one}
                     )
-    return turns
 
 
 @pytest.mark.parametrize("machine", ["amx", "avx512_bf16", "avx2"])
 def test_the_figures_are_the_frozen_ones(machine: str) -> None:
     frozen = json.loads((FIXTURES / f"figures_{machine}.json").read_text())
-    rows = comparison_rows(list(frozen), "e1_baseline", turns_of(machine, 8), {}, 0.05)
+    rows = comparison_rows(list(frozen), "e1_baseline", [*turns_of(machine)], {}, 0.05)
     assert [row.experiment for row in rows] == list(frozen)
     for row, figures in zip(rows, frozen.values(), strict=True):
         assert {key: getattr(row, key) for key in figures} == figures, row.experiment

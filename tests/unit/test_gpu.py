@@ -50,11 +50,10 @@ def usage_of(telemetry: Telemetry, ticks: int = 1) -> Any:
 
 def test_means_that_began_before_a_turn_are_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("litmeter.measure.telemetry.read_gpu", lambda: Reading(80.0, 70.0, 3000.0, 12000.0))
-    short = usage_of(Telemetry(on_gpu=True))
-    assert (short.gpu_percent, short.gpu_power_w, short.gpu_memory_mib) == (None, None, 3000.0)
-    monkeypatch.setattr("litmeter.measure.telemetry.AVERAGED_S", 0.0)
-    long = usage_of(Telemetry(on_gpu=True))
-    assert (long.gpu_percent, long.gpu_power_w, long.gpu_memory_mib) == (80.0, 70.0, 3000.0)
+    for averaged_s, expected in ((1.0, (None, None, 3000.0)), (0.0, (80.0, 70.0, 3000.0))):
+        monkeypatch.setattr("litmeter.measure.telemetry.AVERAGED_S", averaged_s)
+        usage = usage_of(Telemetry(on_gpu=True))
+        assert (usage.gpu_percent, usage.gpu_power_w, usage.gpu_memory_mib) == expected
     assert usage_of(Telemetry(on_gpu=False)).gpu_memory_mib is None
 
 
@@ -143,8 +142,8 @@ def test_memory_of_the_gpu_is_that_of_workers_on_it(
     # With s0 and s1 ready 2,000 are taken, and a third needs 1,200 beside 400 for their growth.
     assert served_at_once(monkeypatch, 3500.0) == ("null", "s0", "s1")
     printed = capsys.readouterr().out
-    assert "without s2: there is no memory for it" in printed
-    assert "without s3: there is no memory for it" in printed
+    assert "without s2" in printed
+    assert "without s3" in printed
     assert served_at_once(monkeypatch, float("inf")) == ("null", "s0", "s1", "s2", "s3")
 
 
@@ -182,7 +181,7 @@ def test_an_error_that_stays_ends_the_process() -> None:
 
 @pytest.mark.parametrize(
     ("toolkit", "compiler", "reason"),
-    [(None, "g++", r"no CUDA toolkit \(CUDA_HOME"), ("/usr/local/cuda", None, r"no C\+\+ compiler")],
+    [(None, "g++", "no CUDA toolkit (CUDA_HOME"), ("/usr/local/cuda", None, "no C++ compiler")],
 )
 def test_without_what_compiles_for_a_gpu_models_run_in_torch_and_it_says_so(
     toolkit: str | None,
@@ -197,37 +196,30 @@ def test_without_what_compiles_for_a_gpu_models_run_in_torch_and_it_says_so(
     folders = ModelFolders(exported.exported, tmp_path / "compiled")
     manifest = compile_model(folders, "cuda", (1, 8), [])
     assert manifest.packages == []
-    note = COMPILED.of(folders).note("cuda")
-    assert note is not None
-    assert note.endswith("the model runs in torch")
-    with pytest.raises(AssertionError, match=reason):
-        raise AssertionError(note)
+    assert reason in (COMPILED.of(folders).note("cuda") or "")
 
 
 def test_a_worker_warms_up_with_one_image_and_with_several(
     exported: ModelFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[int] = []
-    monkeypatch.setattr(Predictor, "predict", lambda self, images: sizes.append(len(images)))
-    for most in (1, 4, 4096):
-        settings = Classifier(max_batch_size=most, batch_timeout_s=0.01)
+    predict, sizes = Predictor.predict, list[int]()
+
+    def counted(self: Predictor, images: Any) -> Any:
+        sizes.append(len(images))
+        return predict(self, images)
+
+    monkeypatch.setattr(Predictor, "predict", counted)
+    for preprocess, most in (("timm", 1), ("torchvision", 4), ("timm", 4096)):
+        settings = read_keys({"preprocess": preprocess, "max_batch_size": most, "batch_timeout_s": 0.01})
         Predictor(exported, "cpu", settings).warm_up(most)
     assert sizes == [1, 1, 1, 4, 1, 8]
 
 
-@pytest.mark.parametrize("preprocess", ["timm", "torchvision"])
-def test_a_warm_up_runs_the_model(preprocess: str, exported: ModelFolders) -> None:
-    settings = read_keys({"preprocess": preprocess, "max_batch_size": 4})
-    Predictor(exported, "cpu", settings).warm_up(4)
-
-
-def test_a_worker_on_a_gpu_imports_no_openvino(exported: ModelFolders) -> None:
-    named = modules_of(COMPILED, "cuda")
-    code = f"import sys, {', '.join(named)}; print('openvino' in sys.modules)"
-    for expected, modules in (("False", named), ("True", modules_of(COMPILED, "cpu"))):
-        code = f"import sys, {', '.join(modules)}; print('openvino' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == expected
+@pytest.mark.parametrize(("device", "imported"), [("cuda", "False"), ("cpu", "True")])
+def test_a_worker_on_a_gpu_imports_no_openvino(device: str, imported: str) -> None:
+    code = f"import sys, {', '.join(modules_of(COMPILED, device))}; print('openvino' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == imported
 
 
 def test_tables_say_what_runs_where_no_package_is_used() -> None:

@@ -1,8 +1,10 @@
-"""What somebody's branch names and says is shown as it is, and is no markup, in each page."""
+"""Names and messages of a hostile branch are shown as they are, and are no markup, in each page."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,9 +12,17 @@ import pytest
 from markdown_it import MarkdownIt
 
 from litmeter.paths import RESULTS_PAGE
-from litmeter.report.pages import REPORT_PAGE, readme_section, write_report, write_results
+from litmeter.report.pages import (
+    REPORT_PAGE,
+    readme_section,
+    write_machines,
+    write_report,
+    write_results,
+    write_search,
+)
 from litmeter.report.snapshot import read_snapshot
 from litmeter.say.tables import markdown_table, markdown_text
+from tests.support.capacity import OFFERS
 from tests.support.hostile import (
     BRANCH,
     KWARGS,
@@ -24,6 +34,7 @@ from tests.support.hostile import (
     commit_hostile_branch,
     write_hostile_project,
 )
+from tests.support.results_project import searched
 from tests.unit.test_own_results import write_project
 
 
@@ -33,7 +44,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Page(HTMLParser):
-    """Its elements with their attributes, its text, and the numbers of cells in the rows of each table."""
+    """The elements of a page with their attributes, its text, and numbers of cells in rows of each table."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -56,8 +67,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.text += data
 
-    def check(self, *links: str) -> None:
-        """No element is somebody's: only ``links`` lead anywhere."""
+    def check(self, *links: str, texts: Sequence[str] = (SCRIPT, PICTURE, LINK, MARKUP)) -> None:
+        """Check that no element comes from hostile text, which is all shown; only ``links`` lead anywhere."""
         names = {tag for tag, _ in self.elements}
         assert names.isdisjoint({"script", "iframe", "object", "embed", "form", "base", "h3"})
         handlers = [key for _, own in self.elements for key in own if key.startswith("on")]
@@ -65,7 +76,7 @@ class Page(HTMLParser):
         places = [str(own[key]) for _, own in self.elements for key in ("href", "src") if key in own]
         assert [one for one in places if not one.startswith(("#", *links))] == []
         assert all(len(widths) == 1 for widths in self.widths)
-        for text in (SCRIPT, PICTURE, LINK, MARKUP):
+        for text in texts:
             assert letters(text) in letters(self.text)
 
 
@@ -89,6 +100,13 @@ def test_a_branchs_results_are_text_in_every_page() -> None:
     Page(REPORT_PAGE.read_text()).check("data:,")
 
 
+def test_a_hostile_server_or_machine_is_text_in_its_page() -> None:
+    write_search(REPORT_PAGE, REASON, searched())
+    Page(REPORT_PAGE.read_text()).check("data:,")
+    write_machines(REPORT_PAGE, [replace(OFFERS[0], label=SCRIPT), OFFERS[1]], 1000.0)
+    Page(REPORT_PAGE.read_text()).check("data:,", texts=[SCRIPT])
+
+
 def test_a_report_of_a_hostile_branch_shows_its_name_and_what_it_changed() -> None:
     commit_hostile_branch(write_project)
     write_report("main", BRANCH)
@@ -102,11 +120,8 @@ def test_the_page_allows_no_script_and_nothing_from_elsewhere() -> None:
     write_project({"three": {"command": "./b {port}"}})
     write_report()
     html = REPORT_PAGE.read_text()
-    [policy] = [
-        own["content"]
-        for tag, own in Page(html).elements
-        if own.get("http-equiv") == "Content-Security-Policy"
-    ]
+    elements = [own for _, own in Page(html).elements]
+    [policy] = [own["content"] for own in elements if own.get("http-equiv") == "Content-Security-Policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in str(policy).split(";"))
     assert rules["default-src"] == "'none'"
     assert {key for key in rules if key.startswith(("script", "connect", "object", "frame"))} == set()

@@ -28,22 +28,24 @@ def test_the_examples_have_what_is_written(name: str) -> None:
     assert (ROOT / f"examples/{name}/dvc.yaml").read_text() == init.dvc_text(files, candidate=candidate)
 
 
+@pytest.mark.parametrize(
+    ("spec", "api", "folder"),
+    [
+        ("server.py:A", "server:A", ""),
+        ("src/my-server.py:A", "my-server:A", "src"),
+        ("src/package/server.py:A", "package.server:A", "src"),
+        ("package.server:A", "package.server:A", ""),
+    ],
+)
 def test_a_file_is_imported_from_the_folder_of_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, api: str, folder: str
 ) -> None:
     (tmp_path / "src/package").mkdir(parents=True)
     (tmp_path / "src/package/__init__.py").touch()
     monkeypatch.chdir(tmp_path)
-    for spec, api, folder in (
-        ("server.py:A", "server:A", ""),
-        ("src/server.py:A", "server:A", "src"),
-        ("src/my-server.py:A", "my-server:A", "src"),
-        ("src/package/server.py:A", "package.server:A", "src"),
-        ("package.server:A", "package.server:A", ""),
-    ):
-        read = own_server(spec, [], OWN, "")
-        assert isinstance(read, LitApi)
-        assert (read.api, read.folder) == (api, str(tmp_path / folder))
+    read = own_server(spec, [], OWN, "")
+    assert isinstance(read, LitApi)
+    assert (read.api, read.folder) == (api, str(tmp_path / folder))
 
 
 def test_the_next_commands_are_those_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,13 +64,11 @@ def test_each_configuration_is_written_as_a_whole(tmp_path: Path) -> None:
     found = server.worth_comparing("cpu", batches=True)
     text = init.params_text(found, Path("bodies"), OWN, 0.01)
     content = yaml.safe_load(text)
-    written = {**content["experiments"], "candidate": content["serve"]}
-    assert written == found
+    assert {**content["experiments"], "candidate": content["serve"]} == found
     assert init.block(found).count("size: small") == len(found) == 4
     assert found["candidate"]["workers_per_device"] == 3
     (path := tmp_path / "params.yaml").write_text(text)
-    for key in LitApi.knobs:
-        apply_overrides(path, [f"serve.{key}={found['candidate'][key]}"])  # as `dvc exp run -S` does
+    apply_overrides(path, [f"serve.{key}={found['candidate'][key]}" for key in LitApi.knobs])  # as -S does
     assert path.read_text() == text
 
 

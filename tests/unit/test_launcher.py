@@ -14,31 +14,21 @@ from litmeter.kinds.server import LONGEST_FOLDER, Start
 from litmeter.paths import ModelFolders
 from tests.support.models import export_tiny
 
-AS_IT_IS = Classifier()
-COMPILED = Classifier(compiled=True, preprocess="torchvision")
-
 
 @pytest.mark.parametrize(
-    ("made", "settings", "stage"),
+    ("made", "compiled", "stage"),
     [
-        (("compiled",), AS_IT_IS, "export"),
-        (("exported",), COMPILED, "compile"),
-        (("compiled",), COMPILED, "compile"),  # which makes what it needs
+        ("compiled", False, "export"),
+        ("exported", True, "compile"),
+        ("compiled", True, "compile"),  # which makes what it needs
     ],
 )
 def test_a_missing_model_names_the_stage_that_makes_it(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    made: tuple[str, ...],
-    settings: Classifier,
-    stage: str,
+    tmp_path: Path, made: str, compiled: bool, stage: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in made:
-        (tmp_path / name).mkdir()
-    with pytest.raises(ModelError) as caught:
-        check_model(ModelFolders(tmp_path / "exported", tmp_path / "compiled"), compiled=settings.compiled)
-    assert f"{tmp_path}; `.venv/bin/dvc repro {stage}` makes it" in str(caught.value)
+    (tmp_path / made).mkdir()
+    with pytest.raises(ModelError, match=f"dvc repro {stage}"):
+        check_model(ModelFolders(tmp_path / "exported", tmp_path / "compiled"), compiled=compiled)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
@@ -51,12 +41,11 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_a_temporary_folder_too_long_for_sockets_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = tmp_path / ("x" * LONGEST_FOLDER)
-    long.mkdir()
+    (long := tmp_path / ("x" * LONGEST_FOLDER)).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with (
-        pytest.raises(UsageError, match=r"^TMPDIR: .* bytes too long .*; set it to a shorter one$"),
-        AS_IT_IS.starting(Start("cpu", timeout_s=1.0)),
+        pytest.raises(UsageError, match=r"^TMPDIR: .*$"),
+        Classifier().starting(Start("cpu", timeout_s=1.0)),
     ):
         pass
     assert list(long.iterdir()) == []

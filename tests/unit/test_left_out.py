@@ -1,4 +1,4 @@
-"""Results of configurations that params.yaml has not: left out of all that is said and drawn."""
+"""Results of configurations that params.yaml no longer has are left out of sentences and pictures."""
 
 from __future__ import annotations
 
@@ -9,106 +9,78 @@ from pathlib import Path
 import pytest
 import yaml
 
-from litmeter.measure.rows import ComparisonRow
+from litmeter import paths
+from litmeter.measure.comparison_rows import read_comparison
 from litmeter.params import load_params
-from litmeter.paths import (
-    BENCHMARKS,
-    BOUNDS,
-    CAPACITY_FOLDERS,
-    COMPARISON,
-    DIAGNOSIS,
-    LEVELS,
-    STAGES,
-    SUMMARY,
-    TURNS,
-    BenchmarkPaths,
-    CapacityPaths,
-    left_out,
-)
 from litmeter.report.pages import page, render
 from litmeter.report.snapshot import only, read_snapshot
 from litmeter.settings import CANDIDATE
 from litmeter.stages import report
-from litmeter.system.files import read_json, read_rows, write_rows
+from litmeter.system.files import read_json
 from tests.support.capacity import write_capacity
 from tests.support.results_project import write_project
-from tests.support.synthetic_results import compared
+from tests.support.synthetic_results import compared, write_comparison
 
 KEPT = ("e1_baseline", "e7_tuned")
 GONE = ("e2_batching", "e3_workers", "e4_half", "e5_timeout", "e6_batch_cap")
 
 
-@pytest.fixture(autouse=True)
-def _empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def left_out() -> str | None:
+    return paths.left_out(load_params().configurations())
+
+
+@pytest.fixture
+def _shrunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project whose params.yaml has lost all experiments but KEPT."""
     monkeypatch.chdir(tmp_path)
-
-
-def keep(*names: str) -> None:
-    """Take all other experiments out of params.yaml."""
+    write_project()
+    write_capacity(CANDIDATE)
+    assert left_out() is None
+    write_capacity(GONE[0])
     content = yaml.safe_load(Path("params.yaml").read_text())
-    content["experiments"] = {name: content["experiments"][name] for name in names}
+    content["experiments"] = {name: content["experiments"][name] for name in KEPT}
     Path("params.yaml").write_text(yaml.safe_dump(content))
 
 
+@pytest.mark.usefixtures("_shrunk")
 def test_a_line_names_them_and_its_command_removes_them_and_nothing_else() -> None:
-    write_project()
-    write_capacity(CANDIDATE)
-    assert left_out(load_params().configurations()) is None
-    write_capacity(GONE[0])
-    keep(*KEPT)
-    said = left_out(load_params().configurations())
+    (paths.BENCHMARKS / ".e9_gone.json.litmeter.tmp").touch()  # half written
+    said = left_out()
     assert said is not None
+    assert len(said) < 500
     named, _, command = said.partition("; remove them: ")
     assert ", ".join(GONE) in named
-    assert not any(name in named for name in KEPT)
-    assert len(said) < 500
+    assert not any(name in named for name in (*KEPT, "e9"))
+    (paths.BENCHMARKS / ".e9_gone.json.litmeter.tmp").unlink()
     subprocess.run(["sh", "-c", command], check=True)
-    for folder in (BENCHMARKS, TURNS, *CAPACITY_FOLDERS):
+    for folder in (paths.BENCHMARKS, paths.TURNS, *paths.CAPACITY_FOLDERS):
         assert {path.stem for path in folder.iterdir()} <= {*KEPT, CANDIDATE, "comparison"}
-    for own in (BenchmarkPaths(KEPT[0]).metrics, CapacityPaths(CANDIDATE).metrics, COMPARISON):
-        assert own.exists()
-    assert left_out(load_params().configurations()) is None
+    for own in (paths.BenchmarkPaths(KEPT[0]), paths.CapacityPaths(CANDIDATE)):
+        assert own.metrics.exists()
+    assert paths.COMPARISON.exists()
+    assert left_out() is None
 
 
-def test_half_written_results_are_none() -> None:
-    half = Path("metrics/benchmark/.e9_gone.json.litmeter.tmp")
-    half.parent.mkdir(parents=True)
-    half.touch()
-    assert left_out(KEPT) is None
-
-
-def test_nothing_that_is_said_or_drawn_has_them(capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither where the comparison was run without them, nor where it has them still."""
-    write_project()
-    write_capacity(CANDIDATE)
-    write_capacity(GONE[0])
-    keep(*KEPT)
-    stale = read_rows(COMPARISON, ComparisonRow)
-    for rows in ([row for row in stale if row.experiment not in GONE], stale):
-        write_rows(COMPARISON, ComparisonRow, rows)
-        report.main()
-        told = " ".join(capsys.readouterr().out.split())
-        assert (", ".join(GONE) in told) is (rows is stale)
-        assert list(read_json(SUMMARY)) == [CANDIDATE, "e1", "e7"]
-        snapshot = read_snapshot()
-        written = [path.read_text() for path in (LEVELS, BOUNDS, DIAGNOSIS, STAGES)]
-        for text in (*written, page(snapshot), render([snapshot])):
-            assert not any(name in text for name in GONE)
-            assert all(name in text for name in KEPT)
+@pytest.mark.usefixtures("_shrunk")
+@pytest.mark.parametrize("stale", [False, True], ids=["compared without them", "compared with them"])
+def test_nothing_that_is_said_or_drawn_has_them(capsys: pytest.CaptureFixture[str], stale: bool) -> None:
+    rows = read_comparison().rows
+    kept = [row for row in rows if stale or row.experiment not in GONE]
+    write_comparison(kept)
+    report.main()
+    assert (", ".join(GONE) in " ".join(capsys.readouterr().out.split())) is stale
+    assert list(read_json(paths.SUMMARY)) == [CANDIDATE, "e1", "e7"]
+    snapshot = read_snapshot()
+    tables = (paths.LEVELS, paths.BOUNDS, paths.DIAGNOSIS, paths.STAGES)
+    for text in (*(path.read_text() for path in tables), page(snapshot), render([snapshot])):
+        assert not any(name in text for name in GONE)
+        assert all(name in text for name in KEPT)
 
 
 def test_ranks_and_shares_are_among_those_that_stay() -> None:
-    fastest, second, third = (
-        compared("a", 60.0, 1),
-        compared("b", 30.0, 2),
-        replace(compared("c", 15.0, 3), share_of_fastest=0.25),
-    )
-    everyone = [fastest, second, third]
+    third = replace(compared("c", 15.0, 3), share_of_fastest=0.25)
+    everyone = [fastest, *_] = [compared("a", 60.0, 1), compared("b", 30.0, 2), third]
     assert only(["a", "b", "c"], everyone) == everyone
-    assert [row.rank for row in only(["a", "c"], everyone)] == [1, 2]
-    assert only(["a", "c"], everyone)[0] == fastest
-    left = only(["b", "c"], everyone)
-    assert [(row.rank, row.share_of_fastest, row.share_low) for row in left] == [
-        (1, 1.0, None),
-        (2, 0.5, None),
-    ]
+    assert only(["a", "c"], everyone) == [fastest, replace(third, rank=2)]
+    left = [(row.rank, row.share_of_fastest, row.share_low) for row in only(["b", "c"], everyone)]
+    assert left == [(1, 1.0, None), (2, 0.5, None)]

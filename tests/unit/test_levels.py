@@ -16,21 +16,13 @@ from tests.support.turns import READY_S, Machine, drive
 USERS = (1, 4, 8)
 LOAD: LoadSettings = load_params(ROOT / "params.yaml").load.model_copy(update={"users": USERS})
 PHOTOS, TESTED = 40, range(0, 40, 2)
-
-
-def alone(machine: Machine) -> tuple[Alone, Log]:
-    log = Log()
-    return drive(levels("e1", LOAD, PHOTOS, TESTED), machine, log), log
+BOTH_RUNS = [(1, 0), (4, 0), (8, 0), (8, 1), (4, 1), (1, 1)]
+"""Users and run of each turn."""
 
 
 def plan_of(turn: Turn) -> LoadPlan:
     assert isinstance(turn.load, LoadPlan)
     return turn.load
-
-
-def own(machine: Machine) -> list[tuple[int, int]]:
-    """Users and run of each turn of the configuration."""
-    return [(plan_of(turn).users, turn.round) for turn in machine.turns if turn.subject == "e1"]
 
 
 def rate(turn: Turn) -> float:
@@ -39,19 +31,22 @@ def rate(turn: Turn) -> float:
     return 10.0 if (turn.round, users) == (1, 8) else 20.0 + users
 
 
-def test_each_level_has_two_runs_in_opposite_orders_and_the_null_server_one() -> None:
+def benchmarked(machine: Machine) -> tuple[Alone, Log, list[tuple[int, int]]]:
+    """What a benchmark finds, its log, and its runs; the last turn is the null server's."""
+    found = drive(levels("e1", LOAD, PHOTOS, TESTED), machine, log := Log())
+    *own, null = machine.turns
+    assert ({turn.subject for turn in own}, null.subject) == ({"e1"}, NULL_SERVER)
+    return found, log, [(plan_of(turn).users, turn.round) for turn in own]
+
+
+def test_levels_run_twice_and_that_which_was_fastest_first_is_reported_from_its_second_run() -> None:
     machine = Machine(rate)
-    found, _ = alone(machine)
-    assert own(machine) == [(1, 0), (4, 0), (8, 0), (8, 1), (4, 1), (1, 1)]
-    last = machine.turns[-1]
-    assert (last.subject, plan_of(last).users, plan_of(last).give_up_s) == (NULL_SERVER, 8, None)
+    found, log, runs = benchmarked(machine)
+    assert runs == BOTH_RUNS
     assert found.ready_s == READY_S
-    orders = {plan_of(turn).random_seed for turn in machine.turns[:-1]}
-    assert len(orders) == 2 * len(USERS)
-
-
-def test_the_level_that_was_fastest_first_is_reported_from_its_second_run() -> None:
-    _, log = alone(Machine(rate))
+    assert len({plan_of(turn).random_seed for turn in machine.turns[:-1]}) == len(BOTH_RUNS)
+    null = plan_of(machine.turns[-1])
+    assert (null.users, null.give_up_s) == (8, None)
     of_users = by_users(log.rows, "e1")
     assert {users: [row.round for row in rows] for users, rows in of_users.items()} == {
         users: [0, 1] for users in USERS
@@ -62,8 +57,9 @@ def test_the_level_that_was_fastest_first_is_reported_from_its_second_run() -> N
     assert best.rate_rps == pytest.approx(10.0, rel=0.1)
 
 
-def test_without_an_answer_no_level_is_reported() -> None:
-    _, log = alone(Machine(lambda turn: 0.0))
+def test_a_failed_request_is_no_answer_and_without_one_no_level_is_reported() -> None:
+    found, log, _ = benchmarked(Machine(lambda turn: 0.0))
+    assert not found.answers
     assert reported(by_users(log.rows, "e1")) is None
 
 
@@ -71,30 +67,20 @@ def test_without_an_answer_no_level_is_reported() -> None:
 def test_a_slow_configuration_has_fewer_second_runs(turn_s: float, second_runs: int) -> None:
     """And every level a first one, however long it takes."""
     machine = Machine(rate, turn_s=lambda turn: turn_s)
-    alone(machine)
-    assert own(machine) == [(1, 0), (4, 0), (8, 0), (8, 1), (4, 1), (1, 1)][: 3 + second_runs]
+    assert benchmarked(machine)[2] == BOTH_RUNS[: 3 + second_runs]
     assert machine.now_s <= max(SECONDS, 3 * turn_s) + READY_S + turn_s
-    assert machine.turns[-1].subject == NULL_SERVER
 
 
 def test_photos_whose_answers_are_needed_are_sent_first_until_they_have_one() -> None:
     machine = Machine(lambda turn: 9.0)  # as many answers in a turn
-    found, _ = alone(machine)
-    answered: set[int] = set()
+    found, _, _ = benchmarked(machine)
+    answered: dict[int, None] = {}
     for turn in machine.turns[:-1]:
         order = plan_of(turn).bodies
         assert order is not None
         assert sorted(order) == list(range(PHOTOS))
-        missing = set(TESTED) - answered
+        missing = set(TESTED) - answered.keys()
         assert set(order[: len(missing)]) == missing
-        answered |= set(order[:9])
-    assert set(TESTED) <= answered
-    assert list(found.answers)[:9] == [
-        (body, b"%d" % body) for body in (plan_of(machine.turns[0]).bodies or ())[:9]
-    ]
-    assert {body for body, _ in found.answers} == answered
-
-
-def test_a_failed_request_is_no_answer() -> None:
-    found, _ = alone(Machine(lambda turn: 0.0))
-    assert not found.answers
+        answered |= dict.fromkeys(order[:9])
+    assert set(TESTED) <= answered.keys()
+    assert list(found.answers) == [(body, b"%d" % body) for body in answered]

@@ -54,8 +54,14 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def driven(log: Log, users: int = 4) -> tuple[list[str], Machine]:
+    """What a run gives that goes on with a log, and the machine that it asked."""
+    machine = Interrupted()
+    return drive(wandering(users), machine, log), machine
+
+
 def stopped(after: int) -> Path:
-    """The unfinished log of a run that was stopped."""
+    """The unfinished log of a run that was stopped, or stopped again."""
     log = unfinished_log("stage", "key")
     with pytest.raises(KeyboardInterrupt):
         drive(wandering(), Interrupted(after), log)
@@ -63,26 +69,15 @@ def stopped(after: int) -> Path:
     return log.path
 
 
-def finished() -> tuple[list[str], Log, Machine]:
-    """What a run gives that is not stopped."""
-    log, machine = Log(), Interrupted()
-    return drive(wandering(), machine, log), log, machine
-
-
-def test_decisions_depend_on_what_is_measured() -> None:
-    result, _, _ = finished()
-    assert {step[0] for step in result[:-1]} == {"a", "b"}
-
-
 @pytest.mark.parametrize("after", range(1, TURNS + 3))
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(after: int) -> None:
-    result, whole, uninterrupted = finished()
+    result, uninterrupted = driven(whole := Log())
+    assert {step[0] for step in result[:-1]} == {"a", "b"}  # decisions depend on what is measured
     stopped(after)
-    log, machine = unfinished_log("stage", "key"), Interrupted()
-    assert drive(wandering(), machine, log) == result
+    again, machine = driven(log := unfinished_log("stage", "key"))
+    assert again == result
     assert machine.asked == uninterrupted.asked[after:]
-    assert log.rows == whole.rows
-    assert log.reached_s == whole.reached_s
+    assert (log.rows, log.reached_s) == (whole.rows, whole.reached_s)
     latencies_ms = log.latencies_ms()
     assert list(latencies_ms) == list(range(TURNS))
     for turn, expected in whole.latencies_ms().items():
@@ -95,21 +90,17 @@ def test_a_line_that_was_not_written_whole_is_measured_again(cut: int) -> None:
     """And the one after it stands in a line of its own."""
     path = stopped(4)
     path.write_bytes(path.read_bytes()[:-cut])
-    machine = Interrupted(3)
-    with pytest.raises(KeyboardInterrupt):
-        drive(wandering(), machine, unfinished_log("stage", "key"))
-    assert [turn.round for turn in machine.turns] == [2, 3, 4]
-    machine = Interrupted()
-    assert drive(wandering(), machine, unfinished_log("stage", "key")) == finished()[0]
+    stopped(3)  # after turns 2, 3 and 4
+    result, machine = driven(unfinished_log("stage", "key"))
     assert [turn.round for turn in machine.turns] == [5, 6, 0]
+    assert result == driven(Log())[0]
 
 
 def test_another_key_begins_anew_and_what_is_done_is_removed() -> None:
     path = stopped(4)
-    log, machine = unfinished_log("stage", "other"), Interrupted()
     other = unfinished_log("another", "key")
-    other.add(Serve(()), machine(Serve(()), 0))
-    drive(wandering(), machine, log)
+    other.add(Serve(()), Interrupted()(Serve(()), 0))
+    _, machine = driven(log := unfinished_log("stage", "other"))
     assert len(machine.turns) == TURNS + 1
     log.remove_unfinished()
     assert list(path.parent.iterdir()) == [other.path]
@@ -117,12 +108,8 @@ def test_another_key_begins_anew_and_what_is_done_is_removed() -> None:
 
 def test_where_something_else_is_asked_the_rest_is_dropped() -> None:
     path = stopped(5)
-    log, machine = unfinished_log("stage", "key"), Interrupted()
-    drive(wandering(users=5), machine, log)
-    assert len(machine.turns) == TURNS + 1
-    again = Interrupted()
-    drive(wandering(users=5), again, unfinished_log("stage", "key"))
-    assert again.asked == []
+    for turns in (TURNS + 1, 0):
+        assert len(driven(unfinished_log("stage", "key"), users=5)[1].turns) == turns
     assert len(path.read_text().splitlines()) == TURNS + 3
 
 
@@ -134,27 +121,28 @@ def test_a_file_of_something_else_is_named() -> None:
 
 
 def test_the_tables_have_each_turn_and_each_request(tmp_path: Path) -> None:
-    _, log, _ = finished()
+    driven(log := Log())
     log.write(table := tmp_path / "turns.csv", samples := tmp_path / "samples.csv")
     assert read_rows(table, TurnRow) == log.rows
     with samples.open() as file:
         requests = list(csv.DictReader(file))
+    assert len(requests) == sum(row.sent for row in log.rows)
+    assert {one["status"] for one in requests} == {"ok"}
     latencies_ms = log.latencies_ms()
     for row in log.rows[:TURNS]:
         own = [one for one in requests if int(one["turn"]) == row.turn]
         assert len(own) == row.sent
         measured = [float(one["latency_ms"]) for one in own if one["measured"] == "True"]
         assert measured == pytest.approx(latencies_ms[row.turn], abs=1e-3)
-        assert {one["status"] for one in own} == {"ok"}
-    assert len(requests) == sum(row.sent for row in log.rows)
 
 
 def test_what_a_command_has_spent_before_counts_from_the_logs_begin(tmp_path: Path) -> None:
-    def reached() -> Schedule[float]:
-        return (yield from serve([])).at_s
+    def reached(spent_s: float) -> float:
+        def schedule() -> Schedule[float]:
+            return (yield from serve([])).at_s
 
-    path = tmp_path / "log"
-    spent = run(reached(), {}, Log(path), 100.0, lambda text, seconds: None, spent_s=40.0)
+        return run(schedule(), {}, Log(tmp_path / "log"), 100.0, lambda *_: None, spent_s=spent_s)
+
+    spent = reached(40.0)
     assert spent >= 40
-    log = Log(path)  # of a command that was stopped and goes on: what it took to get there again is not added
-    assert run(reached(), {}, log, 100.0, lambda text, seconds: None, spent_s=90.0) == spent
+    assert reached(90.0) == spent  # a command that goes on does not add what it took to get there again

@@ -28,15 +28,14 @@ from tests.support.project import ROOT, installed
 
 
 def test_the_fingerprint_names_hardware_and_libraries() -> None:
-    found = fingerprint()
+    found = fingerprint([], "not-installed")
+    assert describe_machine(found).endswith(f"litserve {version('litserve')}")
     assert found["cores"] >= 1
     assert found["memory_gib"] >= 1
     assert found["cpu"]
     for library in ("torch", "simplejpeg", "openvino", "requests", "anyio", "greenlet", "pydantic-core"):
         assert found[library] == version(library)
-    for other in ("certifi", "dvc", "pytest"):
-        assert version(other)
-        assert other not in found
+    assert found.keys().isdisjoint(("certifi", "dvc", "pytest", "not-installed"))
     json.dumps(found, allow_nan=False)
 
 
@@ -57,35 +56,35 @@ def described(exported: ModelFolders, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.fixture(scope="module")
+def plain(exported: ModelFolders) -> Any:
+    return described(exported)
+
+
 @pytest.mark.parametrize("library", ["fastapi", "anyio", "pydantic-core", "scipy", "torch"])
 def test_an_upgrade_of_what_carries_requests_or_computes_is_another_environment(
-    library: str, exported: ModelFolders, tmp_path: Path
+    library: str, exported: ModelFolders, plain: Any, tmp_path: Path
 ) -> None:
     """On the same machine. Packages of the compiled model stay good, unless it is what compiled them."""
-    before, packages = described(exported)
     path = os.pathsep.join([str(installed(tmp_path, library, "99.0")), *sys.path])
-    after, packages_after = described(exported, PYTHONPATH=path)
-    assert after == before | {library: "99.0"} != before
-    assert (packages_after == packages) == (library != "torch")
+    after, packages = described(exported, PYTHONPATH=path)
+    assert after == plain[0] | {library: "99.0"} != plain[0]
+    assert (packages == plain[1]) == (library != "torch")
 
 
-def test_a_variable_that_bears_on_speed_is_another_environment_of_the_same_machine(
-    exported: ModelFolders,
+def test_variables_that_bear_on_speed_are_another_environment_of_the_same_machine(
+    exported: ModelFolders, plain: Any
 ) -> None:
-    plain = described(exported)
     bearing = {"OMP_NUM_THREADS": "1", "MKL_DYNAMIC": "FALSE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     others = {"LD_PRELOAD": "", "CUDA_VISIBLE_DEVICES": "", "EDITOR": "vi"}
-    found, packages = described(exported, **bearing, **others)
-    assert found == plain[0] | bearing
-    assert packages == plain[1]
+    assert described(exported, **bearing, **others) == [plain[0] | bearing, plain[1]]
 
 
 def test_fewer_cores_are_another_environment_of_the_same_machine(
-    exported: ModelFolders, request: pytest.FixtureRequest
+    exported: ModelFolders, plain: Any, request: pytest.FixtureRequest
 ) -> None:
-    before, packages = described(exported)
     request.getfixturevalue("one_cpu")
-    assert described(exported) == [before | {"cores": 1}, packages]
+    assert described(exported) == [plain[0] | {"cores": 1}, plain[1]]
 
 
 def test_the_packages_that_own_files_import_are_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -113,12 +112,10 @@ def test_the_hashes_are_those_of_the_files_that_the_model_names(tmp_path: Path) 
     assert given_weights(state_dict) == {"checkpoint": None, "pretrained": hashlib.sha256(b"two").hexdigest()}
 
 
-def test_the_device_is_what_the_machine_has_or_refused() -> None:
+def test_the_device_is_what_the_machine_has() -> None:
     assert resolve_device("auto", cuda_available=True) == "cuda"
     assert resolve_device("auto", cuda_available=False) == "cpu"
     assert resolve_device("cpu", cuda_available=True) == "cpu"
-    with pytest.raises(ParamsError, match="finds no CUDA device"):
-        resolve_device("cuda", cuda_available=False)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +145,6 @@ def test_a_missing_gpu_is_found_before_anything_runs(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParamsError, match="device: got 'cuda'"):
         check_params(load_params().model_copy(update={"device": "cuda"}))
-
-
-def test_a_library_that_is_not_installed_is_left_out() -> None:
-    found = fingerprint([], "not-installed")
-    assert "not-installed" not in found
-    assert describe_machine(found).endswith(f"litserve {version('litserve')}")
 
 
 def test_int8_is_for_cpus() -> None:
@@ -186,17 +177,9 @@ def test_half_is_native_where_instructions_compute_in_it(
     assert has_bfloat16() is native
 
 
-def test_this_machine_says_what_half_precision_is_here() -> None:
-    """A tenth to a hundred times: the order of instructions, and of their emulation."""
-    slowdown = slowdown_by_half()
-    assert 0.01 < slowdown < 1000
-    said = said_of_half([], has_bfloat16(), slowdown)
-    assert ("native" in said) == has_bfloat16()
-
-
 def test_who_emulates_half_precision_is_named_with_the_factor() -> None:
+    assert 0.01 < slowdown_by_half() < 1000  # the order of instructions, and of their emulation
     said = said_of_half(["e4_half", "e5_timeout"], False, 25.3)
-    assert "no bfloat16 instructions" in said
-    assert "e4_half, e5_timeout emulate it, about 25 times slower" in said
-    assert "e4_half emulates it" in said_of_half(["e4_half"], False, 25.3)
-    assert "do not count on it" in said_of_half([], True, 1.5)
+    assert "e4_half, e5_timeout" in said
+    assert "25 times slower" in said
+    assert "native" in said_of_half([], True, 1.5)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 
@@ -66,15 +63,10 @@ def test_the_price_of_a_million_is_as_sure_as_the_capacity(metrics: CapacityMetr
 def test_those_whose_prices_overlap_have_the_same_rank() -> None:
     prices = {"a": 0.17, "b": 0.175, "c": 0.09, "d": 0.18}
     offers = [replace(OFFERS[0], label=label, price=price) for label, price in prices.items()]
-    assert [(rank, one.label) for rank, one in ranked([*offers, OFFERS[2]])] == [
-        (1, "c"),
-        (2, "a"),
-        (2, "b"),
-        (2, "d"),
-        (None, "m3"),
-    ]
-    text = " ".join(offers_text(offers[:2], 1000.0))
-    assert "Which of `a` `candidate`, `b` `candidate` is cheapest is not resolved" in text
+    places = [(rank, one.label) for rank, one in ranked([*offers, OFFERS[2]])]
+    assert places == [(1, "c"), (2, "a"), (2, "b"), (2, "d"), (None, "m3")]
+    [tie] = [text for text in offers_text(offers[:2], 1000.0) if "not resolved" in text]
+    assert re.findall("`(.)`", tie) == ["a", "b"]
 
 
 def test_prices_of_different_objectives_are_refused() -> None:
@@ -86,14 +78,12 @@ def test_prices_of_different_objectives_are_refused() -> None:
 def test_one_project_says_how_many_machines_and_the_price(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = said(capsys, *ASKED, "0.17")
     assert (status, out) == (1, "")
-    assert err == "litmeter: metrics/machine.json: No such file or directory; `dvc repro` makes it\n"
+    assert "metrics/machine.json: No such file" in err
     status = main(["--project", "small", "machines", *ASKED, "0.17"])
     out = " ".join(capsys.readouterr().out.split())
     assert status == 0
     assert "| candidate | 112 to 158 (wide) | 10 | 11 | 0.332 to 0.468 | 1 |" in out
-    assert "for 1,000 a second plan 10 machines, 11 with one spare" in out
-    assert "; a million cost at most 0.468 at 0.17 an hour." in out
-    assert "in turn" not in out
+    assert "10 machines, 11 with one spare; a million cost at most 0.468 at 0.17 an hour" in out
 
 
 def test_machines_are_compared_with_the_cheapest_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +92,6 @@ def test_machines_are_compared_with_the_cheapest_first(capsys: pytest.CaptureFix
     status, out, _ = said(capsys, "small", "large", *ASKED, *prices, *output)
     assert status == 0
     assert re.findall(r"\| (small|large) \|", out) == ["large", "small"]
-    assert "Machines cannot be measured in turn" in out
     assert "`" not in out
     for name in ("small", "large"):
         assert f"{name} 2026-11-30 07:22 UTC" in out
@@ -111,8 +100,8 @@ def test_machines_are_compared_with_the_cheapest_first(capsys: pytest.CaptureFix
     assert re.findall(r"<td><code>(small|large)</code>", page) == ["large", "small"]
     assert AVX2["cpu"] in page
     assert page.count("<svg") == 2  # wide and narrow
-    assert "have the same hardware" not in out
-    assert "have the same hardware" in said(capsys, "small", "./small", *ASKED, "1")[1]
+    assert "same hardware" not in out
+    assert "same hardware" in said(capsys, "small", "./small", *ASKED, "1")[1]
 
 
 def test_a_capacity_of_another_environment_is_shown_with_a_word(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +147,6 @@ def test_a_revision_is_read_as_a_folder_is(
         ("small large --price small=1", "for each of small, large, got small"),
         ("small --price 1 --price small=1", "for each of small, got a number, small"),
         ("--price small=1", "--price: expected one number, got small"),
-        ("small --price 1 --cluster a:1", "--cluster: not together with REV"),
     ],
 )
 def test_a_wrong_price_is_one_line(capsys: pytest.CaptureFixture[str], words: str, part: str) -> None:
@@ -172,24 +160,3 @@ def test_a_machine_without_a_capacity_is_named(capsys: pytest.CaptureFixture[str
         status, out, err = said(capsys, "small", *ASKED, "1", *words)
         assert (status, "candidate" in out) == ((1, False) if words else (0, True))
         assert ("small: no capacity of e7_tuned" in err) is bool(words)
-
-
-def test_a_cluster_measures_first(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def measure_on_cluster(address: str, show: object) -> Iterator[tuple[str, bytes]]:
-        assert address == "10.0.0.1:6379"
-        for name in ("small", "large"):
-            content = io.BytesIO()
-            with ZipFile(content, "w") as archive:
-                for path in ("params.yaml", "metrics/machine.json", "metrics/capacity", "plots/capacity"):
-                    for file in [Path(name, path), *Path(name, path).glob("*")]:
-                        archive.write(file, file.relative_to(name))
-            yield f"node-{name}", content.getvalue()
-
-    monkeypatch.setattr("litmeter.cli.copies.measure_on_cluster", measure_on_cluster, raising=False)
-    prices = ("node-small=1", "--price", "node-large=1", "--price", "node-that-failed=1")
-    status, out, _ = said(capsys, "--cluster", "10.0.0.1:6379", *ASKED, *prices)
-    assert status == 0
-    assert re.findall(r"\| (node-\w+) \|", out) == ["node-large", "node-small"]
-    assert Path("machines/node-small/metrics/machine.json").exists()

@@ -52,6 +52,17 @@ def test_it_is_taken_once_and_given_back_for_good(free_blocks: Path) -> None:
     assert not memory.give_back()
 
 
+def test_no_more_is_taken_than_a_machine_that_is_in_use_can_spare(
+    free_blocks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("litmeter.system.memory.TAKEN_BYTES", 64 * MIB)
+    free_blocks.write_text(f"Node 0, zone Normal {256 * MIB // 4096} 0 0\n")
+    memory, before = ScatteredMemory(10.0), own_mib()
+    memory.take()
+    assert own_mib() - before == pytest.approx(64, abs=8)
+    assert memory.give_back()
+
+
 def test_no_more_is_taken_than_there_is_time_for(free_blocks: Path) -> None:
     free_blocks.write_text(f"Node 0, zone Normal {256 * MIB // 4096} 0 0\n")
     memory, before = ScatteredMemory(0.0), own_mib()

@@ -28,13 +28,12 @@ def test_what_a_program_reads_is_found_and_what_it_writes_is_not(tmp_path: Path)
 
 def test_of_an_imported_module_it_is_the_source(tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
-    (tmp_path / "package/inner.py").write_text("")
-    (tmp_path / "outer.py").write_text("import package.inner")
-    found = {tmp_path / "outer.py", tmp_path / "package/inner.py"}
+    (inner := tmp_path / "package/inner.py").touch()
+    (outer := tmp_path / "outer.py").write_text("import package.inner")
     for _ in ("compiled", "taken from __pycache__"):
         with opened_below(tmp_path) as opened:
             subprocess.run([sys.executable, "-c", "import outer"], cwd=tmp_path, check=True)
-            assert opened() == Opened(found)
+            assert opened() == Opened({outer, inner})
 
 
 def test_events_that_the_kernel_drops_are_said(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,46 +71,24 @@ FACTORY = {"factory": "net:make", "preprocess": PREPROCESS}
 ONNX = {"onnx": "net.onnx", "preprocess": PREPROCESS}
 
 
+VIT = {"name": "test_vit", "pretrained": "none", "image_size": 64}
+
+
 @pytest.mark.parametrize(
     ("model", "changes", "said"),
     [
-        ({}, {}, "model: got none of name, factory, onnx; allowed: one of these"),
+        ({}, {}, "model: got none of name, factory, onnx"),
         ({**FACTORY, "onnx": "net.onnx"}, {}, "model: got factory and onnx of name, factory, onnx"),
-        (
-            {"factory": "net:make"},
-            {},
-            "model: preprocess: missing; factory needs it; write it like {size: 224",
-        ),
+        ({"factory": "net:make"}, {}, "model: preprocess: missing; factory needs it"),
         ({"onnx": "net.onnx"}, {}, "model: preprocess: missing; onnx needs it"),
-        (
-            {"factory": "net.py", "preprocess": PREPROCESS},
-            {},
-            "model: factory ('net.py'): allowed: module:function",
-        ),
-        (
-            {**FACTORY, "pretrained": "none"},
-            {},
-            "model: pretrained ('none'): allowed with factory: preprocess, checkpoint",
-        ),
-        (
-            {**ONNX, "checkpoint": "a.ckpt"},
-            {},
-            "model: checkpoint ('a.ckpt'): allowed with onnx: preprocess, classes",
-        ),
+        ({**FACTORY, "factory": "net.py"}, {}, "model: factory ('net.py'): allowed: module:function"),
+        ({**FACTORY, "pretrained": "none"}, {}, "model: pretrained ('none'): allowed with factory: "),
+        ({**ONNX, "checkpoint": "a.ckpt"}, {}, "model: checkpoint ('a.ckpt'): allowed with onnx: "),
         ({**FACTORY, "classes": ["cat"]}, {}, "model: classes (cat): allowed: two or more, each once"),
+        ({**FACTORY, "preprocess": {**PREPROCESS, "crop": 1.5}}, {}, "model.preprocess.crop: got 1.5; "),
+        ({**FACTORY, "preprocess": {**PREPROCESS, "side": 1}}, {}, "model.preprocess.side: unknown key, "),
         (
-            {"factory": "net:make", "preprocess": {**PREPROCESS, "crop": 1.5}},
-            {},
-            "model.preprocess.crop: got 1.5; ",
-        ),
-        (
-            {"factory": "net:make", "preprocess": {**PREPROCESS, "side": 1}},
-            {},
-            "model.preprocess.side: unknown key, did you mean size? allowed: size, mean, std, "
-            "interpolation, crop",
-        ),
-        (
-            {"factory": "net:make", "preprocess": {**PREPROCESS, "std": [0.5, 0.5, 0]}},
+            {**FACTORY, "preprocess": {**PREPROCESS, "std": [0.5, 0.5, 0]}},
             {},
             "model.preprocess.std.2: got 0; allowed: greater than 0",
         ),
@@ -120,13 +97,9 @@ ONNX = {"onnx": "net.onnx", "preprocess": PREPROCESS}
         (
             ONNX,
             {"train": None, "serve.compiled": False},
-            "serve.compiled: got False; allowed with model.onnx: true",
+            "serve.compiled: got False; allowed with model.onnx",
         ),
-        (
-            {"name": "test_vit", "pretrained": "none", "image_size": 64},
-            {"train": None},
-            "train: missing; it may be empty only with model.factory and model.onnx",
-        ),
+        (VIT, {"train": None}, "train: missing; it may be empty only with model.factory and model.onnx"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_write(
@@ -195,33 +168,31 @@ def test_the_weights_beside_an_onnx_file_belong_to_it() -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("def make(): return 1", "model.factory: one:make returns int; allowed: a torch.nn.Module"),
-        (
-            "def make(): return [][0]",
-            "model.factory: one:make: IndexError: list index out of range (one.py, line 1)",
-        ),
-        ("", "model.factory: one:make: AttributeError: module 'one' has no attribute 'make'"),
-        ("import nothing_that_is_there", "model.factory: one:make: ModuleNotFoundError: "),
+        ("def make(): return 1", "returns int; allowed: a torch.nn.Module"),
+        ("def make(): return [][0]", "IndexError: list index out of range (one.py, line 1)"),
+        ("", "AttributeError: module 'one' has no attribute 'make'"),
+        ("import nothing_that_is_there", "ModuleNotFoundError: "),
     ],
 )
 def test_a_factory_that_fails_is_one_line(code: str, said: str) -> None:
     Path("one.py").write_text(code)
-    with pytest.raises(ParamsError) as caught:
+    with pytest.raises(ParamsError, match=r"model\.factory: one:make") as caught:
         pretrained_model(settings_of(factory="one:make"), 2)
-    assert str(caught.value).startswith(said)
+    assert said in str(caught.value)
+
+
+def refusal(net: nn.Module, settings: ModelSettings) -> str:
+    with pytest.raises(ParamsError) as caught:
+        check_shapes(net, settings, CLASSES)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("net", "said"),
     [
-        (
-            nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()),
-            "takes no images (2, 3, 64, 64), as model.preprocess.size says: RuntimeError: ",
-        ),
-        (
-            small_net(classes=3),
-            "answers (2, 3) to images (2, 3, 64, 64); allowed: (2, 2), logits of the classes cat, dog",
-        ),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), "takes no images (2, 3, 64, 64)"),
+        (small_net(classes=3), "answers (2, 3) to images (2, 3, 64, 64); allowed: (2, 2), logits of"),
         (nn.Conv2d(3, 2, 3), "answers (2, 2, 62, 62) to images"),
         (nn.LSTM(64, 2), "takes no images"),
         (nn.Sequential(small_net(), nn.Softmax(dim=1)), "answers probabilities; allowed: logits"),
@@ -230,10 +201,7 @@ def test_a_factory_that_fails_is_one_line(code: str, said: str) -> None:
 def test_a_model_that_takes_or_answers_something_else_is_one_line(net: nn.Module, said: str) -> None:
     settings = settings_of(factory="net:make")
     check_shapes(small_net(), settings, CLASSES)
-    with pytest.raises(ParamsError) as caught:
-        check_shapes(net, settings, CLASSES)
-    assert str(caught.value).startswith(f"model.factory: net:make {said}")
-    assert "\n" not in str(caught.value)
+    assert refusal(net, settings).startswith(f"model.factory: net:make {said}")
 
 
 def test_an_onnx_file_of_other_images_or_none_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
@@ -244,14 +212,9 @@ def test_an_onnx_file_of_other_images_or_none_is_one_line(capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")  # parsers write there
     grey = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     write_onnx(Path("net.onnx"), grey, (1, 28, 28))
-    said = r"net\.onnx takes no images \(2, 3, 64, 64\), .*: it takes f32 \[\?,1,28,28\], and has 1 outputs"
-    with pytest.raises(ParamsError, match=said):
-        check_shapes(pretrained_model(settings, 2), settings, CLASSES)
+    assert "it takes f32 [?,1,28,28], and has 1 outputs" in refusal(pretrained_model(settings, 2), settings)
     write_onnx(Path("net.onnx"), small_net(classes=3), (3, SIZE, SIZE))
-    with pytest.raises(
-        ParamsError, match=re.escape("model.onnx: net.onnx answers (2, 3) to images (2, 3, 64, 64)")
-    ):
-        check_shapes(pretrained_model(settings, 2), settings, CLASSES)
+    assert "answers (2, 3) to images (2, 3, 64, 64)" in refusal(pretrained_model(settings, 2), settings)
 
 
 @pytest.mark.parametrize("any_batch", [True, False])
@@ -325,17 +288,6 @@ def test_an_onnx_file_costs_what_its_module_does(name: str) -> None:
     assert moved == pytest.approx(expected, rel=0.03)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.export's own
-def test_what_ptflops_cannot_count_is_counted_by_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "litmeter.classifier.ceilings.get_model_complexity_info", lambda *_, **__: (None, None)
-    )
-    cost = cost_of(small_net(), SIZE)
-    assert cost is not None
-    assert cost.counted_by == "OpenVINO's graph"
-    assert cost.macs == (8 * 27 + 8 * 25) * (SIZE // 2) ** 2 + 2 * 8
-
-
 class Mean(nn.Module):
     """Has neither a weight nor an operation that is counted."""
 
@@ -343,13 +295,22 @@ class Mean(nn.Module):
         return images.mean(dim=(2, 3))[:, :2]
 
 
-def test_what_cannot_be_counted_is_not_available() -> None:
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.export's own
+def test_what_ptflops_cannot_count_is_counted_by_its_graph_or_not_available(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert cost_of(Mean(), SIZE) is None
+    monkeypatch.setattr(
+        "litmeter.classifier.ceilings.get_model_complexity_info", lambda *_, **__: (None, None)
+    )
+    cost = cost_of(small_net(), SIZE)
+    assert cost is not None
+    assert cost.counted_by == "OpenVINO's graph"
+    assert cost.macs == (8 * 27 + 8 * 25) * (SIZE // 2) ** 2 + 2 * 8
     card: Any = type("Card", (), {"architecture": "net:make"})
     metrics = ceiling_metrics(card, None, {"full": 1e12}, None)
     memory = Memory(1e10, {"full": 1e10})
     metrics |= roofline_metrics(None, traffic_of(Mean(), SIZE), "cpu", {"full": 1e12}, memory)
-    assert metrics["flops"] is None
-    assert metrics["theoretical_full_rps"] is None
+    assert (metrics["flops"], metrics["theoretical_full_rps"]) == (None, None)
     assert "roofline_full_rps" not in metrics
     assert {row["full_rps"] for row in theoretical_rows(None)} == {None}

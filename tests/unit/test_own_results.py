@@ -1,4 +1,4 @@
-"""What report and pages say of servers of one's own: a LitAPI, and what a command starts."""
+"""Report and pages of a LitAPI, and of servers that a command starts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import yaml
 
 from litmeter.kinds.command import Command
 from litmeter.kinds.registry import read as read_keys
+from litmeter.measure.comparison_rows import read_comparison
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import load_params
-from litmeter.paths import BENCHMARKS, COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
+from litmeter.paths import BENCHMARKS, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
 from litmeter.report.claims import claims
 from litmeter.report.diagnosis import bounds_of, diagnose
 from litmeter.report.losses import NO_KEY
@@ -26,7 +27,7 @@ from litmeter.stages.report import main
 from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from tests.support import results_project
 from tests.support.project import ROOT
-from tests.support.synthetic_results import CEILINGS, compared, result, write_result
+from tests.support.synthetic_results import CEILINGS, compared, result, write_comparison, write_result
 from tests.support.synthetic_results import MACHINE as OWN_MACHINE
 
 API: dict[str, Any] = {"api": "server:MyAPI", "threads_per_worker": 1}
@@ -54,18 +55,15 @@ def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, An
         rate_rps, rank = 20.0 * number, len(configurations) + 1 - number
         beside = (None, None) if isinstance(own, Command) else (2 * rate_rps, 1.5 * rate_rps)
         row = compared(name, rate_rps, rank, fastest=20.0 * len(configurations))
-        columns = (
-            {"stage_ms": "{}", "http_cpu_ms": None} if isinstance(own, Command) else {"http_cpu_ms": 9.0}
-        )
+        columns = {"stage_ms": {}, "http_cpu_ms": None} if isinstance(own, Command) else {"http_cpu_ms": 9.0}
         found = result(name, rate_rps, *beside, serve=own, row=row, **columns)
-        metrics = {key: value for key, value in found.metrics.items() if key not in OF_PHOTOS}
+        metrics = found.metrics.model_copy(update=dict.fromkeys(OF_PHOTOS))
         write_result(replace(found, metrics=metrics))
         rows.append(found.compared)
         turns += found.turns
-    write_rows(COMPARISON, ComparisonRow, rows)
     write_rows(COMPARISON_TURNS, TurnRow, turns)
     unavailable = {name: WHY for name, own in configurations.items() if isinstance(own, Command)}
-    write_json(COMPARISON_RUN, {"unavailable": unavailable, "ready_s": dict.fromkeys(configurations, 1.5)})
+    write_comparison(rows, unavailable=unavailable)
 
 
 @pytest.fixture(autouse=True)
@@ -78,43 +76,36 @@ def test_pages_of_a_litapi_name_nothing_of_the_classifier() -> None:
     main()
     snapshot = read_snapshot()
     written = page(snapshot)
-    assert OF_THE_CLASSIFIER.findall(written) == []
+    html = re.sub(r"<style>.*</style>", "", render([snapshot]), flags=re.S)
+    assert OF_THE_CLASSIFIER.findall(written + html) == []
     assert ".md" not in written
-    assert (
-        "| `batched` | server:MyAPI, max_batch_size 8, batch_timeout 0.01 s, 2 workers of 1 thread |"
-        in written
-    )
+    assert "| server:MyAPI, max_batch_size 8, batch_timeout 0.01 s, 2 workers of 1 thread |" in written
     assert "litmeter tune" in written
-    assert OF_THE_CLASSIFIER.findall(re.sub(r"<style>.*</style>", "", render([snapshot]), flags=re.S)) == []
 
 
-DIRECT = {"transport": "direct"}
+PREPROCESSING = ((49.0, 100.0, 50.0), {"workers_cpu_ms": 39.0})
+TRANSPORT = ((60.0, 100.0, 100.0), {"workers_cpu_ms": 19.0, "http_cpu_ms": 12.5})
 
 
 @pytest.mark.parametrize(
-    ("cause", "rates", "columns"),
+    ("keys", "measured", "cause", "advised"),
     [
-        ("preprocessing", (49.0, 100.0, 50.0), {"workers_cpu_ms": 39.0}),
-        ("transport", (60.0, 100.0, 100.0), {"workers_cpu_ms": 19.0, "http_cpu_ms": 12.5}),
+        ({"transport": "direct"}, PREPROCESSING, "preprocessing", None),
+        ({"transport": "direct"}, TRANSPORT, "transport", None),
+        ({}, TRANSPORT, "transport", "transport"),
     ],
 )
-def test_no_key_is_advised_that_a_litapi_has_not(
-    cause: str, rates: tuple[float, float, float], columns: dict[str, float]
+def test_only_keys_that_a_litapi_has_are_advised(
+    keys: dict[str, str], measured: tuple[Any, dict[str, float]], cause: str, advised: str | None
 ) -> None:
-    found = result("own", *rates, serve=read_keys(API | DIRECT), **columns)
+    rates, columns = measured
+    found = result("own", *rates, serve=read_keys(API | keys), **columns)
     bounds = bounds_of(found, CEILINGS)
     assert [bound.name for bound in bounds] == ["model", "pipeline", "served"]
     diagnosis = diagnose(found, bounds, CEILINGS)
-    assert (diagnosis.cause, diagnosis.parameter) == (cause, None)
-    assert NO_KEY in diagnosis.text
+    assert (diagnosis.cause, diagnosis.parameter) == (cause, advised)
+    assert (NO_KEY in diagnosis.text) is (advised is None)
     assert OF_THE_CLASSIFIER.findall(diagnosis.text) == []
-
-
-def test_the_direct_transport_is_advised() -> None:
-    columns = {"workers_cpu_ms": 19.0, "http_cpu_ms": 12.5}
-    found = result("own", 60.0, 100.0, 100.0, serve=read_keys(API), **columns)
-    diagnosis = diagnose(found, bounds_of(found, CEILINGS), CEILINGS)
-    assert (diagnosis.cause, diagnosis.parameter) == ("transport", "transport")
 
 
 def test_bounds_and_causes_of_a_command_are_not_available_and_the_reason_is_said() -> None:
@@ -132,8 +123,7 @@ def test_servers_that_a_command_starts_have_a_page_without_bounds_and_stages() -
     write_results()
     write_report()
     written = page(read_snapshot())
-    assert "in-process in the rounds" not in written
-    assert "stages.png" not in written
+    assert not any(text in written for text in ("in-process in the rounds", "stages.png"))
 
 
 def test_a_command_may_stand_beside_the_classifier() -> None:
@@ -143,10 +133,9 @@ def test_a_command_may_stand_beside_the_classifier() -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params))
     serve = load_params().configuration("other")
     found = result("other", 30.0, None, None, serve=serve, row=compared("other", 30.0, 3, fastest=286.0))
-    write_result(replace(found, metrics={"throughput_rps": 30.0}))
-    write_rows(COMPARISON, ComparisonRow, [*read_rows(COMPARISON, ComparisonRow), found.compared])
+    write_result(found)
     write_rows(COMPARISON_TURNS, TurnRow, [*read_rows(COMPARISON_TURNS, TurnRow), *found.turns])
-    write_json(COMPARISON_RUN, {"unavailable": {"other": WHY}})
+    write_comparison([*read_comparison().rows, found.compared], unavailable={"other": WHY})
     snapshot = read_snapshot()
     assert [bound.name for bound in snapshot.bounds["other"]] == ["served"]
     assert "roofline" in [bound.name for bound in snapshot.bounds[CANDIDATE]]
@@ -165,8 +154,7 @@ def test_a_comparison_alone_has_a_report_without_a_candidate() -> None:
     assert read_json(SUMMARY) == {"one": 20.0, "other": 40.0}
     assert len(LEVELS.read_text().splitlines()) == 1
     written = page(read_snapshot())
-    assert CANDIDATE not in written
-    assert "What each does alone" not in written
+    assert not any(text in written for text in (CANDIDATE, "What each does alone"))
     assert "1.5 s to start" in render([read_snapshot()])
 
 
@@ -174,9 +162,8 @@ def test_a_configuration_is_described_by_what_it_has() -> None:
     own = API | {"api_kwargs": {"size": "small"}, "check_answers": False}
     write_project({"own": own, "command": COMMAND})
     described = {name: serve.describe("cpu") for name, serve in load_params().configurations().items()}
-    assert described["own"] == (
-        "server:MyAPI, size small, max_batch_size 1, 1 worker of 1 thread, answers not compared"
-    )
+    settings = "size small, max_batch_size 1, 1 worker of 1 thread, answers not compared"
+    assert described["own"] == f"server:MyAPI, {settings}"
     assert described["command"].endswith(" ...")
     assert len(described["command"]) <= 60
 

@@ -8,58 +8,45 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from litmeter.classifier.model.model import timm_model
 from litmeter.classifier.model.precision import dtype_name
 from litmeter.classifier.model.predictor import Predictor
 from litmeter.classifier.model.settings import InferenceSettings
 from litmeter.errors import ModelError
-from litmeter.kinds.classifier import Classifier
 from litmeter.paths import ModelFolders
 
 
-def test_channels_last_bytes_give_the_same_answers(exported: ModelFolders, photos: list[Path]) -> None:
-    predictor = Predictor(exported, "cpu", Classifier(preprocess="torchvision"))
-    batch = predictor.batch([predictor.preprocess(path.read_bytes()) for path in photos[:3]])
-    assert (batch.shape[0], batch.dtype) == (3, torch.uint8)
+def test_answers_do_not_depend_on_batch_layout_or_preprocessing(
+    exported: ModelFolders, photos: list[Path]
+) -> None:
+    contents, answers = [path.read_bytes() for path in photos], {}
+    for preprocess in ("timm", "torchvision"):
+        predictor = Predictor(exported, "cpu", InferenceSettings(preprocess=preprocess))
+        images = [predictor.preprocess(content) for content in contents]
+        answers[preprocess] = together = predictor.predict(images)
+        assert together.shape == (len(photos), 3)
+        assert torch.allclose(together.sum(dim=1), torch.ones(len(photos)))
+        for row, image in zip(together, images, strict=True):
+            assert torch.allclose(predictor.predict([image])[0], row, atol=1e-5)
+        assert len({tuple(row.tolist()) for row in together}) == len(photos)
+    assert torch.allclose(answers["timm"], answers["torchvision"], atol=0.02)
+    batch = predictor.batch(images)
+    assert batch.dtype == torch.uint8
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    first = predictor.forward(batch)
-    again = predictor.forward(batch.contiguous())
-    assert torch.allclose(first, again, atol=1e-5)
-    assert not torch.equal(first[0], first[1])
-
-
-def test_probabilities_do_not_depend_on_the_batch(exported: ModelFolders, photos: list[Path]) -> None:
-    predictor = Predictor(exported, "cpu", Classifier())
-    tensors = [predictor.preprocess(path.read_bytes()) for path in photos]
-    together = predictor.predict(tensors)
-    assert together.shape == (len(photos), 3)
-    assert torch.allclose(together.sum(dim=1), torch.ones(len(photos)))
-    for row, tensor in zip(together, tensors, strict=True):
-        assert torch.allclose(predictor.predict([tensor])[0], row, atol=1e-5)
-    assert len({tuple(row.tolist()) for row in together}) == len(photos)
+    assert torch.allclose(predictor.forward(batch), predictor.forward(batch.contiguous()), atol=1e-5)
 
 
 def test_half_precision_is_bfloat16_on_a_cpu(exported: ModelFolders, photos: list[Path]) -> None:
-    assert dtype_name("half", "cpu") == "bfloat16"
-    assert dtype_name("half", "cuda:0") == "float16"
-    assert dtype_name("full", "cuda") == "float32"
-    half, full = (Predictor(exported, "cpu", Classifier(precision=p)) for p in ("half", "full"))
+    names = [dtype_name("half", "cpu"), dtype_name("half", "cuda:0"), dtype_name("full", "cuda")]
+    assert names == ["bfloat16", "float16", "float32"]
+    half, full = (
+        Predictor(exported, "cpu", InferenceSettings(precision=precision)) for precision in ("half", "full")
+    )
     assert next(half.model.parameters()).dtype == torch.bfloat16
-    tensor = full.preprocess(photos[0].read_bytes())
-    assert half.predict([tensor]).dtype == torch.float32
-    assert torch.allclose(half.predict([tensor]), full.predict([tensor]), atol=0.1)
-
-
-def test_a_predictor_preprocesses_as_its_settings_say(exported: ModelFolders, photos: list[Path]) -> None:
-    content = photos[0].read_bytes()
-    timm = Predictor(exported, "cpu", Classifier(preprocess="timm"))
-    fast = Predictor(exported, "cpu", Classifier(preprocess="torchvision"))
-    assert isinstance(timm.decode(content), Image.Image)
-    assert isinstance(fast.decode(content), torch.Tensor)
-    images = [[own.preprocess(content)] for own in (timm, fast)]
-    assert torch.allclose(timm.predict(images[0]), fast.predict(images[1]), atol=0.02)
+    image = full.preprocess(photos[0].read_bytes())
+    assert half.predict([image]).dtype == torch.float32
+    assert torch.allclose(half.predict([image]), full.predict([image]), atol=0.1)
 
 
 def test_torch_uses_the_threads_of_the_settings(exported: ModelFolders) -> None:
@@ -77,12 +64,9 @@ def test_a_model_that_timm_lacks_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, photos: list[Path]) -> None:
-    """Python tells its audit hooks of each name that a pickle looks up, from whatever file."""
-    program = f"""
+WITHOUT_PICKLE = """
 import sys
 from pathlib import Path
-from litmeter.classifier.model.card import CARD_NAME, WEIGHTS_NAME
 from litmeter.paths import ModelFolders
 from litmeter.classifier.model.predictor import Predictor
 from litmeter.classifier.model.settings import InferenceSettings
@@ -90,15 +74,21 @@ import litmeter.classifier.model.model
 
 def refuse(event, arguments):
     if event == "pickle.find_class":
-        raise RuntimeError(f"a pickle asks for {{arguments}}")
+        raise RuntimeError(f"a pickle asks for {arguments}")
 
 sys.addaudithook(refuse)
-folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
-classifier = Predictor(folders, "cpu", InferenceSettings(preprocess="torchvision"))
-print(classifier.predict([classifier.preprocess(Path({str(photos[0])!r}).read_bytes())]).shape)
+exported, compiled, photo = map(Path, sys.argv[1:])
+predictor = Predictor(ModelFolders(exported, compiled), "cpu", InferenceSettings(preprocess="torchvision"))
+print(predictor.predict([predictor.preprocess(photo.read_bytes())]).shape)
 import pickle
 pickle.loads(pickle.dumps(Path))
 """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, photos: list[Path]) -> None:
+    """Python tells its audit hooks of each name that a pickle looks up, from whatever file."""
+    given = [str(path) for path in (exported.exported, exported.compiled, photos[0])]
+    command = [sys.executable, "-c", WITHOUT_PICKLE, *given]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.stdout == "torch.Size([1, 3])\n"
     assert ran.stderr.endswith(f"RuntimeError: a pickle asks for ({Path.__module__!r}, 'Path')\n")

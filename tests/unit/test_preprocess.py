@@ -15,23 +15,17 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from litmeter.classifier.model.card import read_card
+from litmeter.classifier.model.card import ModelCard, read_card
 from litmeter.classifier.model.image import ImageError
 from litmeter.classifier.model.model import PixelModel
 from litmeter.classifier.model.preprocess import ScaledPreprocess, TimmPreprocess, TorchvisionPreprocess
 from litmeter.errors import ModelError
 from litmeter.paths import ModelFolders
+from tests.support.bad_images import saved
 from tests.support.project import PHOTOS
 
 LEVEL = 1 / 255 / 0.2
 """One step of a byte after division by the smallest standard deviation that timm's models use."""
-
-
-@pytest.fixture(scope="module")
-def both(exported: ModelFolders) -> Both:
-    card = read_card(exported.exported)
-    normalise = PixelModel(torch.nn.Identity(), card, torch.device("cpu"), torch.float32)
-    return Both(TimmPreprocess(card), TorchvisionPreprocess(card), normalise)
 
 
 class Both(NamedTuple):
@@ -40,6 +34,23 @@ class Both(NamedTuple):
     timm: TimmPreprocess
     torchvision: TorchvisionPreprocess
     normalise: PixelModel
+
+
+@pytest.fixture(scope="module")
+def card(exported: ModelFolders) -> ModelCard:
+    return read_card(exported.exported)
+
+
+@pytest.fixture(scope="module")
+def both(card: ModelCard) -> Both:
+    normalise = PixelModel(torch.nn.Identity(), card, torch.device("cpu"), torch.float32)
+    return Both(TimmPreprocess(card), TorchvisionPreprocess(card), normalise)
+
+
+@pytest.fixture(scope="module")
+def photo(photos: list[Path]) -> Image.Image:
+    with Image.open(photos[0]) as image:
+        return image.convert("RGB")
 
 
 def apart(both: Both, content: bytes) -> torch.Tensor:
@@ -59,38 +70,26 @@ def test_pixels_of_photos_differ_by_a_step_or_two(both: Both, photos: list[Path]
         assert difference.mean() <= 0.25 * LEVEL
 
 
-def jpeg(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **options)
-    return buffer.getvalue()
-
-
-def as_format(image: Image.Image, name: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, name)
-    return buffer.getvalue()
-
-
 def rotated_by_exif(image: Image.Image) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return jpeg(image, exif=exif)
+    return saved(image, "JPEG", exif=exif)
 
 
 VARIANTS: dict[str, Callable[[Image.Image], bytes]] = {
-    "grey": lambda image: jpeg(image.convert("L")),
-    "CMYK": lambda image: jpeg(image.convert("CMYK")),
-    "progressive": lambda image: jpeg(image, progressive=True),
-    "no chroma subsampling": lambda image: jpeg(image, subsampling=0),
+    "grey": lambda image: saved(image.convert("L"), "JPEG"),
+    "CMYK": lambda image: saved(image.convert("CMYK"), "JPEG"),
+    "progressive": lambda image: saved(image, "JPEG", progressive=True),
+    "no chroma subsampling": lambda image: saved(image, "JPEG", subsampling=0),
     "EXIF rotation": rotated_by_exif,
-    "PNG": lambda image: as_format(image, "PNG"),
-    "PNG with alpha": lambda image: as_format(image.convert("RGBA"), "PNG"),
-    "palette": lambda image: as_format(image.convert("P"), "PNG"),
-    "WebP": lambda image: as_format(image, "WEBP"),
-    "one pixel": lambda image: jpeg(image.resize((1, 1))),
-    "very wide": lambda image: jpeg(image.resize((900, 30))),
-    "smaller than the input": lambda image: jpeg(image.resize((40, 50))),
-    "large": lambda image: jpeg(image.resize((1200, 900))),
+    "PNG": lambda image: saved(image, "PNG"),
+    "PNG with alpha": lambda image: saved(image.convert("RGBA"), "PNG"),
+    "palette": lambda image: saved(image.convert("P"), "PNG"),
+    "WebP": lambda image: saved(image, "WEBP"),
+    "one pixel": lambda image: saved(image.resize((1, 1)), "JPEG"),
+    "very wide": lambda image: saved(image.resize((900, 30)), "JPEG"),
+    "smaller than the input": lambda image: saved(image.resize((40, 50)), "JPEG"),
+    "large": lambda image: saved(image.resize((1200, 900)), "JPEG"),
 }
 
 
@@ -100,25 +99,19 @@ def by_pillow(content: bytes) -> torch.Tensor:
 
 
 def test_photos_are_decoded_to_pillows_pixels(both: Both) -> None:
-    for path in sorted(PHOTOS.glob("*.jpg"))[::10]:
-        content = path.read_bytes()
-        assert torch.equal(both.torchvision.decode(content), by_pillow(content)), path
-
-
-def test_a_flawed_jpeg_is_decoded_as_by_pillow(both: Both, photos: list[Path]) -> None:
-    """libjpeg warns of zeros before its end mark."""
-    content = photos[0].read_bytes()[:-2] + bytes(7) + b"\xff\xd9"
+    contents = [path.read_bytes() for path in sorted(PHOTOS.glob("*.jpg"))[::10]]
+    flawed = contents[0][:-2] + bytes(7) + b"\xff\xd9"  # libjpeg warns of zeros before the end mark
     with pytest.raises(ValueError, match="extraneous"):
-        simplejpeg.decode_jpeg(content)
-    assert torch.equal(both.torchvision.decode(content), by_pillow(content))
+        simplejpeg.decode_jpeg(flawed)
+    for content in (*contents, flawed):
+        assert torch.equal(both.torchvision.decode(content), by_pillow(content))
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_every_kind_of_image_is_decoded_as_by_pillow_and_resized_as_by_torchvision(
-    both: Both, photos: list[Path], variant: str
+    both: Both, photo: Image.Image, variant: str
 ) -> None:
-    with Image.open(photos[0]) as image:
-        content = VARIANTS[variant](image.convert("RGB"))
+    content = VARIANTS[variant](photo)
     difference = apart(both, content)
     assert difference.max() <= 3 * LEVEL
     assert difference.mean() <= 0.3 * LEVEL
@@ -129,10 +122,9 @@ def test_every_kind_of_image_is_decoded_as_by_pillow_and_resized_as_by_torchvisi
     assert torch.equal(own.transform(decoded), center_crop(resized, [own.image_size, own.image_size]))
 
 
-def test_a_resize_that_torch_does_not_know_is_refused(exported: ModelFolders) -> None:
-    card = read_card(exported.exported).model_copy(update={"interpolation": "lanczos"})
+def test_a_resize_that_torch_does_not_know_is_refused(card: ModelCard) -> None:
     with pytest.raises(ModelError, match="this model needs lanczos; set 'timm'"):
-        TorchvisionPreprocess(card)
+        TorchvisionPreprocess(card.model_copy(update={"interpolation": "lanczos"}))
 
 
 def test_broken_images_are_refused_in_the_same_words(both: Both, photos: list[Path]) -> None:
@@ -148,15 +140,12 @@ def test_broken_images_are_refused_in_the_same_words(both: Both, photos: list[Pa
 
 @pytest.mark.parametrize(("side", "decoded"), [(191, 191), (230, 115), (700, 175), (1200, 150)])
 def test_large_jpegs_are_decoded_at_the_smallest_scale_that_suffices(
-    exported: ModelFolders, photos: list[Path], side: int, decoded: int
+    both: Both, card: ModelCard, photo: Image.Image, side: int, decoded: int
 ) -> None:
-    """The tiny model resizes the shorter side of an image to 101 pixels."""
-    card = read_card(exported.exported)
-    scaled, whole = ScaledPreprocess(card), TorchvisionPreprocess(card)
-    with Image.open(photos[0]) as photo:
-        content = jpeg(photo.resize((side + 40, side)), quality=95)
+    scaled, whole = ScaledPreprocess(card), both.torchvision
+    assert scaled.resized == 101  # the tiny model's shorter side
+    content = saved(photo.resize((side + 40, side)), "JPEG", quality=95)
     pixels = scaled.decode(content)
-    assert scaled.resized == 101
     assert min(pixels.shape[1:]) == decoded
     difference = (scaled.transform(pixels).int() - whole.transform(whole.decode(content)).int()).abs()
     assert difference.float().mean() < 4
@@ -164,10 +153,8 @@ def test_large_jpegs_are_decoded_at_the_smallest_scale_that_suffices(
         assert difference.max() == 0
 
 
-def test_what_is_no_jpeg_is_not_scaled(exported: ModelFolders, photos: list[Path]) -> None:
-    scaled = ScaledPreprocess(read_card(exported.exported))
-    with Image.open(photos[0]) as photo:
-        content = as_format(photo.resize((600, 500)), "PNG")
-    assert scaled.decode(content).shape == (3, 500, 600)
+def test_what_is_no_jpeg_is_not_scaled(card: ModelCard, photo: Image.Image) -> None:
+    scaled = ScaledPreprocess(card)
+    assert scaled.decode(saved(photo.resize((600, 500)), "PNG")).shape == (3, 500, 600)
     with pytest.raises(ImageError):
-        scaled.decode(jpeg(Image.new("RGB", (900, 900)))[:-400])
+        scaled.decode(saved(Image.new("RGB", (900, 900)), "JPEG")[:-400])

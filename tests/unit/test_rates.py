@@ -85,11 +85,6 @@ def test_the_interval_of_a_percentile_covers_it(batches: int, size: int, percent
     assert held / 300 > 0.88
 
 
-def test_a_percentile_has_no_interval_without_two_blocks() -> None:
-    assert percentile_interval_of_blocks([np.arange(200.0)], 95) is None
-    assert percentile_interval_of_blocks([np.arange(200.0), np.array([])], 95) is None
-
-
 @pytest.mark.parametrize(("percent", "needed"), [(80, 31), (95, 130), (99, 662)])
 def test_a_percentile_needs_its_samples(percent: int, needed: int) -> None:
     assert samples_needed(percent) == needed
@@ -97,5 +92,6 @@ def test_a_percentile_needs_its_samples(percent: int, needed: int) -> None:
     assert percentile(np.arange(float(needed)), percent) == pytest.approx((needed - 1) * percent / 100)
 
 
-def test_no_samples_have_no_median() -> None:
+def test_no_samples_have_no_median_and_a_single_block_no_interval() -> None:
     assert percentile(np.array([]), 50) is None
+    assert percentile_interval_of_blocks([np.arange(200.0), np.array([])], 95) is None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from litmeter.errors import ReportError
-from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.measure.comparison_rows import read_comparison
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import read_snapshot
-from litmeter.system.files import read_json, read_rows, write_json, write_rows
+from litmeter.system.files import read_json, write_json
 from tests.support.results_project import write_project
-from tests.support.synthetic_results import compared, result, turn
+from tests.support.synthetic_results import compared, result, turn, write_comparison
 
 
 @pytest.fixture
@@ -44,12 +43,11 @@ def test_a_missing_or_malformed_file_is_refused() -> None:
 def test_a_missing_key_or_row_is_refused_by_its_name() -> None:
     path = BenchmarkPaths("e2_batching").metrics
     content = read_json(path)
-    write_json(path, {key: value for key, value in content.items() if key != "null_rps"})
-    with pytest.raises(ReportError, match="null_rps"):
+    write_json(path, content | {"unknown_rps": 1.0})
+    with pytest.raises(ReportError, match="unknown_rps"):
         read_snapshot()
     write_json(path, content)
-    rows = read_rows(COMPARISON, ComparisonRow)
-    write_rows(COMPARISON, ComparisonRow, rows[:-1])
+    write_comparison(read_comparison().rows[:-1])
     with pytest.raises(ReportError, match="no row of candidate"):
         read_snapshot()
 
@@ -62,12 +60,8 @@ def test_the_pipelines_cpu_time_is_interpolated_between_batch_sizes_and_level_be
     assert times == {1.0: pytest.approx(30.0), 4.5: pytest.approx(25.0), 16.0: pytest.approx(20.0)}
 
 
-def pipeline_of(size: float, rate_rps: float) -> TurnRow:
-    return turn("e1", "pipeline", rate_rps, batch_size=size)
-
-
 def test_rates_are_by_round_and_at_the_size_that_was_compared() -> None:
-    twice = [turn("e1", "served", 80.0, 0), pipeline_of(8, 1.0)]
+    twice = [turn("e1", "served", 80.0, 0), turn("e1", "pipeline", 1.0, batch_size=8)]
     own = result("e1", 20.0, more=twice)
     assert own.in_process_size == 1
     assert own.rates("served")[0] == pytest.approx(40.0)  # geometric, of 20 and 80
@@ -77,8 +71,8 @@ def test_rates_are_by_round_and_at_the_size_that_was_compared() -> None:
 
 
 def test_stage_times_are_weighted_by_answers() -> None:
-    few = turn("e1", "served", 20.0, answers=1, stage_ms=json.dumps({"queue": 101.0}))
-    many = replace(few, answers=99, stage_ms=json.dumps({"queue": 1.0, "model": 10.0}))
+    few = turn("e1", "served", 20.0, answers=1, stage_ms={"queue": 101.0})
+    many = replace(few, answers=99, stage_ms={"queue": 1.0, "model": 10.0})
     own = result("e1", None, more=[few, many])
     assert own.stage_ms == pytest.approx({"queue": 2.0, "model": 9.9})
 

@@ -61,43 +61,30 @@ def test_the_readmes_results_replace_the_old_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("machine", [AVX2, BFLOAT16], ids=["emulating", "native"])
-def test_all_pages_have_the_same_claims_and_the_same_table(
-    machine: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_pages_have_the_same_claims_and_the_same_table(machine: dict[str, object]) -> None:
     write_project(machine, earlier="e2_batching", changed=True)
     snapshot = read_snapshot()
     said = claims(snapshot)
-    assert {claim.kind for claim in said} == {
-        "change",
-        "fastest",
-        "form",
-        "limit",
-        "next",
-        "objective",
-        "doubt",
-    }
+    kinds = {claim.kind for claim in said}
+    assert kinds == {"change", "fastest", "form", "limit", "next", "objective", "doubt"}
     assert "earlier, 2026-11-29" in snapshot.table()
     for text in (readme_section(snapshot), page(snapshot)):
         assert snapshot.table() in text
-        for claim in said:
-            assert text.count(claim.sentence) == 1
+        assert [claim for claim in said if text.count(claim.sentence) != 1] == []
     html = render([snapshot])
-    for claim in said:
-        assert html.count(marked(claim.sentence)) == 1
+    assert [claim for claim in said if html.count(marked(claim.sentence)) != 1] == []
 
 
-def test_the_page_tells_accuracy_bounds_precisions_and_the_machine() -> None:
+def test_the_page_has_accuracy_costs_precisions_pictures_and_every_diagnosis() -> None:
     text = page(read_snapshot())
-    for figure in ("0.384 GMACs", "0.768 GFLOPs", "0.991 on 111", "0.951 to 0.998"):
-        assert figure in text
     cells = ["int8", "torchvision", "4.5", "111 test", "99.1%", "95.8%", "98.2%", "-0.9"]
-    assert f"| {' | '.join(cells)} |" in text
-    for picture in ("comparison", "stages"):
-        assert f"](../assets/results/{picture}.png)" in text
+    figures = ["0.384 GMACs", "0.768 GFLOPs", "0.991 on 111", "0.951 to 0.998", f"| {' | '.join(cells)} |"]
+    pictures = [f"](../assets/results/{picture}.png)" for picture in ("comparison", "stages")]
+    assert [one for one in figures + pictures if one not in text] == []
     bullets = [line for line in text.splitlines() if line.startswith("- `")]
     for name, diagnosis in read_snapshot().diagnoses.items():
         [bullet] = [line for line in bullets if f"`{name}`" in line.partition(": ")[0]]
-        assert bullet.endswith(diagnosis.text) or f"{name}`, " in bullet or f", `{name}`" in bullet
+        assert bullet.endswith(diagnosis.text)
 
 
 def test_bounds_and_bars_stand_in_the_order_of_params_yaml() -> None:
@@ -110,17 +97,10 @@ def test_bounds_and_bars_stand_in_the_order_of_params_yaml() -> None:
     assert list(charts.stages(snapshot.results).names) == names
 
 
-def test_those_that_are_held_back_alike_share_a_bullet() -> None:
-    crowded = "4 workers x 2 threads share 2 cores."
-    found = {
-        name: Diagnosis("too many workers", None, f"Too many workers: 8 users get {rate} req/s. {crowded}")
-        for name, rate in (("a", 2.2), ("b", 1.9))
-    }
-    found["c"] = Diagnosis("kernels", None, "Kernels: 10.0 images/s.")
-    assert reasons(found).splitlines() == [
-        f"- `a`, `b`: Too many workers: {crowded}",
-        "- `c`: Kernels: 10.0 images/s.",
-    ]
+def test_configurations_with_the_same_diagnosis_share_a_bullet() -> None:
+    texts = {"a": "X: 1.", "b": "X: 2.", "c": "X: 1."}
+    found = {name: Diagnosis("x", None, text) for name, text in texts.items()}
+    assert reasons(found).splitlines() == ["- `a`, `c`: X: 1.", "- `b`: X: 2."]
 
 
 @pytest.mark.parametrize(("kept", "missing"), [(BEGIN, "end of results"), (END, "litmeter results")])
@@ -139,7 +119,6 @@ def test_a_readme_without_a_marker_changes_nothing(kept: str, missing: str) -> N
 def test_what_was_searched_on_this_machine_is_drawn_and_told(
     changes: dict[str, str], told: bool, outdated: bool
 ) -> None:
-    """With a word where that was in another environment."""
     found = searched()
     write_json(TUNE_METRICS, {**found.metrics, **recorded_machine(), "weights_sha256": "abc", **changes})
     write_rows(TUNE_TABLE, TuneRow, found.rows)
@@ -167,7 +146,6 @@ def test_a_capacity_of_this_machine_and_these_settings_is_drawn_and_told(
     write_results()
     assert CAPACITY_PICTURE.exists() is told
     text = RESULTS_PAGE.read_text()
-    assert ("## How much traffic each takes" in text) is told
     assert ("`candidate` takes 290 to 310 requests a second" in text) is told
     assert ("| `candidate` | 290 to 310 | 4 | 5 |" in text) is told
     assert (f"{OUTDATED}: `{CapacityPaths(CANDIDATE).metrics}`" in text) is ("environment" in changes)
@@ -178,4 +156,4 @@ def test_a_capacity_that_other_code_has_written_costs_a_line(capsys: pytest.Capt
     metrics = CapacityPaths(CANDIDATE).metrics
     write_json(metrics, {key: value for key, value in read_json(metrics).items() if key != "probes"})
     write_results()
-    assert f"{metrics}: not of this code; `make capacity` makes it anew" in capsys.readouterr().out
+    assert f"{metrics}: not of this code" in capsys.readouterr().out

@@ -25,66 +25,45 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(**changes: object) -> DataSettings:
-    given = {
-        "folder": str(ROOT / "data/sample"),
-        "download": False,
-        "task": "species",
-        "val_fraction": 0.15,
-        "test_fraction": 0.25,
-        "seed": 42,
-    }
-    return DataSettings.model_validate({**given, **changes})
+    given = {"folder": str(ROOT / "data/sample"), "download": False, "task": "species", "seed": 42}
+    return DataSettings.model_validate({"val_fraction": 0.15, "test_fraction": 0.25, **given, **changes})
 
 
-def class_folders(root: Path, **counts: int) -> str:
+def class_folders(**counts: int) -> DataSettings:
     source = sorted(PHOTOS.glob("*.jpg"))
     for name, count in counts.items():
-        (root / name).mkdir(parents=True)
+        (folder := Path("mine") / name).mkdir(parents=True)
         for number in range(count):
-            shutil.copy(source[number], root / name / f"{number}.jpg")
-    return str(root)
+            shutil.copy(source[number], folder / f"{number}.jpg")
+    return settings(folder="mine")
 
 
-def test_the_shipped_photos_by_species() -> None:
+def test_the_shipped_photos_keep_the_datasets_test_split() -> None:
     index = make_index(settings())
     assert index.classes == ["cat", "dog"]
     assert Counter(photo.split for photo in index.photos) == {"train": 220, "val": 39, "test": 111}
     assert Counter(photo.label for photo in index.photos) == {0: 120, 1: 250}
-    assert len({photo.path for photo in index.photos}) == 370
-
-
-def test_the_shipped_photos_by_breed() -> None:
-    index = make_index(settings(task="breed"))
-    assert len(index.classes) == 37
-    assert index.classes[0] == "Abyssinian"
-    for split, each in (("train", 6), ("val", 1), ("test", 3)):
-        assert set(Counter(photo.label for photo in index.split(split)).values()) == {each}
-
-
-def test_the_test_split_is_the_datasets_own() -> None:
     names = (ROOT / "data/sample/oxford-iiit-pet/annotations/test.txt").read_text().splitlines()
-    expected = {line.split()[0] for line in names}
-    assert {Path(photo.path).stem for photo in make_index(settings()).split("test")} == expected
+    assert {Path(photo.path).stem for photo in index.split("test")} == {line.split()[0] for line in names}
+    breeds = make_index(settings(task="breed"))
+    assert (len(breeds.classes), breeds.classes[0]) == (37, "Abyssinian")
+    for split, each in (("train", 6), ("val", 1), ("test", 3)):
+        assert set(Counter(photo.label for photo in breeds.split(split)).values()) == {each}
 
 
 def test_splits_follow_the_seed_alone() -> None:
-    assert make_index(settings()) == make_index(settings())
-    other = make_index(settings(seed=43))
-    assert other != make_index(settings())
-    assert other.split("test") == make_index(settings()).split("test")
+    index, other = make_index(settings()), make_index(settings(seed=43))
+    assert make_index(settings()) == index != other
+    assert other.split("test") == index.split("test")
 
 
-def test_class_folders_are_split_within_each_class(tmp_path: Path) -> None:
-    index = make_index(settings(folder=class_folders(tmp_path / "mine", apple=20, pear=8)))
+def test_class_folders_are_split_within_each_class_and_read_again_unless_a_photo_is_gone() -> None:
+    index = make_index(class_folders(apple=20, pear=8))
     assert index.classes == ["apple", "pear"]
     counts = {
         split: Counter(photo.label for photo in index.split(split)) for split in ("train", "val", "test")
     }
     assert counts == {"train": {0: 13, 1: 5}, "val": {0: 2, 1: 1}, "test": {0: 5, 1: 2}}
-
-
-def test_the_index_comes_back_unless_a_photo_is_gone(tmp_path: Path) -> None:
-    index = make_index(settings(folder=class_folders(tmp_path / "mine", apple=8, pear=8)))
     write_json(INDEX, index.model_dump())
     assert read_index() == index
     Path(index.photos[0].path).unlink()
@@ -99,38 +78,29 @@ def test_the_index_comes_back_unless_a_photo_is_gone(tmp_path: Path) -> None:
         ({"apple": 8, "pear": 1}, "class 'pear' has no photo in the train split"),
         ({"apple": 8}, "two classes or more"),
         ({"train": 4, "test": 4}, "expected one folder per class"),
+        ({}, r"data\.folder mine"),
     ],
 )
-def test_folders_that_are_no_classes_are_refused(tmp_path: Path, counts: dict[str, int], reason: str) -> None:
+def test_folders_that_are_no_classes_are_refused(counts: dict[str, int], reason: str) -> None:
+    Path("mine").mkdir()
     with pytest.raises(DataError, match=reason):
-        make_index(settings(folder=class_folders(tmp_path / "mine", **counts)))
+        make_index(class_folders(**counts))
 
 
-def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"data\.folder .*empty"):
-        make_index(settings(folder=str(tmp_path / "empty")))
-
-
-@pytest.mark.parametrize("damage", ["text", "truncated"])
-def test_an_unreadable_photo_is_named(tmp_path: Path, damage: str) -> None:
-    index = make_index(settings(folder=class_folders(tmp_path / "mine", apple=8, pear=8)))
-    victim = Path(index.photos[5].path)
-    whole = victim.read_bytes()
-    content = {"text": b"no image", "truncated": whole[: len(whole) // 2]}
-    victim.write_bytes(content[damage])
-    with pytest.raises(DataError, match=f"{victim}: not a readable image"):
-        check_readable(index)
-
-
-def test_other_formats_than_jpeg_are_readable(tmp_path: Path) -> None:
-    folder = Path(class_folders(tmp_path / "mine", apple=6, pear=6))
-    with Image.open(folder / "apple/0.jpg") as image:
-        image.save(folder / "apple/a.png")
-        image.save(folder / "pear/b.webp")
-    index = make_index(settings(folder=str(folder)))
+def test_other_formats_than_jpeg_are_readable_and_an_unreadable_photo_is_named() -> None:
+    photos = class_folders(apple=6, pear=6)
+    with Image.open("mine/apple/0.jpg") as image:
+        image.save("mine/apple/a.png")
+        image.save("mine/pear/b.webp")
+    index = make_index(photos)
     check_readable(index)
     assert len(index.photos) == 14
+    victim = Path(index.photos[5].path)
+    whole = victim.read_bytes()
+    for content in (b"no image", whole[: len(whole) // 2]):
+        victim.write_bytes(content)
+        with pytest.raises(DataError, match=f"{victim}: not a readable image"):
+            check_readable(index)
 
 
 def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

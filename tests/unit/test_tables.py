@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,16 +71,11 @@ def test_a_row_has_rate_ratio_share_rank_p95_and_cause_wherever_it_is_shown(snap
     assert ranks == sorted(ranks)
 
 
-def test_a_row_of_an_earlier_run_has_its_date_and_no_rank_and_a_silent_one_its_bound(
-    snapshot: Snapshot,
-) -> None:
+def test_a_row_of_an_earlier_run_has_its_date_and_a_silent_row_its_bound(snapshot: Snapshot) -> None:
     kept = replace(compared("e2_batching", 28.0, None), earlier="2026-11-29")
     silent = replace(compared("e3_workers", None, None, None), ratio_high=0.05, answers=0)
-    found = cells(
-        comparison_table(
-            [kept, silent, compared("e1_baseline", 20.0, 1)], "e1_baseline", snapshot.params.configurations()
-        )
-    )
+    rows = [kept, silent, compared("e1_baseline", 20.0, 1)]
+    found = cells(comparison_table(rows, "e1_baseline", snapshot.params.configurations()))
     assert found["e2_batching"][3] == "earlier, 2026-11-29"
     assert found["e3_workers"] == ["-", "below 0.05", "-", "-", "n/a (0 of 130 answers)"]
 
@@ -87,9 +83,8 @@ def test_a_row_of_an_earlier_run_has_its_date_and_no_rank_and_a_silent_one_its_b
 def test_a_level_is_the_mean_of_its_turns_and_has_a_percentile_where_both_do() -> None:
     own = result("e1", 60.0)
     more = turn("e1", "served", 80.0, 1, p95_ms=None)
-    [lone, _] = level_rows([own])
+    lone, level = level_rows([replace(own, alone=[*own.alone, more])])
     assert (lone["users"], lone["throughput_rps"]) == (1, 30.0)
-    [_, level] = level_rows([replace(own, alone=[*own.alone, more])])
     assert level["throughput_rps"] == pytest.approx(66.67)
     assert level["p95_ms"] is None
     assert level["p50_ms"] is not None
@@ -116,15 +111,14 @@ def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
 def test_changed_settings_are_named_as_in_params() -> None:
     after = Classifier(max_batch_size=8, keep_freed_memory=True)
     found = changed_settings(Classifier(), after)
-    assert found == {"max_batch_size": [1, 8], "keep_freed_memory": [False, True]}
+    assert found == {"max_batch_size": (1, 8), "keep_freed_memory": (False, True)}
     assert changes_text(found) == "keep_freed_memory false -> true, max_batch_size 1 -> 8"
 
 
 def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:
     pair = Pair("b", "a", 1.5, 1.4, 1.6, "faster", 40.0, None, None, None, None, "no difference resolved")
-    [row] = [line for line in pairs_table([pair]).splitlines() if "b / a" in line]
-    known = ["b / a", "1.50 (1.40 to 1.60)", "faster", "40 / -", "-", "no difference resolved"]
-    assert [cell.strip() for cell in row.strip("|").split("|")] == known
+    known = ["1.50 (1.40 to 1.60)", "faster", "40 / -", "-", "no difference resolved"]
+    assert cells(pairs_table([pair]))["b / a"] == known
 
 
 @pytest.mark.parametrize(
@@ -145,18 +139,12 @@ def test_an_interval_has_the_digits_that_tell_its_ends_apart(
     assert ratio_cell(*ends) == text
 
 
-def test_what_is_compared_is_said_by_what_differs_from_the_first() -> None:
+def test_what_is_compared_is_said_by_its_differences_from_the_first() -> None:
     first = LitApi(api="server:A", api_kwargs={"size": "small"})
+    eight = first.model_copy(update={"max_batch_size": 8, "transport": "direct"})
     command = "python server.py --port {port} " + "--option " * 20 + "--last"
-    found = differences(
-        {
-            "one": first,
-            "eight": first.model_copy(update={"max_batch_size": 8, "transport": "direct"}),
-            "one (2)": first,
-            "other": Command(command=command),
-        },
-        "cpu",
-    )
+    servers = {"one": first, "eight": eight, "one (2)": first, "other": Command(command=command)}
+    found = differences(servers, "cpu")
     assert found[0].startswith("one: server:A, size small, max_batch_size 1")
     assert found[1:3] == ["eight: max_batch_size 8, transport direct", "one (2): the same as one"]
     assert found[3] == f"other: {command}"
@@ -189,18 +177,14 @@ def test_a_figure_has_three_digits_and_no_exponent(value: float, text: str) -> N
     assert significant(value) == text
 
 
-def test_a_share_above_the_whole_has_its_interval_wherever_it_stands() -> None:
+def test_a_share_above_the_whole_has_its_interval() -> None:
     assert share_cell(Ratio(0.9, 0.8, 1.1)) == "90%"
     assert share_cell(Ratio(0.05, 0.04, 0.06)) == "5.0%"
     assert share_cell(Ratio(1.001, 0.9, 1.1)) == "100%"
     assert share_cell(Ratio(1.034, 0.981, 1.09)) == "103% (98% to 109%)"
     assert "unknown" in share_cell(Ratio(1.2, None, None))
-    served = result("e1", 104.0, 100.0, 101.0)
-    bounds = bounds_of(served, CEILINGS)
-    share = next(bound.share for bound in bounds if bound.name == "served")
-    assert share.low is not None
-    shown = f"103% ({share.low:.0%} to "
-    assert shown in bounds_table({"e1": bounds})
+    bounds = bounds_of(result("e1", 104.0, 100.0, 101.0), CEILINGS)
+    assert re.search(r"103% \(\d+% to \d+%\)", bounds_table({"e1": bounds}))
 
 
 OWN = result("e1_baseline", serve=LitApi(api="server:MyAPI"))
@@ -211,16 +195,16 @@ WHY = "a command is not run in-process"
 @pytest.mark.parametrize(
     ("own", "said"),
     [
-        (replace(OWN, unavailable=WHY), f"not available: {WHY}"),
-        (replace(OWN, turns=[]), "not known: not of this run"),
-        (replace(OWN, turns=OWN.served, compared=ALONE), "not known: not run in-process"),
+        (replace(OWN, unavailable=WHY), WHY),
+        (replace(OWN, turns=[]), "not of this run"),
+        (replace(OWN, turns=OWN.served, compared=ALONE), "not run in-process"),
         (result("e1_baseline", 100.0, serve=OWN.serve), "nothing lost"),
-        (result("e1_baseline", 150.0, serve=OWN.serve), "not known: an error of measuring"),
+        (result("e1_baseline", 150.0, serve=OWN.serve), "error of measuring"),
     ],
     ids=["a command", "an earlier run's", "not in-process", "as fast as the model", "faster"],
 )
 def test_a_row_without_a_cause_says_why(snapshot: Snapshot, own: Result, said: str) -> None:
     found = diagnose(own, bounds_of(own, CEILINGS), CEILINGS)
-    assert found.held_back_by == said
+    assert said in found.held_back_by
     shown = replace(snapshot, results=[own], diagnoses={"e1_baseline": found})
-    assert cells(shown.table())["e1_baseline"][-1] == said
+    assert cells(shown.table())["e1_baseline"][-1] == found.held_back_by

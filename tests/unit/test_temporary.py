@@ -55,7 +55,7 @@ def test_stale_files_are_removed_once_their_process_is_killed(
     report_stale_files("report")
     assert not folder.exists()
     assert not half.exists()
-    assert capsys.readouterr().err == f"report: removed what a killed run has left: {folder}, {half}\n"
+    assert f"{folder}, {half}\n" in capsys.readouterr().err
     report_stale_files("report")
     assert capsys.readouterr().err == ""
 
@@ -77,13 +77,11 @@ def test_a_folder_that_another_run_took_for_stale_is_replaced(
     taken: list[Path] = []
 
     def slow_claim(path: Path) -> int:
-        if not before and not taken:
-            lock = os.open(path, os.O_RDONLY)
-            taken.extend(remove_stale_files())
-            return lock
-        if not taken:
-            taken.extend(remove_stale_files())
-        return claim(path)
+        if taken:
+            return claim(path)
+        lock = None if before else os.open(path, os.O_RDONLY)
+        taken.extend(remove_stale_files())
+        return claim(path) if lock is None else lock
 
     monkeypatch.setattr(temporary, "claim", slow_claim)
     with scratch() as folder:

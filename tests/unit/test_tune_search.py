@@ -11,7 +11,7 @@ import pytest
 
 from litmeter.errors import LitmeterError
 from litmeter.kinds.classifier import Classifier
-from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.load import LoadPlan
@@ -61,7 +61,7 @@ def equally_fast(one: Configuration) -> float:
 
 
 def job_of(agreement: Rate = lambda one: 1.0, **limits: Any) -> Job:
-    params, machine = load_params(ROOT / "params.yaml"), Machine("cpu", 2)
+    params, machine = load_params(ROOT / "params.yaml"), Host("cpu", 2)
     tune = params.tune.model_copy(update={**KNOBS, "max_s": 300.0, **limits})
     objective = params.objective.model_copy(update={"max_s": 60.0})
     return Job(tune, SERVE, params.load, objective, space_of(tune, SERVE, machine), agreement)
@@ -168,7 +168,7 @@ def test_a_search_repeats_its_decisions_from_what_it_was_answered() -> None:
 
 
 def test_a_search_for_an_api_reports_its_knobs_alone(tmp_path: Path) -> None:
-    params, machine, tune = load_params(ROOT / "params.yaml"), Machine("cpu", 2), WorkerTuneSettings()
+    params, machine, tune = load_params(ROOT / "params.yaml"), Host("cpu", 2), WorkerTuneSettings()
     job = Job(tune, OWN, params.load, params.objective, space_of(tune, OWN, machine), None)
 
     def rps(one: Configuration) -> float:
@@ -185,6 +185,8 @@ def test_a_search_for_an_api_reports_its_knobs_alone(tmp_path: Path) -> None:
     assert {len(row) for row in rows} == {len(head)}
     write_rows(tmp_path / "tune.csv", TuneRow, outcome.rows)
     read = read_rows(tmp_path / "tune.csv", TuneRow)
-    texts = [{key: str(value) for key, value in row.knobs.items()} for row in outcome.rows]
+    texts = [
+        {key: str(value) for key, value in row.knobs.items() if value is not None} for row in outcome.rows
+    ]
     assert [row.knobs for row in read] == texts
     assert [replace(row, knobs={}) for row in read] == [replace(row, knobs={}) for row in outcome.rows]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from litmeter.kinds.classifier import Classifier
-from litmeter.kinds.configuration import Configuration, Machine, TuneSettings
+from litmeter.kinds.configuration import Configuration, Exclusion, Host, TuneSettings
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.registry import read as read_keys
 from litmeter.kinds.workers import WorkerTuneSettings
@@ -15,7 +15,7 @@ from litmeter.params import load_params
 from litmeter.tune.space import DUPLICATE, changed_knobs, neighbours, space_of
 from tests.support.project import ROOT
 
-CPU = Machine("cpu", 2)
+CPU = Host("cpu", 2)
 NARROW = {
     "precision": ("full",),
     "compiled": (False,),
@@ -33,7 +33,7 @@ def tune(**knobs: Any) -> TuneSettings:
     return load_params(ROOT / "params.yaml").tune.model_copy(update={**NARROW, **knobs})
 
 
-def spaces(machine: Machine = CPU, **knobs: Any) -> tuple[list[Configuration], dict[str, int]]:
+def spaces(machine: Host = CPU, **knobs: Any) -> tuple[list[Configuration], dict[str, int]]:
     space = space_of(tune(**knobs), Classifier(max_queue=7), machine)
     return list(space.configurations), dict(space.left_out)
 
@@ -51,22 +51,21 @@ def test_what_cannot_run_is_left_out_with_the_reason() -> None:
     assert len(found) == 4
     assert left_out["precision ('int8'): allowed without compiled: full or half"] == 2
     assert sum(number for reason, number in left_out.items() if reason.startswith("preprocess ('timm')")) == 2
-    reasons = {"precision": {"half": "no instructions"}, "preprocess": {"scaled": "no large photo"}}
-    other = Machine("cpu", 2, reasons, {"int8": "no package"})
-    assert spaces(other, precision=("half",)) == ([], {"half: no instructions": 1})
-    assert spaces(other, precision=("int8",), compiled=(True,))[1] == {"int8, compiled: no package": 1}
-    assert spaces(other, preprocess=("scaled",))[1] == {"scaled: no large photo": 1}
-    compiled_only = Machine("cpu", 2, {"compiled": {False: "an ONNX file"}})
-    found, left_out = spaces(compiled_only, compiled=(True, False))
-    assert [one.compiled for one in found] == [True]
-    assert left_out == {"not compiled: an ONNX file": 1}
+    without_int8 = Host("cpu", 2, [Exclusion({"precision": "full", "compiled": True}, "no package")])
+    found, left_out = spaces(without_int8, precision=("full", "half"), compiled=(True, False))
+    assert {(one.precision, one.compiled) for one in found} == {
+        ("full", False),
+        ("half", True),
+        ("half", False),
+    }
+    assert left_out == {"no package": 1}
 
 
 def test_more_threads_than_cores_are_left_out_on_a_cpu_only() -> None:
     found, left_out = spaces(workers_per_device=(1, 2, 4), threads_per_worker=(1, 2))
     assert [(one.workers_per_device, one.threads_per_worker) for one in found] == [(1, 1), (1, 2), (2, 1)]
     assert list(left_out.values()) == [3]
-    gpu = Machine("cuda", 2)
+    gpu = Host("cuda", 2)
     found, left_out = spaces(gpu, workers_per_device=(1, 4), threads_per_worker=(1, 2))
     # Threads preprocess, on the CPU, whatever runs the model.
     assert [(one.workers_per_device, one.threads_per_worker) for one in found] == [(1, 1), (1, 2), (4, 1)]
@@ -147,22 +146,26 @@ def test_the_space_of_an_api_has_its_knobs_alone_and_reaches_as_far_as_is_useful
     assert {one.transport for one in found} == {"litserve", "direct"}
     assert len({one.search_name for one in found}) == len(found) == 2 * 4 * (1 + 3 * 3)
     assert own(workers_per_device=2, threads_per_worker=1).search_name == "2x1 b1 0ms"
-    three = space_of(
-        WorkerTuneSettings(users=3, workers_per_device=(3,)), OWN, Machine("cpu", 3)
-    ).configurations
+    three = space_of(WorkerTuneSettings(users=3, workers_per_device=(3,)), OWN, Host("cpu", 3)).configurations
     assert {one.max_batch_size for one in three} == {1, 2, 3}
-    gpu = space_of(WorkerTuneSettings(), OWN, Machine("cuda", 32)).configurations
+    gpu = space_of(WorkerTuneSettings(), OWN, Host("cuda", 32)).configurations
     assert {one.workers_per_device for one in gpu} == {1, 2, 4}
 
 
 def test_a_batch_size_with_a_fault_is_left_out() -> None:
     fault = "predict, batch of 2: ValueError"
-    space = space_of(WorkerTuneSettings(), OWN, Machine("cpu", 2, {"max_batch_size": {2: fault, 4: fault}}))
+    space = space_of(
+        WorkerTuneSettings(),
+        OWN,
+        Host("cpu", 2, [Exclusion({"max_batch_size": size}, fault) for size in (2, 4)]),
+    )
     assert {one.max_batch_size for one in space.configurations} == {1, 8}
     assert space.left_out[fault] == 2 * 2 * 3 * 4
 
 
 def test_a_transport_with_a_fault_is_left_out() -> None:
-    space = space_of(WorkerTuneSettings(), OWN, Machine("cpu", 2, {"transport": {"direct": "it streams"}}))
+    space = space_of(
+        WorkerTuneSettings(), OWN, Host("cpu", 2, [Exclusion({"transport": "direct"}, "it streams")])
+    )
     assert {one.transport for one in space.configurations} == {"litserve"}
     assert space.left_out["it streams"] > 0

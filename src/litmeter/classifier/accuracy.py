@@ -1,4 +1,4 @@
-"""Accuracy of the served answers, compared with the reference answers in full precision."""
+"""Served answers compared with the reference answers in full precision."""
 
 from __future__ import annotations
 
@@ -13,33 +13,28 @@ from litmeter.errors import LitmeterError
 from litmeter.stats.records import Floats
 
 MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0, "int8": 8.0}
-"""A larger difference is no rounding error: the answer belongs to another photo.
-
-Log-odds, as probabilities near 0 and 1 are alike for all photos of a class."""
+"""Largest difference of log-odds by rounding; above it, the answer belongs to another photo. Probabilities
+are near 0 and 1 for all photos of a class, so they would not tell."""
 PIXELS_DIFFERENCE = {"timm": 0.0, "torchvision": 0.25, "scaled": 1.2}
-"""Added for pixels that differ from timm's: twice the largest difference on 370 photos, three of which
-were large enough to be scaled."""
+"""Added where pixels differ from timm's: twice the largest difference on 370 photos, three of which were
+large enough to be scaled."""
 MIN_PROBABILITY = 1e-12
-"""Smaller ones are raised to it, so that their logarithm is finite."""
+"""Smaller probabilities are raised to it, so that their logarithm is finite."""
 
 
 def compare(
     reference: Reference, answers: Mapping[tuple[int, bytes], int], dtype: str, preprocess: str = "timm"
 ) -> dict[str, float | int | None]:
-    """Accuracy and agreement with the reference on the test photos, and number of mismatched answers.
-
-    A photo that was answered several times counts only if all its answers name the same label.
+    """Compare the answers with the reference; raise LitmeterError for an answer without probabilities.
 
     Args:
-        answers: index of the photo in ``reference``, and the body of the answer of status 200: how many.
+        answers: how often each answer came, by the photo's index in ``reference`` and the answer's body.
         dtype: torch's name of the format that the server computed in.
 
     Returns:
-        Number of test photos that were answered; share of them with the reference's label, and with the right
-        one; number of answers that belong to another photo.
-
-    Raises:
-        LitmeterError: an answer is not of the form that the server documents.
+        ``photos``: how many test photos were answered. ``agreement``: the share of them with the reference's
+        label in all their answers. ``accuracy``: the same, with the right label. ``mismatched``: how many
+        answers belong to another photo.
     """
     labels: dict[int, set[int]] = defaultdict(set)
     tolerance = MAX_LOG_ODDS_DIFFERENCE[dtype] + PIXELS_DIFFERENCE[preprocess]

@@ -1,10 +1,10 @@
-"""Cost of the model, and the rates that it and the machine's peaks allow in theory.
+"""Cost of the model, and the rates that its cost and the machine's peaks allow in theory.
 
 The roofline is that of Williams, Waterman and Patterson (2009): arithmetic or memory, whichever is slower. A
-batch of b images takes at least the longer of b x FLOPs / peak and the time to move its bytes: the weights
-once per batch, at the rate at which so many bytes are read, and for each image the activations that
-convolutions and matrix products read and write, as far as one exceeds all last caches. The operators between
-them (normalisation, activation functions) are assumed to be fused.
+batch of b images takes at least b x FLOPs / peak, and at least the time to move its bytes: the weights once
+for the batch, at the rate for so many bytes; and for each image the activations that convolutions and matrix
+products read and write, as far as an activation exceeds all last-level caches. Other operators
+(normalisation, activation functions) are assumed to be fused.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from litmeter.system.imports import lean_import
 get_model_complexity_info = lean_import("ptflops").get_model_complexity_info  # it imports timm
 
 BACKEND = "aten"
-"""ptflops' backend that counts the operators that run. Its other one, ``pytorch``, hooks modules:
-it misses functional calls, and is 3% lower on the default model."""
+"""ptflops' backend that counts the operators that run. The other backend, ``pytorch``, misses functional
+calls: it counts 3% less on the default model."""
 BATCH_SIZES = tuple(2**k for k in range(9))
 BYTES_PER_NUMBER = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 COUNTED_OPERATORS = {
@@ -39,10 +39,10 @@ class Cost:
     """Cost of one forward pass of one image.
 
     Attributes:
-        parameters: number of weights and biases; of a graph, of the weights that are multiplied.
+        parameters: number of weights and biases; for a graph, only of weights that are multiplied.
         macs: multiply-accumulates of convolutions and matrix products.
-        torch_flops: FLOPs by torch's own counter, as a check; None of a graph.
-        counted_by: what has counted the MACs.
+        torch_flops: FLOPs by torch's counter, as a check; None for a graph.
+        counted_by: what counted the MACs.
     """
 
     parameters: int
@@ -57,10 +57,7 @@ class Cost:
 
 
 def cost_of(model: torch.nn.Module, image_size: int) -> Cost | None:
-    """Cost of ``model`` for a square image of ``image_size`` pixels, by ptflops, else by OpenVINO's graph.
-
-    None where neither finds an operation to count.
-    """
+    """Cost of ``model`` for a square image, by ptflops or OpenVINO's graph; None if neither counts it."""
     shape = (3, image_size, image_size)
     image = torch.zeros(1, *shape)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # a traceback, where it fails
@@ -72,7 +69,7 @@ def cost_of(model: torch.nn.Module, image_size: int) -> Cost | None:
             model.eval()(image)
         flops = int(counter.get_total_flops())
         return Cost(int(parameters), int(macs), flops, f"ptflops, backend {BACKEND}")
-    with suppress(Exception):  # torch and OpenVINO raise many for a model that they cannot convert
+    with suppress(Exception):  # of many types, for a model that torch or OpenVINO cannot convert
         graph = model.graph(image_size) if isinstance(model, GraphModel) else converted(model.eval(), image)
         if found := list(operators(graph, image_size)):
             weights, macs = sum(one.weights for one in found), sum(one.macs for one in found)
@@ -81,7 +78,7 @@ def cost_of(model: torch.nn.Module, image_size: int) -> Cost | None:
 
 
 class Traffic(NamedTuple):
-    """Numbers that one forward pass moves: all parameters once, and those of each activation for an image."""
+    """How many numbers a forward pass moves: all weights, and each activation of an image."""
 
     weights: int
     activations: tuple[int, ...]
@@ -105,7 +102,7 @@ class _ActivationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def traffic_of(model: torch.nn.Module, image_size: int) -> Traffic:
-    """Memory traffic of one forward pass of one square image, at least."""
+    """The least memory traffic of a forward pass of one square image."""
     if isinstance(model, GraphModel):
         found = list(operators(model.graph(image_size), image_size))
         moved = tuple(numbers for one in found for numbers in one.activations)
@@ -122,7 +119,7 @@ class Roofline(NamedTuple):
     Attributes:
         rps: images per second at the best of BATCH_SIZES.
         bound: what limits the rate there, ``compute`` or ``memory``.
-        batch_size: the smallest that is compute-bound, None where all are memory-bound.
+        batch_size: the smallest that is compute-bound; None where all are memory-bound.
     """
 
     rps: float
@@ -139,10 +136,12 @@ def roofline(
     weights_bandwidth: float,
     cache_bytes: int,
 ) -> Roofline:
-    """The roofline for ``dtype`` (torch's name); ``peak_flops`` in FLOP/s.
+    """The roofline for ``dtype`` (torch's name).
 
     Args:
-        bandwidth, weights_bandwidth: bytes/s, of activations beyond the caches, and of the weights.
+        peak_flops: FLOP/s.
+        bandwidth: bytes/s of activations beyond the caches.
+        weights_bandwidth: bytes/s of the weights.
     """
     number_bytes = BYTES_PER_NUMBER[dtype]
 

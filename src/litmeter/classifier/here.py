@@ -1,24 +1,20 @@
-"""What params.yaml, this machine and the exported model are for the classifier."""
+"""Checks of params.yaml for the classifier, and facts of this machine that its stages depend on."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import timeit
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from litmeter.classifier.model.card import read_card, sha256
 from litmeter.classifier.model.own import files_of_factory, files_of_onnx
 from litmeter.classifier.model.precision import check_precision, has_bfloat16
 from litmeter.classifier.model.settings import PACKAGE_MODEL, ModelSettings
-from litmeter.errors import LitmeterError, ModelError, ParamsError
-from litmeter.paths import COMPILERS, DOWNLOAD, DVC_LOCK, MODEL, WEIGHTS
+from litmeter.errors import ModelError, ParamsError
+from litmeter.paths import COMPILERS, DOWNLOAD, MODEL, WEIGHTS
 from litmeter.system.files import write_json
 from litmeter.system.machine import compilers
 
@@ -31,13 +27,13 @@ ON_A_GPU = (
     "-S 'compile.batch_sizes=[1,2,4,8,16,32]' "
     "-S serve.max_batch_size=32 -S experiments.e7_tuned.max_batch_size=32"
 )
-"""What suits a GPU of a T4's size."""
+"""Settings for a GPU of a T4's size."""
 SIDE, CHANNELS = 56, 64
-"""Of the images that a timed convolution takes, as large as in the middle of a model."""
+"""The input of the timed convolution, as large as in the middle of a model."""
 
 
 def check(params: Any) -> None:
-    """Raise ValueError where sections of params.yaml do not go with each other."""
+    """Raise ValueError where sections of params.yaml contradict each other."""
     if missing := set(SECTIONS) - params.model_fields_set:
         raise ValueError(f"{min(missing)}: missing; a classifier needs {', '.join(SECTIONS)}")
     if params.model.name and params.train is None:
@@ -101,7 +97,7 @@ def check_pretrained(name: str, pretrained: str) -> None:
 
 
 def check_model_name(name: str) -> None:
-    """Raise ParamsError where timm has no such model; the one that is exported is not looked up."""
+    """Raise ParamsError where timm has no such model; the exported model's name is not looked up."""
     with suppress(ModelError):
         if read_card(MODEL.exported).architecture == name:
             return
@@ -114,7 +110,7 @@ def check_model_name(name: str) -> None:
 
 
 def write_facts(params: Any) -> dict[str, Any]:
-    """Write what its stages depend on: given weights, downloaded photos, what compiles; return the rest."""
+    """Write hashes of weights and downloaded photos, and what compilers depend on; return other facts."""
     half, downloaded = {"bfloat16": has_bfloat16()}, None
     if params.data.download:
         from litmeter.classifier.data.sources import download  # whose import takes seconds
@@ -127,7 +123,7 @@ def write_facts(params: Any) -> dict[str, Any]:
 
 
 def given_weights(model: ModelSettings) -> dict[str, str | None]:
-    """SHA-256 of the files that ``model`` names, by key; None where it names none."""
+    """SHA-256 of the files that ``model`` names, by key; None for a key without a file."""
     pretrained = None if model.pretrained in (None, *WITHOUT_FILE) else model.pretrained
     files = {"checkpoint": model.checkpoint, "pretrained": pretrained}
     found = {key: sha256(Path(file)) if file else None for key, file in files.items()}
@@ -139,7 +135,7 @@ def given_weights(model: ModelSettings) -> dict[str, str | None]:
 
 
 def remarks(params: Any, device: str, machine: Mapping[str, Any], *, changed: bool) -> Iterator[str]:
-    """What half precision is on this CPU, where that is news; how many users suit a GPU."""
+    """Remarks: whether half precision is native to this CPU, if that is news; settings for a GPU."""
     native = machine["bfloat16"]
     emulating = [name for name, serve in params.configurations().items() if serve.native(native) != serve]
     if device == "cpu" and (emulating or changed):
@@ -149,7 +145,7 @@ def remarks(params: Any, device: str, machine: Mapping[str, Any], *, changed: bo
 
 
 def slowdown_by_half() -> float:
-    """Time of a convolution in bfloat16 over that in float32, each the fastest of several, on one thread."""
+    """Time of a convolution in bfloat16 over float32, on one thread; each is the shortest of several."""
     import torch  # takes seconds
 
     def shortest_s(dtype: torch.dtype) -> float:
@@ -166,11 +162,10 @@ def slowdown_by_half() -> float:
 
 
 def said_of_half(emulating: Sequence[str], native: bool, slowdown: float) -> str:
-    """What half precision is on this CPU.
+    """A remark on half precision on this CPU.
 
-    Args:
-        emulating: configurations that ask for it though the CPU has no instructions.
-        slowdown: time of a convolution over that in full precision. It decides nothing.
+    ``emulating`` are configurations that ask for half precision though the CPU has no instructions for it;
+    ``slowdown`` is a convolution's time over full precision.
     """
     if native:
         text = f"half precision is native: a convolution takes {slowdown:.2f} times as long as in full"
@@ -182,32 +177,3 @@ def said_of_half(emulating: Sequence[str], native: bool, slowdown: float) -> str
             f"{slowdown:.0f} times slower; what is far behind gets a short measurement"
         )
     return text
-
-
-def other_model(folder: Path) -> str | None:
-    """Which model ``folder`` has where it is not that of dvc.lock, as after an interrupted run; else None."""
-    try:
-        with DVC_LOCK.open("rb") as file:
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            outs = yaml.load(file, loader)["stages"]["export"]["outs"]  # noqa: S506
-        [locked] = [out["md5"] for out in outs if out["path"] == str(folder)]
-        card = read_card(folder)
-        if folder_md5(folder) == locked:
-            return None
-    except (OSError, LitmeterError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return None  # there is no lock, or no model, which is said where it is needed
-    return (
-        f"{folder} is not the model of {DVC_LOCK}, but {card.architecture}, test accuracy "
-        f"{card.test_accuracy:.3f}, weights {card.weights_sha256[:12]}; `dvc checkout` brings that one back"
-    )
-
-
-def folder_md5(folder: Path) -> str:
-    """The hash of a folder as DVC computes it: of its files' names and hashes, as JSON."""
-
-    def md5(content: bytes) -> str:
-        return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = [{"md5": md5(file.read_bytes()), "relpath": str(file.relative_to(folder))} for file in files]
-    return f"{md5(json.dumps(listed, sort_keys=True).encode())}.dir"

@@ -15,7 +15,7 @@ from litmeter.system.device import wait_for
 
 
 class ClassifierPipeline:
-    """The classifier's, on photos; ``threads`` are torch's."""
+    """The classifier's pipeline on photos, with torch's number of ``threads``."""
 
     def __init__(
         self,
@@ -31,11 +31,11 @@ class ClassifierPipeline:
         self.threads = torch.get_num_threads()
 
     def batch(self, size: int) -> torch.Tensor:
-        """Photos on the device, preprocessed."""
+        """Preprocessed photos on the device."""
         return self._predictor.batch(self._images(size))
 
     def run(self, kind: str, size: int, batch: torch.Tensor) -> None:
-        """Preprocess, predict, or both."""
+        """Run a ``kind`` of work: ``preprocess``, the whole ``pipeline``, or the model alone."""
         if kind == "preprocess":
             self._images(size)
         elif kind == "pipeline":

@@ -7,10 +7,9 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Annotated, Any
@@ -21,19 +20,18 @@ from pydantic import Field
 from litmeter.cli.load import LOAD
 from litmeter.cli.own import USERS, Sent, read_given
 from litmeter.cli.revisions import Revisions, revisions
-from litmeter.errors import LitmeterError, NoVerdict, StorageError, UsageError, missing_extra, storage_error
+from litmeter.errors import NoVerdict, StorageError, UsageError, explained
 from litmeter.load import load_generator
-from litmeter.load.bodies import Bodies
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.comparison_rows import Pair, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.params import load_params
+from litmeter.params import Params, load_params
 from litmeter.report.claims import disturbances
 from litmeter.say.progress import duration, print_wrapped
-from litmeter.say.tables import markdown_table, number_cell, significant
+from litmeter.say.tables import markdown_table, number_cell, rate_cell
 from litmeter.settings import CANDIDATE, PARAMS_FILE, Positive
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.stats.ratios import Ratio
@@ -43,9 +41,9 @@ from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine
 
 SMALLEST_MARGIN = 0.02
-"""Servers of one configuration differ by 1% from start to start."""
-NEXT_S = 30
-"""A longer check is named in multiples of this."""
+"""Rates of one configuration differ by 1% from start to start."""
+STEP_S = 30
+"""A longer check is advised in multiples of this."""
 SENT = Sent()
 
 
@@ -81,19 +79,16 @@ def check(
         as_json: print JSON instead of a sentence
     """
     check_outputs(markdown=markdown)
+    limits = Limits(margin, max_memory_mib, max_start_s)
     try:
         with redirect_stdout(sys.stderr):
-            limits = Limits(margin, max_memory_mib, max_start_s)
             found = measured(against, command, configuration, sent, seconds, limits, own_model=own_model)
+        if markdown is not None:
+            append_line(markdown, found.markdown())
     except (KeyboardInterrupt, SystemExit):
         raise NoVerdict("interrupted, without a verdict") from None
-    except Exception as error:  # whatever it is, it must not look like a slower server
-        known: Exception | None = error
-        if isinstance(error, OSError):
-            known = storage_error(error)
-        elif isinstance(error, ModuleNotFoundError):
-            known = missing_extra(error)
-        if not isinstance(known, LitmeterError):
+    except Exception as error:  # the status of any other exception is that of a slower server
+        if (known := explained(error)) is None:
             traceback.print_exc()
         if markdown is not None:
             with suppress(StorageError):
@@ -103,17 +98,12 @@ def check(
         print(json.dumps(found.as_json(), indent=2))
     else:
         print_wrapped(found.sentence())
-    if markdown is not None:
-        try:
-            append_line(markdown, found.markdown())
-        except StorageError as error:  # its own status is that of a slower server
-            raise NoVerdict(str(error)) from error
     return found.exit_code
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much slower the new one may be, as a share, and what it may take at most."""
+    """The share by which the new server may be slower; the memory and the start that it may take."""
 
     margin: float
     memory_mib: float | None
@@ -122,7 +112,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Side:
-    """What one revision did: its largest memory, and the median of its starts."""
+    """Figures of one revision: its memory is the largest of all turns, its start the median of all starts."""
 
     name: str
     rate_rps: float | None
@@ -134,7 +124,7 @@ class Side:
 
     @classmethod
     def of(cls, name: str, log: Log, starts_s: Sequence[float]) -> Side:
-        """By its turns and starts."""
+        """The figures of the turns and starts of the revision ``name``."""
         rows = [row for row in log.rows if row.subject == name]
         rates = [row.rate_rps for row in rows if row.rate_rps]
         return cls(
@@ -150,7 +140,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Found:
-    """What a check found; ``said`` is what else used the machine."""
+    """The result of a check; ``said`` are sentences about what else used the machine."""
 
     revisions: Revisions
     users: int
@@ -168,18 +158,18 @@ class Found:
 
     @property
     def rate_verdict(self) -> Verdict:
-        """Whether the new one answers fewer requests."""
+        """Whether the new server answers fewer requests per second."""
         return verdict(self.rate, self.limits.margin)
 
     @property
     def p95_verdict(self) -> Verdict:
-        """Whether its 95th percentile of latency is longer; of its inverse, which goes with the rate."""
-        ends = (self.pair.p95_ratio, self.pair.p95_high, self.pair.p95_low)
-        return verdict(ratio_of(*(end and 1 / end for end in ends)), self.limits.margin)
+        """Whether the new server's p95 is longer, judged by old / new, which falls as the rate does."""
+        inverse = (self.pair.p95_ratio, self.pair.p95_high, self.pair.p95_low)
+        return verdict(ratio_of(*(value and 1 / value for value in inverse)), self.limits.margin)
 
     @property
     def exceeded(self) -> list[str]:
-        """What the new one does that it must not, other than be slow."""
+        """Sentences about failed requests and exceeded limits of the new server."""
         new, limits, found = self.new, self.limits, []
         if new.failed:
             found.append(f"{new.failed} of {new.sent} requests to it failed (in one turn: {new.reason})")
@@ -194,97 +184,90 @@ class Found:
         """PASSED, SLOWER or OPEN."""
         return exit_status(self.rate_verdict, self.p95_verdict, exceeded=bool(self.exceeded))
 
+    @property
+    def advice(self) -> str:
+        """Which --seconds would probably give an open rate a verdict."""
+        needed_s = seconds_needed(self.rate, self.limits.margin, self.seconds)
+        if needed_s is None:
+            return "it would probably take more than an hour to tell"
+        return f"--seconds {STEP_S * math.ceil(needed_s / STEP_S)} would probably tell"
+
     def sentence(self) -> str:
-        """All of it, a line for each figure."""
+        """The verdicts for a terminal, one a line."""
         pair, bound = self.pair, 1 - self.limits.margin
         lines = [f"{self.new.name}: {line}" for line in self.exceeded]
         if self.rate is not None:
-            place = {"not slower": f"above {bound:g}", "slower": f"below {bound:g}", "open": "on both sides"}
+            place = {
+                "not slower": f"above {bound:g}",
+                "slower": f"below {bound:g}",
+                "open": f"on both sides of {bound:g}; {self.advice}",
+            }
             lines.append(
                 f"{self.rate_verdict}: {self.new.name} answers {interval(pair.ratio, pair.low, pair.high)} "
-                f"times the requests per second of {self.old.name} ({cell(self.new.rate_rps)} and "
-                f"{cell(self.old.rate_rps)}), {place[self.rate_verdict]}"
-                + (f" of {bound:g}; {self.advice()}" if self.rate_verdict == "open" else "")
+                f"times the requests per second of {self.old.name} ({rate_cell(self.new.rate_rps)} and "
+                f"{rate_cell(self.old.rate_rps)}), {place[self.rate_verdict]}"
             )
         if pair.p95_ratio is not None:
             lines.append(
-                f"p95 {self.p95_verdict}: {cell(pair.p95_ms)} and {cell(pair.other_p95_ms)} ms, "
+                f"p95 {self.p95_verdict}: {rate_cell(pair.p95_ms)} and {rate_cell(pair.other_p95_ms)} ms, "
                 f"{interval(pair.p95_ratio, pair.p95_low, pair.p95_high)} times as long"
             )
         return "\n".join([*lines, *self.said])
 
-    def advice(self) -> str:
-        """What it would take to close an open rate."""
-        needed_s = seconds_needed(self.rate, self.limits.margin, self.seconds)
-        if needed_s is None:
-            return "it would probably take more than an hour to tell"
-        return f"--seconds {NEXT_S * math.ceil(needed_s / NEXT_S)} would probably tell"
-
     def markdown(self) -> str:
-        """A section for a pull request's summary."""
-        pair, old, new, limits = self.pair, self.old, self.new, self.limits
-        ratio, p95 = (
-            interval(pair.ratio, pair.low, pair.high),
-            interval(pair.p95_ratio, pair.p95_low, pair.p95_high),
-        )
+        """A section for the summary of a pull request."""
+        pair, old, new, limits, seen = self.pair, self.old, self.new, self.limits, self.revisions
+        ratio = interval(pair.ratio, pair.low, pair.high)
+        p95 = interval(pair.p95_ratio, pair.p95_low, pair.p95_high)
         rows = [
-            ["requests/s", cell(old.rate_rps), cell(new.rate_rps), ratio, self.rate_verdict],
-            ["p95, ms", cell(pair.other_p95_ms), cell(pair.p95_ms), p95, self.p95_verdict],
-            ["memory, MiB", *(number_cell(one.memory_mib, 0) for one in (old, new)), "", ""],
-            ["start, s", *(number_cell(one.start_s, 1) for one in (old, new)), "", ""],
+            ["requests/s", rate_cell(old.rate_rps), rate_cell(new.rate_rps), ratio, self.rate_verdict],
+            ["p95, ms", rate_cell(pair.other_p95_ms), rate_cell(pair.p95_ms), p95, self.p95_verdict],
+            ["memory, MiB", number_cell(old.memory_mib, 0), number_cell(new.memory_mib, 0), "", ""],
+            ["start, s", number_cell(old.start_s, 1), number_cell(new.start_s, 1), "", ""],
         ]
-        head = ["", f"{old.name}, {self.revisions.commit[:9]}", new.name, "new / old", "verdict"]
         title = {PASSED: "not slower", SLOWER: "slower", OPEN: "open"}[self.exit_code]
         if self.exceeded and self.rate_verdict != "slower":
             title = "failed requests" if new.failed else "over a limit"
+        how = f"{self.users} users, {self.seconds:.0f} s, margin {limits.margin:g}; intervals: 95%, p95 99%"
         parts = [
             f"### litmeter check: {title}",
             *(f"{new.name}: {line}" for line in self.exceeded),
-            markdown_table(head, rows),
-            f"{self.users} users, {self.seconds:.0f} s, margin {limits.margin:g}; intervals: 95%, p95 99%"
-            + (f"; {self.advice()}." if self.rate_verdict == "open" else "."),
+            markdown_table(["", f"{old.name}, {seen.commit[:9]}", new.name, "new / old", "verdict"], rows),
+            how + (f"; {self.advice}." if self.rate_verdict == "open" else "."),
+            "\n".join([f"{PARAMS_FILE}:", *(f"- `{key}`" for key in seen.keys)]) if seen.keys else "",
+            *self.said,
+            f"```\n{seen.files}\n```" if seen.files else "No file differs.",
+            f"Both use: {', '.join(f'`{path}`' for path in seen.shared)}" if seen.shared else "",
         ]
-        if self.revisions.keys:
-            parts.append(f"{PARAMS_FILE}:\n" + "\n".join(f"- `{key}`" for key in self.revisions.keys))
-        parts += self.said
-        parts.append(f"```\n{self.revisions.files}\n```" if self.revisions.files else "No file differs.")
-        if self.revisions.shared:
-            parts.append(f"Both use: {', '.join(f'`{path}`' for path in self.revisions.shared)}")
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def as_json(self) -> dict[str, Any]:
         """All figures."""
+        ratios = ("ratio", "low", "high", "p95_ratio", "p95_low", "p95_high")
         return {
             "exit_code": self.exit_code,
             "rate": self.rate_verdict,
             "p95": self.p95_verdict,
             "exceeded": self.exceeded,
             "commit": self.revisions.commit,
-            **{key: getattr(self, key) for key in ("users", "seconds")},
+            "users": self.users,
+            "seconds": self.seconds,
             **{key: asdict(getattr(self, key)) for key in ("limits", "old", "new")},
-            "new_over_old": {
-                key: getattr(self.pair, key)
-                for key in ("ratio", "low", "high", "p95_ratio", "p95_low", "p95_high")
-            },
+            "new_over_old": {key: getattr(self.pair, key) for key in ratios},
             "p95_ms": {"old": self.pair.other_p95_ms, "new": self.pair.p95_ms},
         }
 
 
 def ratio_of(ratio: float | None, low: float | None, high: float | None) -> Ratio | None:
-    """The ratio of a pair; None where it has none."""
+    """A ratio with its interval; None where the ratio is unknown."""
     return None if ratio is None else Ratio(ratio, low, high)
 
 
 def interval(ratio: float | None, low: float | None, high: float | None) -> str:
-    """A ratio and its interval."""
+    """A ratio with its interval as text; a dash where the ratio is unknown."""
     if ratio is None:
         return "-"
     return f"{ratio:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
-
-
-def cell(value: float | None) -> str:
-    """A figure with three digits, a dash where it is unknown."""
-    return "-" if value is None else significant(value)
 
 
 def measured(
@@ -297,23 +280,21 @@ def measured(
     *,
     own_model: bool,
 ) -> Found:
-    """Serve both and load them in turn; raise LitmeterError where that is not possible."""
+    """Serve both trees and load them in turn; raise LitmeterError where that is not possible."""
     load: LoadSettings = LOAD
     device, users = "auto", USERS
-    own: Callable[[], Bodies] = partial(read_given, sent)
-    if command is not None and sent.body:
-        pass  # a params.yaml may be of another program
-    elif PARAMS_FILE.exists():
+    params: Params | None = None
+    if command is None or not sent.body:  # else a params.yaml may be of another program
+        if not PARAMS_FILE.exists():
+            raise UsageError(
+                f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it"
+            )
         params = load_params()
         device, load, users = params.device, params.load, params.comparison.users
-        if not sent.body:
-            own = params.bodies
-    else:
-        raise UsageError(f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it")
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
-    bodies = own()
+    bodies = read_given(sent) if params is None or sent.body else params.bodies()
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")
     with (

@@ -1,7 +1,7 @@
-"""Machines of a Ray cluster: a sender on each, or work on one after the other.
+"""Load generators on all machines of a Ray cluster.
 
-``ray start`` has made the cluster; this machine belongs to it, and all have litmeter. Ray brings data to its
-nodes and back, and notices when one has died.
+`ray start` has made the cluster; this machine belongs to it, and all of them have litmeter. Ray carries
+bodies to the nodes and records back, and notices when a node dies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
@@ -27,18 +27,16 @@ from litmeter.stats.records import LoadRecord
 from litmeter.system.http import CA_VARIABLE
 from litmeter.system.temporary import scratch
 
-REACH_S = 5
+CONNECT_S = 5
 RAY_SETTINGS = {
-    "RAY_gcs_server_request_timeout_seconds": str(REACH_S),
+    "RAY_gcs_server_request_timeout_seconds": str(CONNECT_S),
     "RAY_NUM_REDIS_GET_RETRIES": "1",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what nodes say is not printed
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # output of the nodes is not printed here
 }
 """Environment variables that Ray reads when it is imported."""
 
-Given = TypeVar("Given")
-Result = TypeVar("Result")
 Show = Callable[[str], None]
-"""Called with a line about a node."""
+"""Prints a line about a node."""
 
 
 @contextmanager
@@ -46,10 +44,10 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
     """Join the cluster at ``address`` until the block is left.
 
     Yields:
-        for each live node its name, and Ray's options for what runs there.
+        Ray's options for an actor on each live node, by the node's name.
 
     Raises:
-        UsageError: the address is none, or there is no token, or a wrong one.
+        UsageError: the address is not HOST:PORT, or the token is missing or wrong.
         LoadError: the cluster cannot be reached.
     """
     option = f"--cluster {address}"
@@ -62,10 +60,10 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         "set RAY_AUTH_MODE=token on each before `ray start`, and here"
     )
     try:
-        own = _is_own(host)
-        if not own and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        here = _is_this_machine(host)
+        if not here and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
             raise no_token
-        socket.create_connection((host, int(port)), REACH_S).close()
+        socket.create_connection((host, int(port)), CONNECT_S).close()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LoadError(f"{option}: cannot be reached ({reason})") from error
@@ -73,9 +71,9 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        with _silent():
+        with _silenced_stderr():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         if isinstance(error, ray.exceptions.AuthenticationError) or "AuthToken" in str(error.__cause__):
@@ -86,16 +84,16 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         reason = unknown if isinstance(error, ConnectionError) else " ".join(str(error).split())
         raise LoadError(f"{option}: {reason}") from error
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGTERM, handler)  # Ray has set its own handler
     try:
         nodes = {}
-        for number, node in enumerate([one for one in ray.nodes() if one["Alive"]], 1):
-            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        for number, node in enumerate([node for node in ray.nodes() if node["Alive"]], 1):
             name = node["NodeManagerAddress"]
             name = f"{name} ({number})" if name in nodes else name
-            nodes[name] = {"num_cpus": 0, "scheduling_strategy": here}
-        if not own:  # a cluster that asks for no token takes any
-            modes = [ray.remote(**one)(os.getenv).remote("RAY_AUTH_MODE", "") for one in nodes.values()]
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            nodes[name] = {"num_cpus": 0, "scheduling_strategy": on_node}
+        if not here:  # a cluster that asks for no token accepts any
+            modes = [ray.remote(**on)(os.getenv).remote("RAY_AUTH_MODE", "") for on in nodes.values()]
             if {_result(mode).lower() for mode in modes} != {"token"}:
                 raise no_token
         yield nodes
@@ -104,8 +102,8 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Drop what Ray's C++ code writes to standard error, which no setting of Ray's can prevent."""
+def _silenced_stderr() -> Iterator[None]:
+    """Discard standard error: none of Ray's settings silences its C++ code."""
     before = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -116,35 +114,20 @@ def _silent() -> Iterator[None]:
         os.close(before)
 
 
-def _is_own(host: str) -> bool:
-    """Whether ``host`` is this machine; raise OSError where nobody knows it."""
-    found = {ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(host, None)}
-    interfaces = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
-    return all(one.is_loopback or str(one) in interfaces for one in found)
+def _is_this_machine(host: str) -> bool:
+    """Whether ``host`` is this machine; raise OSError for an unknown name."""
+    addresses = {ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    ours = {interface.address for found in psutil.net_if_addrs().values() for interface in found}
+    return all(address.is_loopback or str(address) in ours for address in addresses)
 
 
-def as_started() -> dict[str, str]:
-    """Give this process, which Ray has started, the priority of `ray start` here, where it may.
-
-    Returns:
-        its environment, without what Ray changes: how many threads to use, and which GPUs.
-    """
-    raylet = psutil.Process().parent()
-    assert raylet is not None
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, raylet.nice())
-    changed, before = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"), raylet.environ()
-    environment = {name: value for name, value in os.environ.items() if name not in changed}
-    return environment | {name: before[name] for name in changed if name in before}
-
-
-class _Sender:
-    """A load generator on its node: an actor, of which a call may run a load, and another one stop it."""
+class _Actor:
+    """A load generator on its node. Ray runs two calls at once: ``run``, and ``stop`` which ends it."""
 
     def __init__(
         self, bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str], ca: bytes | None
     ) -> None:
-        as_started()
+        _take_priority_of_ray()
         self._stack = ExitStack()
         if ca is not None:
             file = self._stack.enter_context(scratch()) / "ca.pem"
@@ -158,27 +141,35 @@ class _Sender:
         return time.perf_counter()
 
     def run(self, url: str, plan: LoadPlan) -> LoadRecord:
-        def check(seconds: float) -> None:
+        def end_if_stopped(seconds: float) -> None:
             if self._stopped == plan.begin_at:
                 raise LoadError("stopped")
 
         try:
-            return self._generator.run(url, plan, on_progress=check)
+            return self._generator.run(url, plan, on_progress=end_if_stopped)
         except LoadError:
             self._generator.wait_until_ready()  # for the next load
             raise
 
     def stop(self, begin_at: float) -> None:
-        """End the load that begins then."""
+        """End the load that begins at ``begin_at``."""
         self._stopped = begin_at
 
     def close(self) -> None:
         self._stack.close()
 
 
+def _take_priority_of_ray() -> None:
+    """Give this process, which Ray has started with a lower priority, that of `ray start`, if it may."""
+    raylet = psutil.Process().parent()
+    assert raylet is not None
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, raylet.nice())
+
+
 @dataclass(frozen=True)
 class _NodeSender:
-    """A ``_Sender`` as this machine sees it. All methods raise LoadError where it has died."""
+    """An ``_Actor`` as this machine calls it. Each method raises LoadError once the actor has died."""
 
     actor: Any
 
@@ -186,15 +177,11 @@ class _NodeSender:
         return _result(getattr(self.actor, method).remote(*given))
 
     def wait_until_ready(self) -> None:
-        """Wait until it has answered."""
+        """Wait until the actor answers."""
         self.call("clock")
 
-    def close(self) -> None:
-        """End it, and wait until it has."""
-        self.call("close")
-
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
-        """Run one load there; see ``LoadGenerator.run``."""
+        """Run one load on the node; see ``LoadGenerator.run``."""
         import ray
 
         running = self.actor.run.remote(url, plan)
@@ -202,7 +189,7 @@ class _NodeSender:
             while not ray.wait([running], timeout=POLL_S)[0]:
                 on_progress(0.0)
         except BaseException:
-            with suppress(LoadError):  # it has died, and so has the load
+            with suppress(LoadError):  # a dead actor sends nothing any more
                 self.call("stop", plan.begin_at)
                 _result(running)
             raise
@@ -211,7 +198,7 @@ class _NodeSender:
 
 
 def _result(reference: Any) -> Any:
-    """What a call on a node has returned; raise LoadError where it has not."""
+    """The result of a call on a node; raise LoadError where the call failed or the node died."""
     import ray
 
     try:
@@ -228,12 +215,12 @@ def _result(reference: Any) -> Any:
 
 @dataclass(frozen=True)
 class _SurvivingGroup(SenderGroup):
-    """Senders of which the others run a load again when one has died."""
+    """Senders that repeat a load without those that died during it."""
 
     show: Show
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda seconds: None) -> LoadRecord:
-        """Run one load, by those that live; see ``SenderGroup.run``."""
+        """Run one load by the living senders; see ``SenderGroup.run``."""
         try:
             return super().run(url, plan, on_progress=on_progress)
         except LoadError as error:
@@ -266,23 +253,23 @@ def cluster_senders(
     """Start a load generator on each node of the cluster at ``address``; end them when the block is left.
 
     Args:
-        show: called with a line for each, with its clock's difference, and for each that has died.
-        go_on: whether the others then go on; else the load raises LoadError.
+        show: prints how far the clock of each node is off, and which sender has died.
+        go_on: the living senders repeat a load in which a sender died; else it raises LoadError.
         ca: CA certificates to trust with HTTPS (PEM).
 
     Raises:
-        UsageError, LoadError: see ``connected``; a load generator did not start.
+        UsageError, LoadError: see ``connected``; or a load generator did not start.
     """
     with connected(address) as nodes, ExitStack() as stack:
         import ray
 
         given = (ray.put(list(bodies)), content_type, headers, ca)
-        actors = {
-            name: ray.remote(**options, max_concurrency=2)(_Sender).remote(*given)
+        senders = {
+            name: _NodeSender(ray.remote(**options, max_concurrency=2)(_Actor).remote(*given))
             for name, options in nodes.items()
         }
-        senders = {name: _NodeSender(actor) for name, actor in actors.items()}
-        stack.callback(_close_all, list(senders.values()))
+        for sender in senders.values():
+            stack.callback(_close, sender)
         members = []
         for name, sender in senders.items():
             try:
@@ -292,36 +279,9 @@ def cluster_senders(
                 raise LoadError(f"sender {name}: {error}") from error
             members.append(Member(name, sender, difference_s))
             show(f"sender {name}: clock {1000 * difference_s:+.3f} ms, known to {1000 * error_s:.3f} ms")
-        group = _SurvivingGroup(members, show) if go_on else SenderGroup(members)
-        yield group
+        yield _SurvivingGroup(members, show) if go_on else SenderGroup(members)
 
 
-def _close_all(senders: Sequence[_NodeSender]) -> None:
-    for sender in senders:
-        with suppress(LoadError):
-            sender.close()
-
-
-def on_each_node(
-    address: str, work: Callable[[Given], Result], given: Given, show: Show
-) -> Iterator[tuple[str, Result]]:
-    """Run ``work``, a function of a module, on each node of the cluster at ``address`` in turn.
-
-    Yields:
-        the node's name and the result; nothing for a node where it failed, which is shown.
-
-    Raises:
-        UsageError, LoadError: see ``connected``.
-    """
-    with connected(address) as nodes:
-        import ray
-
-        brought = ray.put(given)
-        for name, options in nodes.items():
-            show(f"machine {name} begins")
-            try:
-                result = _result(ray.remote(**options, max_retries=0)(work).remote(brought))
-            except LoadError as error:
-                show(f"machine {name} has no result: {error}")
-                continue
-            yield name, result
+def _close(sender: _NodeSender) -> None:
+    with suppress(LoadError):
+        sender.call("close")

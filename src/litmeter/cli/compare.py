@@ -1,4 +1,4 @@
-"""``litmeter compare``: configurations of params.yaml, or servers of one's own."""
+"""``litmeter compare``: configurations of params.yaml, or the user's own servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from litmeter.cli.own import OWN, USERS, Own, check_only_own, is_own, project, s
 from litmeter.errors import UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.load import load_generator
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from litmeter.measure.comparison_rows import Pair, comparison_rows, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
@@ -38,7 +38,7 @@ COLUMNS = (
     *("rate_rps", "ratio", "ratio_low", "ratio_high", "share_of_fastest", "share_low", "share_high", "rank"),
     *("p50_ms", "p95_ms", "answers", "failed", "rounds"),
 )
-"""Of a comparison's row, as JSON has them."""
+"""Fields of a comparison's row that --json prints."""
 
 
 def compare(
@@ -49,8 +49,7 @@ def compare(
 ) -> int:
     """Compare servers: which is faster, by how much, and how sure that is.
 
-    All are served at once and loaded in turn. One may be given twice: what differs between two of the same is
-    chance.
+    All are served at once and loaded in turn. A server may be given twice: the two differ by chance alone.
 
     Args:
         servers: configurations of params.yaml; or your own, NAME=SPEC, where SPEC is module:Class with keys
@@ -60,11 +59,12 @@ def compare(
     """
     if len(servers) < 2:
         raise UsageError("two servers are needed, at least")
-    ours = any(map(is_own, servers))
-    if not ours:
-        check_only_own(own)
     with redirect_stdout(sys.stderr):
-        found = compare_own(servers, own, seconds) if ours else compare_configurations(servers, seconds)
+        if any(map(is_own, servers)):
+            found = compare_own(servers, own, seconds)
+        else:
+            check_only_own(own)
+            found = compare_configurations(servers, seconds)
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
     else:
@@ -75,11 +75,11 @@ def compare(
 
 @dataclass(frozen=True)
 class Found:
-    """What a comparison has found.
+    """The result of a comparison.
 
     Attributes:
-        causes: what holds servers back, where that is known.
-        table, said: for a terminal: all figures, and what they say.
+        causes: what holds a server back, by its name, where that is known.
+        table, said: for a terminal: all figures, and sentences about them.
     """
 
     settings: Mapping[str, Configuration]
@@ -92,30 +92,35 @@ class Found:
     said: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """What --json prints; docs/your-own-server.md says what each key means."""
+        """What --json prints; docs/your-own-server.md explains each key."""
         configurations = [
-            {"name": row.experiment}
-            | {column: getattr(row, column) for column in COLUMNS}
-            | {"held_back_by": self.causes.get(row.experiment)}
+            {
+                "name": row.experiment,
+                **{column: getattr(row, column) for column in COLUMNS},
+                "held_back_by": self.causes.get(row.experiment),
+            }
             for row in self.rows
         ]
-        pairs = [asdict(pair) for pair in self.pairs]
-        return {"users": self.users, "configurations": configurations, "pairs": pairs}
+        return {
+            "users": self.users,
+            "configurations": configurations,
+            "pairs": [asdict(pair) for pair in self.pairs],
+        }
 
 
 def compare_configurations(names: Sequence[str], seconds: float) -> Found:
-    """Compare configurations of params.yaml head to head, for a time that nothing shortens or extends."""
+    """Compare configurations of params.yaml head to head, for exactly this time."""
     params, device = params_here()
     settings, load = dict[str, Configuration](), params.load
     for place, name in enumerate(names):
-        again = names[:place].count(name)
-        settings[f"{name} ({again + 1})" if again else name] = params.configuration(name)
+        before = names[:place].count(name)
+        settings[f"{name} ({before + 1})" if before else name] = params.configuration(name)
     for serve in settings.values():
         serve.check_there()
     bodies, log, users = params.bodies(), Log(), params.comparison.users
     print_wrapped(f"{', '.join(settings)} in turn, at {users} users: about {seconds:.0f} s")
     with exclusive_machine():
-        refuse_faulty(settings, bodies, device, load.timeout_s)
+        refuse_faulty(check_all(settings, bodies, device, load.timeout_s))
         with load_generator(*bodies) as sender, progress(seconds, "compare") as show:
             subjects = {
                 name: Served(name, serve, sender, device, load.timeout_s) for name, serve in settings.items()
@@ -128,24 +133,20 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
 
 
 def results_of(log: Log, names: Sequence[str], miss: float) -> tuple[list[Pair], list[ComparisonRow]]:
-    """All pairs, and a row for each; the first is the reference."""
+    """All pairs of ``names``, and the row of each name; the first name is the reference."""
     measured = (names, names[0], log.rows, log.latencies_ms())
     return pairs(*measured), comparison_rows(*measured, miss)
 
 
 def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
-    """Compare servers of one's own as a project's stage does; write a page, if one is wanted."""
+    """Compare the user's own servers as the stage of a project does; write a page where --report asks."""
     settings, users = settings_of(servers, own), own.users or USERS
-    reference = next(iter(settings))
-    sections = {
-        "experiments": settings,
-        "comparison": {"reference": reference, "users": users, "seconds": seconds},
-    }
+    compared = {"reference": next(iter(settings)), "users": users, "seconds": seconds}
     report = own.report and own.report.absolute()
     check_outputs(report=report)
-    with project(sections, own) as params:
+    with project({"experiments": settings, "comparison": compared}, own) as params:
         with exclusive_machine():
-            log, *_ = comparison.main()
+            log, _ = comparison.main()
         snapshot = read_snapshot()
         said = [claim.plain.replace("comparison.seconds", "--seconds") for claim in claims(snapshot)]
         if report is not None:

@@ -1,4 +1,4 @@
-"""``litmeter init``: a DVC project for a server of one's own, by what one short try of it shows."""
+"""``litmeter init``: a DVC project for the user's own server, by what a short try of it shows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from litmeter.system.machine import exclusive_machine
 
 GIT_IGNORE, BODIES = Path(".gitignore"), Path("bodies")
 PLOTS_PAGE = Path("plots.html")
-"""What `dvc plots show` fills in, its scripts inside; DVC's own page loads them from the network."""
+"""The page that `dvc plots show` fills in; it has the scripts that DVC's own page loads from the network."""
 IGNORED = (".venv", "__pycache__/", "*.tmp", "/samples", "/report.html", "dvc_plots/")
 SENT = Sent()
 
@@ -53,22 +53,22 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
             f"{settings.spec}: a project is for a server that is started; compare takes this one"
         )
     bodies, place = read_given(sent), Path(os.path.relpath(sent.body[0]))
-    kept = place.is_dir() or place.suffix == JSON_LINES
-    copied = len(sent.body) > 1 or not kept or place.parts[:1] in ((), (os.pardir,))
+    usable = place.is_dir() or place.suffix == JSON_LINES
+    copied = len(sent.body) > 1 or not usable or place.parts[:1] in ((), (os.pardir,))
     place = BODIES if copied else place
     for path in (PARAMS_FILE, DVC_FILE, PLOTS_PAGE, *([BODIES] if copied else [])):
         if os.path.lexists(path):
             raise UsageError(f"{path}: is there already, and nothing is overwritten")
     device = resolve_device("auto", cuda_available())
     print_wrapped(f"{settings.spec} is tried for some seconds")
-    own, here = (settings.place or Path()).resolve(), Path.cwd()
-    apart = own not in (here, *here.parents) and here not in own.parents
-    below = [Path(), *([Path(os.path.relpath(own))] if apart else [])]
-    with exclusive_machine(), opened_below(*below) as opened:
+    code, here = (settings.place or Path()).resolve(), Path.cwd()
+    elsewhere = code not in (here, *here.parents) and here not in code.parents
+    watched = [Path(), *([Path(os.path.relpath(code))] if elsewhere else [])]
+    with exclusive_machine(), opened_below(*watched) as opened:
         tried = settings.init_try(bodies, device)
         read = opened()
-    read.files.update(file for file in settings.init_files() if file.is_file())
-    dependencies = sorted(str(path) for path in read.files if not path.is_relative_to(place))
+    files_read = {*read.files, *(file for file in settings.init_files() if file.is_file())}
+    dependencies = sorted(str(path) for path in files_read if not path.is_relative_to(place))
     found = tried.configurations
     with all_or_nothing():
         write_text(PARAMS_FILE, params_text(found, place, sent, tried.answer_s, tried.another))
@@ -81,8 +81,8 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
         f"written: {PARAMS_FILE}, {DVC_FILE}, {PLOTS_PAGE}, {GIT_IGNORE}{f', {BODIES}' if copied else ''}"
     )
     print_wrapped(f"found: {tried.said}; compared are")
-    for name, one in found.items():
-        print_wrapped(f"  {name}: {read_keys(one).describe(device)}")
+    for name, keys_of_one in found.items():
+        print_wrapped(f"  {name}: {read_keys(keys_of_one).describe(device)}")
     seen = ", ".join(dependencies) or "none was seen"
     print_wrapped(f"files that the results depend on: {seen}; name others below deps in {DVC_FILE}")
     if read.missed:
@@ -95,7 +95,7 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
 def params_text(
     found: Mapping[str, Mapping[str, Any]], bodies: Path, sent: Sent, answer_s: float, another: str = ""
 ) -> str:
-    """Content of params.yaml, with time enough for answers that take so long."""
+    """Content of params.yaml, with time limits for answers that take ``answer_s``."""
     experiments = {name: one for name, one in found.items() if name != CANDIDATE}
     reference, *_ = experiments
     text, other = template("params.yaml"), ""
@@ -113,14 +113,14 @@ def params_text(
         timeout_s=max(10.0, math.ceil(4 * users * answer_s)),
         reference=reference,
         users=users,
-        comparison_s=max(80.0, math.ceil(40 * users * answer_s)),  # from each of four, ten to a user
+        comparison_s=max(80.0, math.ceil(40 * users * answer_s)),  # ten answers of each of four to each user
         slo_ms=max(50.0, math.ceil(10_000 * answer_s)),
         shipped=list(found)[-1],
     )
 
 
 def dvc_text(dependencies: Sequence[str], *, candidate: bool) -> str:
-    """Content of dvc.yaml, whose stages depend on these files."""
+    """Content of dvc.yaml, whose stages depend on the files ``dependencies``."""
     text = template("dvc.yaml")
     if not candidate:
         text = template("dvc.yaml", "benchmark candidate").replace("      - serve\n", "")
@@ -129,24 +129,24 @@ def dvc_text(dependencies: Sequence[str], *, candidate: bool) -> str:
 
 
 def template(name: str, without: str = "\0") -> str:
-    """A file that this package has, but for the paragraph that has the text ``without``."""
+    """A file of this package, less the paragraph that holds the text ``without``."""
     paragraphs = files(__package__).joinpath(f"templates/{name}").read_text(encoding="utf-8").split("\n\n")
     return "\n\n".join(paragraph for paragraph in paragraphs if without not in paragraph)
 
 
 def block(content: Any) -> str:
-    """YAML with a key or an item to a line, as `dvc exp run -S` leaves it."""
+    """YAML in the layout that `dvc exp run -S` keeps: each key and item on its own line."""
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=math.inf)).rstrip()
 
 
 def git_ignore() -> str:
-    """Content of .gitignore: one's own lines, and those that are missing."""
-    own = GIT_IGNORE.read_text(encoding="utf-8").splitlines() if GIT_IGNORE.exists() else []
-    return "".join(f"{line}\n" for line in [*own, *(line for line in IGNORED if line not in own)])
+    """Content of .gitignore: the lines that it has, and those of IGNORED that it lacks."""
+    lines = GIT_IGNORE.read_text(encoding="utf-8").splitlines() if GIT_IGNORE.exists() else []
+    return "".join(f"{line}\n" for line in [*lines, *(line for line in IGNORED if line not in lines)])
 
 
 def next_commands() -> Iterator[str]:
-    """What to type for a first run."""
+    """The commands of a first run."""
     activate = Path(sys.prefix) / "bin/activate"
     if shutil.which("litmeter") is None and activate.exists():
         yield f". {activate}"

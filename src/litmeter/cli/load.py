@@ -1,6 +1,6 @@
 """``litmeter loadtest`` and ``capacity``: load a server at any URL.
 
-They read no params.yaml. An option that is a key of it has the key's type, limits and description.
+They do not read params.yaml. An option that is also a key of it has the key's type, limits and description.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ COLUMNS = (
 )
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
-"""Seconds before the first and after the last request of a trace, so that all belong to its window."""
+"""Seconds in the window before the first request of a trace, and after the last one."""
 
 S = TypeVar("S", bound=Section)
 
 
 def options(*hidden: str, **defaults: Any) -> Callable[[type[S]], type[S]]:
-    """Make a section of params.yaml options of the command line, with ``defaults``; not those ``hidden``."""
+    """Make fields of a section of params.yaml options, with ``defaults``; ``hidden`` ones have no option."""
 
     def decorate(section: type[S]) -> type[S]:
         fields: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def options(*hidden: str, **defaults: Any) -> Callable[[type[S]], type[S]]:
 
 
 def items(given: Any) -> Any:
-    """The items of a list as it is typed, ``1,8``; other values as they are."""
+    """The items of a list that is typed as ``1,8``; any other value as it is."""
     if not isinstance(given, list):
         return given
     parts = [part.strip() for text in given for part in str(text).split(",")]
@@ -94,7 +94,7 @@ class LoadOptions(LoadSettings):
     configurations=("any",),
 )
 class ObjectiveOptions(ObjectiveSettings):
-    """What users must get, and how the highest rate is searched at which they do."""
+    """What users must get, and how the highest rate at which they get it is searched."""
 
     model_config = ConfigDict(strict=False)
 
@@ -104,7 +104,7 @@ LOAD, OBJECTIVE = LoadOptions.model_validate({}), ObjectiveOptions.model_validat
 
 @Parameter(name="*")
 class Requests(BaseModel):
-    """The server, what it is sent, and who sends it."""
+    """The server, what is sent to it, and what sends it."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -132,28 +132,30 @@ class Requests(BaseModel):
 
     @cached_property
     def bodies(self) -> list[bytes]:
-        """What is sent; raise LoadError where that is nothing, and UsageError for a wrong template."""
+        """All bodies; raise LoadError where there is none, UsageError for a wrong template."""
         return bodies_to_send(self.body, self.images, self.content_type, self.template)
 
     @contextmanager
     def server(self) -> Iterator[dict[str, Target]]:
-        """The server as a subject, once it has answered a request, and what sends it more.
+        """Send the server one request, then start the senders; yield the server as a subject, by its URL.
 
-        Raise UsageError for an option that cannot be used, LoadError where there is nothing to send, and
-        ServerError where the request is not answered with 200.
+        Raise UsageError for options that do not go together, LoadError where there is nothing to send, and
+        ServerError where the server does not answer the request with 200.
         """
         if self.senders is not None and self.cluster is not None:
             raise UsageError("--senders: not together with --cluster, which has one on each machine")
         if self.if_sender_dies is not None and self.cluster is None:
             raise UsageError("--if-sender-dies: only together with --cluster")
+        ca = None
         if self.ca is not None:
             check_ca_file(self.ca)
-            os.environ[CA_VARIABLE] = str(self.ca.resolve())  # for all that send
+            os.environ[CA_VARIABLE] = str(self.ca.resolve())  # senders on this machine inherit it
+            ca = self.ca.read_bytes()
         sent = (self.bodies, self.content_type, request_headers(self.header))
         check_url(self.url)
         started: AbstractContextManager[Sender]
         if self.cluster is not None:
-            ca, go_on = self.ca.read_bytes() if self.ca else None, self.if_sender_dies != "end"
+            go_on = self.if_sender_dies != "end"
             started = cluster_senders(self.cluster, *sent, print_wrapped, go_on=go_on, ca=ca)
         else:
             started = load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
@@ -165,7 +167,7 @@ class Requests(BaseModel):
 
 @Parameter(name="*")
 class Traffic(BaseModel):
-    """When requests are due, whatever is answered."""
+    """When the requests of an open loop are due."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -182,11 +184,11 @@ class Traffic(BaseModel):
         return math.inf if self.arrivals == "constant" else self.burstiness or 1.0
 
     def given(self) -> set[str]:
-        """The options that were given, one of them with its value."""
+        """The options that were given, and --arrivals also with its value."""
         return {f"--{name}" for name, value in self if value is not None} | {f"--arrivals {self.arrivals}"}
 
     def recorded(self, requests: Requests, seed: int) -> Trace | None:
-        """The trace, if there is one; raise UsageError where it cannot be read."""
+        """The trace, if one was given; raise UsageError where it cannot be read."""
         return None if self.trace is None else read_trace(self.trace, len(requests.bodies), seed)
 
 
@@ -195,6 +197,16 @@ TRAFFIC_RULES = (
     ("--arrivals", "not", ["--trace"]),
     ("--arrivals gamma", "only", ["--burstiness"]),
     ("--burstiness", "only", ["--arrivals gamma"]),
+)
+"""Each rule: this option is allowed "only" or "not" together with one of these options."""
+LOADTEST_RULES = (
+    ("--users", "not", ["--rate", "--trace"]),
+    ("--trace", "not", ["--rate", "--requests", "--seconds", "--warmup-s"]),
+    *TRAFFIC_RULES,
+    ("--connections", "only", ["--rate", "--trace"]),
+    ("--arrivals", "only", ["--rate"]),
+    ("--trace-scale", "only", ["--trace"]),
+    ("--miss", "only", ["--slo-ms"]),
 )
 
 
@@ -227,26 +239,14 @@ def loadtest(
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
-    given = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
-    given |= {"--slo-ms": slo_ms, "--miss": miss, "--seconds": seconds}
-    for name in ("users", "requests", "warmup_s"):
-        given[f"--{name.replace('_', '-')}"] = name in load.model_fields_set or None
-    loops = ["--rate", "--trace"]
-    check_together(
-        {option for option, value in given.items() if value is not None} | traffic.given(),
-        [
-            ("--users", "not", loops),
-            ("--trace", "not", ["--rate", "--requests", "--seconds", "--warmup-s"]),
-            *TRAFFIC_RULES,
-            ("--connections", "only", loops),
-            ("--arrivals", "only", ["--rate"]),
-            ("--trace-scale", "only", ["--trace"]),
-            ("--miss", "only", ["--slo-ms"]),
-        ],
-    )
+    values = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
+    values |= {"--slo-ms": slo_ms, "--miss": miss, "--seconds": seconds}
+    given = {option for option, value in values.items() if value is not None} | traffic.given()
+    given |= {f"--{name.replace('_', '-')}" for name in load.model_fields_set}
+    check_together(given, LOADTEST_RULES)
     trace = traffic.recorded(requests, load.seed)
     max_s = seconds or load.max_s
-    min_s = seconds if seconds and not given["--requests"] else min(load.min_s, max_s)
+    min_s = seconds if seconds and "--requests" not in given else min(load.min_s, max_s)
     plan = LoadPlan(
         users=connections or CONNECTIONS,
         max_windows=max_windows,
@@ -280,7 +280,7 @@ def loadtest(
 
 
 def level_cells(sample: Sample, slo_ms: float | None, miss: float) -> list[str]:
-    """A level as a row of the table, under COLUMNS; the share ``miss`` may exceed the objective."""
+    """A level as a row under COLUMNS; ``miss`` is the share of requests that may miss the objective."""
     row = sample.row
     verdict = f"not valid: {row.void}" if row.void else "valid"
     return [
@@ -295,9 +295,8 @@ def level_cells(sample: Sample, slo_ms: float | None, miss: float) -> list[str]:
 
 
 def _objective_text(sample: Sample, slo_ms: float | None, miss: float) -> str:
-    # An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
     record, missed = sample.requests, sample.row.missed
-    if slo_ms is None:
+    if slo_ms is None:  # an open loop may then be valid with any latency
         return "" if record.rate_rps is None else "no objective given (--slo-ms)"
     if missed is None:
         return ""
@@ -311,7 +310,7 @@ def _objective_text(sample: Sample, slo_ms: float | None, miss: float) -> str:
 
 
 def check_together(given: set[str], rules: Sequence[tuple[str, str, Sequence[str]]]) -> None:
-    """Raise UsageError where one of the options ``given`` would be ignored."""
+    """Raise UsageError where the ``rules`` do not allow the options ``given`` together."""
     for option, word, others in rules:
         if option in given and given.isdisjoint(others) == (word == "only"):
             raise UsageError(f"{option}: {word} together with {' or '.join(others)}")
@@ -328,8 +327,8 @@ def capacity(
 ) -> int:
     """Search the highest rate at which a server at any URL keeps to an objective.
 
-    With --trace, it is the mean rate at which the trace is played. The exit status is 0 where it is resolved,
-    or the objective held at all rates, else 1.
+    With --trace, it is the mean rate at which the trace is played. The exit status is 0 if it is resolved or
+    the objective held at all rates, else 1.
 
     Args:
         seconds: in all

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
-from zipfile import ZipFile
 
 from cyclopts import Parameter
 
-from litmeter.errors import ReportError, UsageError
+from litmeter.errors import UsageError
 from litmeter.report.charts import prices as chart
 from litmeter.report.charts import save_png
 from litmeter.report.machines import Offer, offers_table, offers_text, read_offers
@@ -23,16 +21,12 @@ from litmeter.say.tables import text_table
 from litmeter.settings import Positive
 from litmeter.system.files import check_outputs
 
-FOLDER = Path("machines")
-"""What the nodes of a cluster have measured, a folder for each."""
-
 
 def machines(
     *revisions: Annotated[str, Parameter(name="REV")],
     rate: Positive,
     price: list[str],
     configuration: str | None = None,
-    cluster: str | None = None,
     picture: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -44,20 +38,15 @@ def machines(
         rate: requests a second, of all machines together
         price: of a machine, an hour: one for all, or for each REV=PRICE; repeatable
         configuration: only this one (default: all of objective.configurations)
-        cluster: address of a Ray cluster, each of whose nodes measures first, into machines/NODE/
         picture: a PNG file for a picture of the prices
         out: an HTML file for a page with all of it
     """
-    if cluster is not None and revisions:
-        raise UsageError("--cluster: not together with REV")
     check_outputs(picture=picture, out=out)
-    given = read_prices(price)
-    places = {name: name for name in revisions or [""]} if cluster is None else measured_on(cluster)
-    own = price_of_each(given, [name for name in places if name], others=cluster is not None)
+    prices = price_of_each(read_prices(price), revisions)
     offers: list[Offer] = []
-    for name, place in places.items():
-        with entered(place) if name else nullcontext():
-            offers += read_offers(name, own[name], configuration)
+    for name, own_price in prices.items():
+        with entered(name) if name else nullcontext():
+            offers += read_offers(name, own_price, configuration)
     head, rows = offers_table(offers, rate)
     print(text_table(head, [[cell.replace("`", "") for cell in row] for row in rows]))
     for sentence in offers_text(offers, rate):
@@ -69,7 +58,7 @@ def machines(
 
 
 def read_prices(given: Sequence[str]) -> dict[str, float]:
-    """Prices by name, the empty one for a price of all; raise UsageError for what is no price above 0."""
+    """Prices by name, "" for a price of all; raise UsageError for anything but numbers above 0."""
     found: dict[str, float] = {}
     for text in given:
         name, _, number = text.rpartition("=")
@@ -82,30 +71,15 @@ def read_prices(given: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def price_of_each(
-    given: Mapping[str, float], names: Sequence[str], *, others: bool = False
-) -> Mapping[str, float]:
-    """The price of each name, without names of the empty one.
+def price_of_each(given: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The price of each name in their order, of "" where there are no names.
 
-    Raise UsageError for missing names, and for others unless they are allowed.
+    Raise UsageError where one of the names has no price, or another name has one.
     """
     if given.keys() == {""}:
         return dict.fromkeys(names or [""], given[""])
-    if not given.keys() >= set(names) or (given.keys() != set(names) and not others):
+    if not names or given.keys() != set(names):
         each = f", or REV=NUMBER for each of {', '.join(names)}" if names else ""
         got = ", ".join(name or "a number" for name in given)
         raise UsageError(f"--price: expected one number{each}, got {got}")
-    return given
-
-
-def measured_on(cluster: str) -> dict[str, str]:
-    """By node the folder of the results that it has measured; raise ReportError where there is none."""
-    from litmeter.cli.copies import measure_on_cluster
-
-    found = {}
-    for node, content in measure_on_cluster(cluster, print_wrapped):
-        found[node] = str(FOLDER / node)
-        ZipFile(io.BytesIO(content)).extractall(found[node])
-    if not found:
-        raise ReportError(f"no node of {cluster} has measured a capacity")
-    return found
+    return {name: given[name] for name in names}

@@ -1,4 +1,4 @@
-"""The command ``litmeter``: its subcommands, and how an error is said in one line.
+"""The command ``litmeter``: its subcommands, and errors in one line.
 
 A subcommand imports its packages when it runs, so that ``predict`` does not load torch.
 """
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from litmeter.errors import LitmeterError, ParamsError, UsageError, missing_extra, storage_error
+from litmeter.errors import ParamsError, UsageError, explained
 from litmeter.system.temporary import report_stale_files
 
 DEFAULT_PORT = 8000
@@ -25,7 +25,7 @@ QUIET: dict[str, Any] = {"exit_on_error": False, "print_error": False}
 
 
 def typed(default: Any) -> str | None:
-    """A default as one would type it; None where it is that nothing was given."""
+    """A default as a user would type it; None for a default that stands for "not given"."""
     if isinstance(default, list | tuple):
         return ",".join(map(str, default)) or None
     return None if default in (None, False) else str(default)
@@ -49,25 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = " ".join(["litmeter", *(error.command_chain or ())])
         print(f"{command}: {mistake(error)}; --help explains", file=sys.stderr)
         return UsageError.exit_code
-    except LitmeterError as error:
-        print(f"litmeter: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        explained = storage_error(error)
-        if explained is None:
+    except Exception as error:
+        if (known := explained(error)) is None:
             raise
-        print(f"litmeter: {explained}", file=sys.stderr)
-        return explained.exit_code
-    except ModuleNotFoundError as error:
-        if (missing := missing_extra(error)) is None:
-            raise
-        print(f"litmeter: {missing}", file=sys.stderr)
-        return missing.exit_code
+        print(f"litmeter: {known}", file=sys.stderr)
+        return known.exit_code
 
 
 @app.meta.default
@@ -83,7 +74,7 @@ def launch(
     if project is not None:
         enter(project, bound.arguments)
     report_stale_files("litmeter")
-    # They raise SystemExit, so that context managers stop the processes that they started.
+    # SystemExit lets context managers stop the processes that they started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, hang_up)
@@ -91,19 +82,19 @@ def launch(
 
 
 def hang_up(number: int, frame: FrameType | None) -> None:
-    """End as by SIGTERM, once: a terminal that is closed and the shell in it send SIGHUP each."""
+    """End as by SIGTERM, once: a closed terminal and the shell in it both send SIGHUP."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def enter(project: Path, arguments: dict[str, Any]) -> None:
-    """Change to the folder ``project`` and make the paths in ``arguments`` absolute, or raise UsageError."""
+    """Make the paths in ``arguments`` absolute and change to ``project``; raise UsageError if that fails."""
 
     def absolute(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return type(value)(map(absolute, value))
-        if hasattr(value, "model_copy"):  # several options together
-            return value.model_copy(update={name: absolute(one) for name, one in value})
+        if hasattr(value, "model_copy"):  # a group of options
+            return value.model_copy(update={name: absolute(option) for name, option in value})
         return value.absolute() if isinstance(value, Path) else value
 
     for name, value in arguments.items():
@@ -115,7 +106,7 @@ def enter(project: Path, arguments: dict[str, Any]) -> None:
 
 
 def mistake(error: CycloptsError) -> str:
-    """What is wrong with the command line, in one line that names the option as it is typed."""
+    """What is wrong with the command line, in one line that names options as they are typed."""
     from pydantic import ValidationError
 
     from litmeter.settings import explain
@@ -123,7 +114,7 @@ def mistake(error: CycloptsError) -> str:
     if isinstance(error.__cause__, ValidationError) and error.argument is not None:
         said = explain(error.__cause__)
         options = {child.keys[-1]: child.name for child in error.argument.children}
-        if not options:  # an option by itself
+        if not options:  # the argument is an option by itself, no group
             return f"{error.argument.name}: {said.removeprefix(': ')}"
         return re.sub(r"\w+", lambda word: options.get(word[0], word[0]), said)
     error.verbose = False
@@ -159,7 +150,7 @@ def serve(
         certificate: certificate with its chain (PEM), for HTTPS
         certificate_key: the certificate's private key (PEM)
         metrics: serve /metrics, or not
-        docs: serve /docs, /redoc and /openapi.json, or not
+        docs: serve /openapi.json, or not
     """
     from litmeter.cli.load import LOAD
     from litmeter.cli.own import Sent, own_server
@@ -173,26 +164,26 @@ def serve(
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()
     if server is not None:
-        own, timeout_s = own_server(server, keys, Sent(), "module:Class"), LOAD.timeout_s
+        settings, timeout_s = own_server(server, keys, Sent(), "module:Class"), LOAD.timeout_s
         device = resolve_device("auto", cuda_available())
-        if not own.takes_binding:
+        if not settings.served_by_litmeter:
             raise UsageError(f"expected module:Class, got {server!r}")
     else:
         params, device = params_here()
-        own, timeout_s = params.serve, params.load.timeout_s
+        settings, timeout_s = params.serve, params.load.timeout_s
         if "serve" not in params.model_fields_set:
             raise ParamsError(f"{PARAMS_FILE}: serve: missing; it says what is served")
-        if not own.is_started:
-            raise UsageError(f"serve: {own.spec} runs already")
-        if not own.takes_binding and binding != Binding(port):
-            raise UsageError(f"serve: names a {own.kind}, which has options of its own; allowed: --port")
-    own.check_there()
-    for said in own.foreground_notes(device):
-        print(said, flush=True)
-    page = ", and {url} is a page to try it" if own.page else ""
-    with own.starting(Start(device, timeout_s, binding, in_foreground=True)) as started:
+        if not settings.is_started:
+            raise UsageError(f"serve: {settings.spec} runs already")
+        if not settings.served_by_litmeter and binding != Binding(port):
+            raise UsageError(f"serve: names a {settings.kind}, which has options of its own; allowed: --port")
+    settings.check_there()
+    for note in settings.foreground_notes(device):
+        print(note, flush=True)
+    page = ", and {url} is a page to try it" if settings.page else ""
+    with settings.starting(Start(device, timeout_s, binding, in_foreground=True)) as started:
         assert isinstance(started, StartedServer)
-        return wait_in_foreground(started, own.starts_by, page, own.drain_limit_s)
+        return wait_in_foreground(started, page, settings.drain_limit_s)
 
 
 @app.command(
@@ -207,11 +198,11 @@ def predict(
 ) -> int:
     """Classify photos with a running server.
 
-    The exit status is 1 if one was refused, or cannot be read.
+    The exit status is 1 if a photo was refused, or cannot be read.
 
     Args:
         images: image files
-        url: the server's
+        url: URL of the server
         ca: CA certificates to trust with HTTPS (PEM)
     """
     from litmeter.classifier.server.client import Client
@@ -286,11 +277,8 @@ app.command(
     help_epilogue="""examples:
   litmeter machines --rate 1000 --price 0.17   # 0.17 for an hour of this one
   litmeter machines small large --rate 1000 \\
-      --price small=0.09 --price large=0.17    # branches with results of each
-  litmeter machines --cluster 10.0.0.1:6379 --rate 1000 --price 0.17""",
+      --price small=0.09 --price large=0.17    # branches with results of each""",
 )
-
-
 app.command(
     "litmeter.cli.tune:tune",
     help="Search the fastest settings on this machine, of params.yaml's serve: or of a LitAPI of your own.",
@@ -300,7 +288,7 @@ app.command(
   litmeter tune --apply      # writes the winner into params.yaml""",
 )
 app.command(
-    "litmeter.cli.copies:quick",
+    "litmeter.cli.quick:quick",
     name="quick",
     help="Compare all configurations within minutes, with wide intervals; nothing is kept.",
     help_epilogue="examples:\n  litmeter quick              # what `make quick` does",

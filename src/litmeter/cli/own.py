@@ -1,4 +1,4 @@
-"""Servers of one's own on the command line: a project is written for them, and thrown away."""
+"""The user's own servers on the command line: each command writes a project for them, and removes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.load.bodies import Bodies, read_bodies
 from litmeter.params import Params
 from litmeter.paths import MACHINE
-from litmeter.settings import PARAMS_FILE, Count, explain
+from litmeter.settings import PARAMS_FILE, Count, checked, explain
 from litmeter.system.files import atomic_folder, write_json
 from litmeter.system.machine import fingerprint
 from litmeter.system.temporary import scratch
@@ -30,12 +30,12 @@ from litmeter.system.temporary import scratch
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
 NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
 USERS = 8
-"""Requests in flight at once to servers of one's own, unless said."""
+"""Default number of requests in flight at once."""
 
 
 @Parameter(name="*")
 class Sent(BaseModel):
-    """What servers of one's own are sent, and where."""
+    """What the user's own servers are sent, and where."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -53,7 +53,7 @@ class Sent(BaseModel):
 
 @Parameter(name="*")
 class Own(Sent):
-    """The same, and what is made of it."""
+    """What the user's own servers are sent, and the page that is written."""
 
     report: Path | None = None
     """an HTML file for a page with all results"""
@@ -63,26 +63,23 @@ OWN = Own()
 
 
 def is_own(server: str) -> bool:
-    """Whether an argument is no name of a configuration, but says what to serve."""
+    """Whether an argument says what to serve; else it is the name of a configuration."""
     return re.search(r"[=:\s{]", server) is not None
 
 
 def check_only_own(own: Own, **others: object) -> None:
-    """Raise UsageError for an option of ``own`` or ``others`` that was given without such a server."""
+    """Raise UsageError for a given option of ``own`` or ``others``, as no server is the user's own."""
     given = [*sorted(own.model_fields_set), *(name for name, value in others.items() if value)]
     if given:
         raise UsageError(f"--{given[0].replace('_', '-')}: only with servers of your own")
 
 
 def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
-    """The settings of each server, by its name.
+    """The settings of each server, by its name; raise UsageError for two of a name, or an unreadable SPEC.
 
     Args:
-        servers: ``NAME=SPEC``, or the SPEC alone, which is named a, b and so on: ``module:Class key=value``
-            or ``FILE.py:Class key=value``, with any keys of ``serve:``, a URL, or a command with {port}.
-
-    Raises:
-        UsageError: a name stands twice, or a SPEC cannot be read.
+        servers: NAME=SPEC, or SPEC alone, which is named a, b and so on. A SPEC is ``module:Class`` or
+            ``FILE.py:Class``, perhaps with keys of ``serve:`` as key=value; a URL; or a command with {port}.
     """
     found: dict[str, dict[str, Any]] = {}
     for number, server in enumerate(servers):
@@ -99,29 +96,24 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
     return found
 
 
-def own_server(server: str, keys: Sequence[str], sent: Sent, what: str) -> Configuration:
-    """A server of one's own, with keys as key=value; raise UsageError, with ``what`` it may be."""
+def own_server(server: str, keys: Sequence[str], sent: Sent, allowed: str) -> Configuration:
+    """The one server of a command line, with ``keys`` as key=value.
+
+    Raise UsageError where it is none of those ``allowed``, ParamsError for a wrong key or value.
+    """
     if not is_own(server):
-        raise UsageError(f"expected {what}, got {server!r}")
+        raise UsageError(f"expected {allowed}, got {server!r}")
+    spec = " ".join([server, *map(shlex.quote, keys)])
     try:
-        [given] = settings_of([f"server={with_keys(server, keys)}"], sent).values()
-    except UsageError as error:  # nobody typed that name
+        [given] = settings_of([f"server={spec}"], sent).values()
+    except UsageError as error:  # the user did not type the name "server"
         raise UsageError(str(error).removeprefix("server").lstrip(".: ")) from None
-    kind = kind_of(given)
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        raise UsageError(explain(error, kind)) from None
-
-
-def with_keys(server: str, keys: Sequence[str]) -> str:
-    """A server and its keys, which may be arguments of their own, as a single one."""
-    return " ".join([server, *map(shlex.quote, keys)])
+    return checked(kind_of(given), given, "")
 
 
 @contextmanager
 def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
-    """Make the folder of a project with these sections the current one; it is removed at the end.
+    """Write a project with the sections ``content``, and enter its folder until the block is left.
 
     Raise UsageError where a value is not allowed, or there is nothing to send.
     """
@@ -141,7 +133,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
         except ValidationError as error:
             raise UsageError(explain(error, Params).removeprefix("experiments.")) from None
         (folder / PARAMS_FILE).write_text(yaml.safe_dump(sections), encoding="utf-8")
-        os.chdir(folder)  # all paths of a project are relative to the current folder
+        os.chdir(folder)  # paths of a project are relative to the current folder
         try:
             write_json(MACHINE, fingerprint())
             yield params
@@ -150,7 +142,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
 
 
 def read_given(sent: Sent) -> Bodies:
-    """All bodies that were given; raise UsageError where there is none, or one cannot be read."""
+    """The bodies of all --body; raise UsageError where there is none, or a file cannot be read."""
     if not sent.body:
         raise UsageError(NO_BODY)
     try:
@@ -164,7 +156,7 @@ def read_given(sent: Sent) -> Bodies:
 
 
 def write_bodies(bodies: Bodies, folder: Path) -> None:
-    """Write a file for each into a new folder, in their order, with the ending of their content type."""
+    """Write each body into a file of a new folder; the names keep the order and tell the content type."""
     ending = mimetypes.guess_extension(bodies.content_type) or ""
     with atomic_folder(folder) as temporary:
         for number, content in enumerate(bodies.contents):

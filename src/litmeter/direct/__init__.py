@@ -1,1 +1,1 @@
-"""What serves: LitAPIs, by LitServe or by the direct transport, whose workers answer by a socket."""
+"""Serves LitAPIs: with LitServe's own processes, or with the direct transport (workers behind a socket)."""

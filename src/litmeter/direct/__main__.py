@@ -10,7 +10,7 @@ from litmeter.direct.settings import LitApiSettings
 
 
 def serve(settings: LitApiSettings, **options: Any) -> None:
-    """Import what serves it where that is needed."""
+    """Start the forkserver before this process imports LitServe: both import at the same time."""
     if settings.transport == "direct":  # LitServe spawns its own workers
         start_forkserver(["litmeter.direct.worker", "litmeter.direct.lit_api"])
     from litmeter.direct.lit_api import serve_api

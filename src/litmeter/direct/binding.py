@@ -1,4 +1,4 @@
-"""The address, certificate and API key of a server, and the endpoints that it serves there."""
+"""A server's address, certificate and API key."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from litmeter.errors import UsageError
 
 KEY_VARIABLE = "LIT_SERVER_API_KEY"
-"""Environment variable that holds the key, the same as LitServe's."""
+"""Environment variable with the API key, as in LitServe."""
 KEY_HEADER = "X-API-Key"
 LOG_VARIABLE = "LITMETER_SETUP_LOG"
-"""Environment variable with the path of a file for what a LitAPI's ``setup`` raises, which is kept."""
+"""Environment variable: path of the file that receives the traceback of a LitAPI's failed ``setup``."""
 LOOPBACK = "127.0.0.1"
 _HEADER_NAME = KEY_HEADER.lower().encode()
 
 
 def api_key() -> str | None:
-    """The key in the environment, None if there is none; raise UsageError if no header can hold it."""
+    """The API key from the environment, if any; raise UsageError for a key that no header can hold."""
     key = os.environ.get(KEY_VARIABLE, "")
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UsageError(f"{KEY_VARIABLE}: expected printable ASCII without spaces")
@@ -29,35 +29,31 @@ def api_key() -> str | None:
 
 
 def has_key(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
-    """Whether a request has the key, compared in constant time.
-
-    Args:
-        headers: pairs of a name in lower case and a value.
-    """
+    """Whether ``headers`` (lower-case names) have the key; compared in constant time."""
     given = next((value for name, value in headers if name == _HEADER_NAME), b"")
     return hmac.compare_digest(given, key.encode())
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The address of a server, and the endpoints that it serves there."""
+    """A server's address, and its optional endpoints."""
 
     port: int
-    host: str = LOOPBACK  # or with an API key 0.0.0.0 or ::, which other machines reach
-    certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS; None for HTTP
-    certificate_key: Path | None = None  # PEM file with its private key, without a password
-    metrics: bool = True  # whether ``/metrics`` is served
-    docs: bool = True  # whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served
+    host: str = LOOPBACK  # 0.0.0.0 and ::, which other machines can reach, need an API key
+    certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS; None: HTTP
+    certificate_key: Path | None = None  # PEM file with the private key, without a password
+    metrics: bool = True  # serve ``/metrics``
+    docs: bool = True  # serve ``/openapi.json``, and a LitAPI's ``/docs``
 
     @property
     def url(self) -> str:
-        """The server's URL, without a slash at the end."""
+        """The server's URL, without a trailing slash."""
         scheme = "https" if self.certificate else "http"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
 
     def check(self) -> None:
-        """Raise UsageError if other machines can reach the server and there is no key, or TLS cannot work."""
+        """Raise UsageError for a public address without an API key, or for unusable certificate files."""
         if api_key() is None and self.host != LOOPBACK:
             raise UsageError(
                 f"--host {self.host}: other machines can reach it, so {KEY_VARIABLE} must hold a key"
@@ -75,14 +71,14 @@ def _check_certificate(certificate: Path, key: Path) -> None:
         # Without this callback, OpenSSL would ask for a password on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
     except (ssl.SSLError, ValueError) as error:
-        what = "a certificate and its own key in PEM form, without a password"
+        what = "a certificate and its private key in PEM form, without a password"
         raise UsageError(f"{certificate}, {key}: not {what} ({error})") from error
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from error
 
 
 def check_ca_file(path: Path) -> None:
-    """Raise UsageError unless the file holds certificates of CAs."""
+    """Raise UsageError unless the file holds CA certificates."""
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError as error:

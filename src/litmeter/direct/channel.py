@@ -1,8 +1,8 @@
 """The channel between the HTTP process and the workers: messages over sockets, and slots in shared memory.
 
-Messages go over Unix sockets of type SOCK_SEQPACKET. Such a socket preserves message boundaries. When several
-processes read from it, the kernel delivers each message to exactly one of them. A long message is written to
-a file in memory, whose descriptor is sent instead (unix(7), memfd_create(2)).
+The Unix sockets are of type SOCK_SEQPACKET: they preserve message boundaries, and the kernel delivers each
+message to exactly one of the processes that read. A long message is written to a file in memory, and the
+file's descriptor is sent (unix(7), memfd_create(2)).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from litmeter.direct.forkserver import WORKERS
 from litmeter.direct.messages import Reply, Request
 
 MAX_INLINE_BYTES = 98_304
-"""Longer messages are sent as a file in memory: two more system calls, but no large copies in the kernel."""
+"""Longer messages are sent as files in memory: two more system calls, but no large copies in the kernel."""
 ANCILLARY_BYTES = socket.CMSG_LEN(array("i").itemsize)
 SEND_BUFFER_BYTES = 4_194_304
-"""Requested size of a socket's send buffer; the kernel grants net.core.wmem_max at most."""
+"""Requested send buffer of a socket; the kernel grants net.core.wmem_max at most."""
 
 
 def is_supported() -> bool:
-    """Whether this system has the system calls that the direct transport needs: Linux has, macOS has not."""
+    """Whether this system has the system calls of the direct transport: Linux has them, macOS has not."""
     return hasattr(socket, "SOCK_SEQPACKET") and hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """A pair of connected sockets: messages sent on the first are received on the second."""
+    """Connected sockets: the first sends, the second receives."""
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return sender, receiver
 
 
 def send(connection: socket.socket, parts: Sequence[bytes], flags: int = 0) -> None:
-    """Send ``parts``, concatenated, as one message.
+    """Send the concatenated ``parts`` as one message.
 
     Raises:
-        BlockingIOError: with MSG_DONTWAIT, where the socket's buffer is full.
-        OSError: there is no descriptor or memory for the file of a long message.
+        BlockingIOError: the socket's buffer is full (with MSG_DONTWAIT).
+        OSError: no descriptor or memory is left for a long message's file.
     """
     if sum(map(len, parts)) <= MAX_INLINE_BYTES:
         connection.sendmsg(parts, (), flags)
@@ -60,11 +60,7 @@ def send(connection: socket.socket, parts: Sequence[bytes], flags: int = 0) -> N
 
 
 def receive(connection: socket.socket, flags: int = 0) -> bytes:
-    """Receive one message; empty if the other end has been closed.
-
-    Raises:
-        BlockingIOError: with MSG_DONTWAIT, where there is none.
-    """
+    """Receive one message, empty after the other end was closed; raise BlockingIOError with MSG_DONTWAIT."""
     message, ancillary, _, _ = connection.recvmsg(MAX_INLINE_BYTES, ANCILLARY_BYTES, flags)
     if not ancillary:
         return message
@@ -74,25 +70,23 @@ def receive(connection: socket.socket, flags: int = 0) -> bytes:
 
 
 UNCLAIMED = 0
-"""Stands for the worker of a slot that no worker has claimed."""
+"""Process id of a slot that no worker has claimed."""
 
 
 class Slots:
-    """Slots of at most ``capacity`` requests in flight, which ``workers`` claim, in memory that all share.
+    """Slots for at most ``capacity`` requests in flight, in memory that the processes share.
 
-    A slot is a number that is never reused; modulo ``capacity`` it is the index in the shared arrays. So a
-    message about an earlier request never matches a later one.
+    A slot is a number that is never reused, so that a message about an earlier request never matches a later
+    request. Slot modulo ``capacity`` is the index in the shared arrays.
 
-    A request holds its slot from arrival to answer. The HTTP process releases the slot of a request that has
-    timed out or whose client has disconnected; a worker claims a slot before it works on the request, and
-    skips the request if the slot has been released. When a worker dies, its claims tell which requests died
-    with it.
+    A request holds its slot from arrival to answer. A worker claims the slot before it works on the request.
+    The HTTP process releases the slot of a request that timed out or whose client disconnected; a worker then
+    skips the request. When a worker dies, its claims tell which requests died with it.
 
-    Each array element has one writer, and is read and written atomically; so a worker that is stopped within
-    a claim keeps nobody waiting, as it would with a lock. Each worker has a row of its own for its claims,
-    with the slot in it: a claim that comes too late is one of a slot that nobody asks about any more, and it
-    overwrites no other worker's. It is written before the worker looks whether the slot is still held, so
-    that a worker that goes on to the request, and may die of it, is known to have it.
+    There are no locks: a worker stopped in the middle of a claim would block all others. Instead, each array
+    element has one writer and is read and written atomically. Each worker writes its claims to its own row: a
+    late claim overwrites no other worker's claim, and names a slot that nobody asks about any more. A worker
+    writes the claim before it checks that the slot is still held: the claims of a dead worker are complete.
     """
 
     def __init__(self, capacity: int, workers: int) -> None:
@@ -114,7 +108,7 @@ class Slots:
         return not self._free_indices
 
     def acquire(self) -> int:
-        """Allocate a slot, of which there is one. Only the HTTP process calls this."""
+        """Take a slot while not ``full``. Only the HTTP process calls this."""
         index = self._free_indices.popleft()
         slot = self._next_slots[index]
         self._next_slots[index] = slot + self.capacity
@@ -122,21 +116,21 @@ class Slots:
         return slot
 
     def release(self, slot: int) -> None:
-        """Free ``slot``, unless it is. Only the HTTP process calls this."""
+        """Free ``slot``, if it is in use. Only the HTTP process calls this."""
         index = slot % self.capacity
         if self._in_use[index] == slot:
             self._in_use[index] = 0
             self._free_indices.append(index)
 
     def claim(self, slot: int, worker: int, process: int) -> bool:
-        """Record that the worker of that index and process id has the request; False if it was released."""
+        """Claim a slot for the worker with this index and process id; False if the slot was released."""
         index = slot % self.capacity
         self._claimants[worker][index] = process
         self._claims[worker][index] = slot
         return bool(self._in_use[index] == slot)
 
     def claimed_by(self, slot: int) -> int:
-        """Process id of the worker that claimed ``slot``, UNCLAIMED while the request is queued."""
+        """Process id of the worker that claimed ``slot``; UNCLAIMED while the request is queued."""
         index = slot % self.capacity
         for claims, claimants in zip(self._claims, self._claimants, strict=True):
             if claims[index] == slot:
@@ -147,13 +141,13 @@ class Slots:
 REQUEST = struct.Struct("<QdI")
 """Header of a request: slot, time of arrival (monotonic, seconds), length of the content type in bytes."""
 REGISTRATION = 0
-"""Slot of a worker's first message, which has the process id in place of the HTTP status."""
+"""Slot of a worker's first message; the process id stands in place of the HTTP status."""
 
 
 class Channel:
-    """A socket pair for requests, from which all workers read, one for replies, and the slots.
+    """A socket pair for requests to all workers, one for their replies, and the slots.
 
-    It is created before the processes that share it start.
+    Created before the processes that share it.
     """
 
     def __init__(self, capacity: int, workers: int) -> None:
@@ -164,18 +158,13 @@ class Channel:
         self._epoll: select.epoll | None = None
 
     def send_request(self, request: Request) -> None:
-        """Send a request to the workers, without blocking.
-
-        Raises:
-            BlockingIOError: the socket's buffer is full.
-            OSError: there is no descriptor or memory for a large body.
-        """
+        """Send a request to the workers without blocking; raise as ``send`` does."""
         slot, content_type, received, body = request
         head = REQUEST.pack(slot, received, len(content_type))
         send(self.request_sender, (head, content_type, body), socket.MSG_DONTWAIT)
 
     def receive_request(self) -> Request | None:
-        """Receive the next request, None if there is none; called by workers."""
+        """The next request, None if there is none; called by workers."""
         try:
             message = receive(self._request_receiver, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -185,11 +174,11 @@ class Channel:
         return Request(slot, message[REQUEST.size : start], received, message[start:])
 
     def wait_for_request(self, worker: int) -> Request:
-        """Block until there is a request for the worker of index ``worker``; return it.
+        """Block until there is a request for the worker with index ``worker``.
 
-        The kernel wakes workers that block in recvmsg in turn. With EPOLLEXCLUSIVE it wakes the first idle
-        one, always in the same order: under low load one worker gets every request, and its weights stay
-        in the caches of its core (epoll_ctl(2)).
+        The kernel would wake workers that block in recvmsg in turn. With EPOLLEXCLUSIVE it wakes the first
+        idle worker, always in the same order: under low load one worker gets every request, and its weights
+        stay in the caches of its core (epoll_ctl(2)).
         """
         if self._epoll is None:
             self._epoll = select.epoll()
@@ -201,30 +190,26 @@ class Channel:
         return request
 
     def on_worker_exit(self, worker: int) -> None:
-        """Mark the worker of index ``worker`` as busy, so that the others do not leave requests to it."""
+        """Mark a dead worker as busy, so that the others leave no requests to it."""
         self._idle[worker] = False
 
     def has_idle_worker(self) -> bool:
-        """Whether another worker than the caller is idle."""
+        """Whether any worker is idle; the calling worker is not."""
         return any(self._idle)
 
     def wait_readable(self, seconds: float) -> bool:
-        """Wait for that long at most until there is a request; whether there is one."""
+        """Wait up to ``seconds`` for a request; whether there is one."""
         return bool(select.select([self._request_receiver], [], [], seconds)[0])
 
     def send_registration(self) -> None:
-        """Send this worker's process id to the HTTP process, which then watches for its exit."""
+        """Send this worker's process id to the HTTP process, which then watches the worker."""
         self.send_replies({REGISTRATION: Reply(os.getpid(), b"")})
 
     def send_replies(self, replies: Mapping[int, Reply]) -> None:
-        """Send the replies of a batch, by slot, as one message; block while the socket's buffer is full."""
+        """Send a batch's replies, by slot, as one message; block while the socket's buffer is full."""
         send(self._reply_sender, [marshal.dumps({slot: tuple(reply) for slot, reply in replies.items()})])
 
     def receive_replies(self) -> dict[int, Reply]:
-        """Receive the replies of the next message, by slot, without blocking.
-
-        Raises:
-            BlockingIOError: there is no message.
-        """
+        """The replies of the next message, by slot; raise BlockingIOError if there is none."""
         message = receive(self.reply_receiver, socket.MSG_DONTWAIT)
         return {slot: Reply(*reply) for slot, reply in marshal.loads(message).items()}  # noqa: S302 -- our own

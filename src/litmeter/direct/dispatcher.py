@@ -1,4 +1,4 @@
-"""The dispatcher: sends requests from the HTTP process to the workers, and watches these."""
+"""The dispatcher: sends requests from the HTTP process to the workers, and watches the workers."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from litmeter.direct.settings import WorkerSettings
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 0.1
-"""Interval of the checks for requests that have timed out and workers that hang."""
+"""Interval of the checks for timed-out requests and hung workers."""
 
 STOPPING = error_reply(503, "the server is stopping")
 WORKER_DIED = error_reply(503, "the worker that had this request died")
 OUT_OF_RESOURCES = error_reply(503, "no memory or file handle left for this request; try again later")
 CLIENT_CLOSED_REQUEST = Reply(499, b"")
-"""Status that the metrics count where a client has closed its connection (nginx's 499); it is never sent."""
+"""Counted by the metrics when a client closes its connection (nginx's 499); never sent."""
 
 
 @dataclass(slots=True)
 class Pending:
-    """A request that has not been answered yet."""
+    """A request without an answer so far."""
 
-    received: float  # when its whole body had been read (monotonic clock, seconds)
+    received: float  # when the whole body had been read (monotonic clock, seconds)
     answer: asyncio.Future[Reply]
-    claimed_s: float = 0.0  # how long a worker has had it
+    claimed_s: float = 0.0  # how long a worker has had the request
 
 
 class Dispatcher:
-    """Dispatches requests; all methods are called in the event loop in which it was started.
+    """Dispatches requests; all methods run in the event loop that called ``start``.
 
     Args:
-        settings: a worker that has had a request for longer than ``worker_timeout_s`` hangs: it is killed,
-            and its supervisor starts another. Time in which this process was stopped does not count.
-        timeout_s: how long a request may wait until a worker claims it.
+        settings: a worker that has had a request for longer than ``worker_timeout_s`` is killed, and the
+            supervisor starts another. Time during which this process was stopped does not count.
+        timeout_s: how long a request may wait for a worker.
 
     Attributes:
-        slots: of the requests in flight; one is acquired before a request's body is read.
-        stopping: whether the server drains: no further request is admitted.
-        unfinished: number of admitted requests that were not answered within the drain time.
+        slots: of the requests in flight; a request acquires its slot before its body is read.
+        stopping: the server drains and admits no request.
+        unfinished: number of admitted requests left without an answer by the end of the drain time.
     """
 
     def __init__(self, channel: Channel, settings: WorkerSettings, timeout_s: float) -> None:
@@ -68,22 +68,22 @@ class Dispatcher:
         self.unfinished = 0
 
     def start(self) -> None:
-        """Start to read the workers' replies, and to sweep, in the running event loop."""
+        """Start to read replies and to sweep, in the running event loop."""
         asyncio.get_running_loop().add_reader(self._channel.reply_receiver, self._read_replies)
         self._sweep()
 
     def is_full(self) -> bool:
-        """Whether all slots are in use, after the replies that have come have been read.
+        """Whether all slots are in use once the waiting replies have been read.
 
-        Under overload the event loop comes to read them once it has been through hundreds of connections:
-        until then workers would have nothing to do.
+        Under overload the event loop serves hundreds of connections before it reads replies: meanwhile the
+        workers would have nothing to do.
         """
         if self.slots.full:
             self._read_replies()
         return self.slots.full
 
     def release(self, slot: int) -> None:
-        """Free the slot of a request that has been answered, or is abandoned."""
+        """Free the slot of a request that is answered or abandoned."""
         self._pending.pop(slot, None)
         self._unsent.pop(slot, None)
         self.slots.release(slot)
@@ -91,28 +91,29 @@ class Dispatcher:
     def health(self, is_healthy: bool = True) -> Reply:
         """The answer to ``GET /health``: 200 while requests are answered, otherwise 503.
 
-        A starting server is not ready before all of its workers are; later, one worker is enough.
+        A starting server is ready once all workers are; afterwards one live worker is enough.
 
         Args:
-            is_healthy: what the server itself says.
+            is_healthy: the verdict of the application's health check.
         """
         live, expected = len(self._live_workers), self._expected_workers
-        troubles = {
+        states = {
             "stopping": self.stopping,
             "starting": not self._started,
             "down": not live,
             "unhealthy": not is_healthy,
+            "degraded": live != expected,
+            "ok": True,
         }
-        trouble = next((state for state, is_so in troubles.items() if is_so), None)
-        state = trouble or ("ok" if live == expected else "degraded")
+        state = next(state for state, holds in states.items() if holds)
         body = {"status": state, "workers": live, "expected": expected}
-        return Reply(503 if trouble else 200, json.dumps(body).encode())
+        return Reply(200 if state in ("degraded", "ok") else 503, json.dumps(body).encode())
 
     async def submit(self, slot: int, content_type: bytes, body: bytes, receive: Receive) -> Reply:
-        """Send an admitted request to the workers; return its answer, 504 if no worker claims it in time.
+        """Send an admitted request to the workers; return the answer, 504 if no worker claims it in time.
 
         Args:
-            receive: ASGI's, of the client's connection: a disconnect ends the wait.
+            receive: the connection's ASGI ``receive``; a disconnect ends the wait.
         """
         loop = asyncio.get_running_loop()
         request = Request(slot, content_type, perf_counter(), body)
@@ -143,7 +144,7 @@ class Dispatcher:
             self._respond(slot, STOPPING)
 
     def _send_unsent(self) -> None:
-        """Called when the socket's buffer has room again."""
+        """Called when the socket's buffer has room."""
         for slot, request in [*self._unsent.items()]:
             if not self._try_send(request):
                 return
@@ -151,7 +152,7 @@ class Dispatcher:
         asyncio.get_running_loop().remove_writer(self._channel.request_sender)
 
     def _try_send(self, request: Request) -> bool:
-        """Send a request, or answer it with 503 on an error; False where the socket's buffer is full."""
+        """Send a request, or answer it with 503 on an error; False if the socket's buffer is full."""
         try:
             self._channel.send_request(request)
         except BlockingIOError:
@@ -171,14 +172,14 @@ class Dispatcher:
                         self._respond(slot, reply)
 
     def _respond(self, slot: int, reply: Reply) -> None:
-        """Answer a request, unless it has been answered."""
+        """Answer a request that has no answer so far."""
         pending = self._pending.get(slot)
         self.release(slot)
         if pending is not None and not pending.answer.done():
             pending.answer.set_result(reply)
 
     def watch_worker(self, worker: int) -> None:
-        """Watch the pidfd of the worker with process id ``worker``, which is readable when it exits."""
+        """Watch a worker's pidfd, which becomes readable when the worker exits."""
         try:
             pidfd = os.pidfd_open(worker)
         except ProcessLookupError:
@@ -193,7 +194,7 @@ class Dispatcher:
             asyncio.get_running_loop().remove_reader(pidfd)
             os.close(pidfd)
         self._live_workers.discard(worker)
-        self._read_replies()  # those that it sent before it died are valid
+        self._read_replies()  # the worker's last replies are valid
         for slot in [*self._pending]:
             if self.slots.claimed_by(slot) == worker:
                 self._respond(slot, WORKER_DIED)
@@ -207,9 +208,9 @@ class Dispatcher:
             os.kill(worker, signal.SIGKILL)
 
     def _sweep(self) -> None:
-        """Answer the requests that have timed out, and kill workers that hang; called again and again."""
+        """Answer timed-out requests and kill hung workers, every SWEEP_INTERVAL_S."""
         now = perf_counter()
-        # A process that was stopped (SIGSTOP) for a minute has not waited for its workers for a minute.
+        # Time during which this process was stopped (SIGSTOP) is not time spent waiting for workers.
         passed_s = min(now - self._last_sweep, 2 * SWEEP_INTERVAL_S)
         self._last_sweep = now
         for slot, pending in [*self._pending.items()]:

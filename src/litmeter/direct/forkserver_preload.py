@@ -1,7 +1,4 @@
-"""Imported by the process that workers are forked from: it ends with the main process, and they end with it.
-
-Of its own accord it would stay until its last worker has ended.
-"""
+"""Imported by the forkserver, which shall end with the main process rather than with its last worker."""
 
 import importlib
 import os
@@ -12,7 +9,7 @@ from litmeter.system.imports import freeze_gc_after
 from litmeter.system.signals import kill_with_parent
 
 kill_with_parent(os.getppid())
-# What cannot be imported ends the worker that needs it, with the reason in the log.
+# A failed import ends the worker that needs the module; the worker logs the reason.
 with suppress(Exception), freeze_gc_after():
     for name in os.environ[MODULES].split():
         importlib.import_module(name)

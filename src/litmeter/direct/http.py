@@ -1,8 +1,8 @@
-"""The HTTP process: its route admits or refuses a request by its head, and gives it to the workers.
+"""The HTTP process: it admits or refuses each request by its head, and gives it to the workers.
 
-Workers get the body as it was received. LitServe's own route stays behind this one for the OpenAPI document
-only, as FastAPI's routing and validation cost more CPU time than the whole of it. Under overload ASGI costs
-more than the rest of a refusal, and most requests are refused: so a full server answers in the protocol.
+Workers get bodies as received. FastAPI's routing and validation would cost more CPU time than this whole
+route, so LitServe's app serves all but predictions. Under overload most requests are refused, and ASGI would
+cost more than the rest of a refusal: a full server refuses in the protocol.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 FULL_REASON = "the server is full; try again later"
 FULL = error_reply(503, FULL_REASON)
 NO_BODY = (204, 304)
-"""Statuses whose answers have neither a body nor a Content-Length (RFC 9110)."""
+"""Statuses without a body and a Content-Length (RFC 9110)."""
 
 
 async def always() -> bool:
-    """Whether a server is healthy that says nothing of it."""
+    """Default health check: always healthy."""
     return True
 
 
@@ -48,25 +48,22 @@ class DirectRoute:
     dispatcher: Dispatcher
     settings: WorkerSettings
     path: str
-    key: str | None  # the API key that requests must send, None if they need none
-    # Of a body of some type, if that is less than all may have together; RequestError: the type is not taken.
+    key: str | None  # the API key that requests must send, if any
+    # Limit of a body by its content type; raises RequestError for a type that is not accepted.
     max_bytes: Callable[[bytes], int] = lambda content_type: sys.maxsize
     is_healthy: Callable[[], Awaitable[bool]] = always
 
     def __post_init__(self) -> None:
         self._queue_bytes = self.settings.max_queue_mib * 2**20
         self._small_bytes = self._queue_bytes / self.settings.max_queue
-        self.held_bytes = 0  # of all bodies in flight, as far as they have come
+        self.held_bytes = 0  # received bytes of all bodies in flight
 
     def admit(self, pairs: Iterable[tuple[bytes, bytes]]) -> tuple[int, bytes] | Reply:
-        """Admit a request by its headers, or return its refusal.
+        """Admit a request by its headers: return its slot, which the caller releases, and its content type.
 
-        A full server makes no further checks, so that refusing costs little CPU time under overload. While
-        bodies are too large together, one is admitted that is no larger than its part if all slots had the
-        same: else large ones, of an attacker for example, would keep it out.
-
-        Returns:
-            Its slot, which the caller releases once, and its content type.
+        Or return the refusal. A full server makes no further checks, so that refusals are cheap. While the
+        bodies in flight reach the limit together, bodies up to an equal share of the limit are still
+        admitted: an attacker's large bodies keep no small body out.
         """
         if self.dispatcher.stopping:
             return STOPPING
@@ -88,7 +85,7 @@ class DirectRoute:
         """Handle one request."""
         if scope["path"] == self.path and scope["method"] == "POST":
             reply = await self._predict(scope, receive)
-            # A chunked body that is too large might never end: its rest cannot be skipped.
+            # The rest of a too large chunked body cannot be skipped: it might never end.
             close = reply.status == 413 and b"content-length" not in dict(scope["headers"])
             await self._respond(reply, send, close=close)
         elif scope["path"] == "/health" and scope["method"] in ("GET", "HEAD"):
@@ -123,7 +120,7 @@ class DirectRoute:
         return min(self.max_bytes(content_type), self._queue_bytes)
 
     def headers_of(self, reply: Reply, *, close: bool) -> Headers:
-        """All headers of a reply; ``close``: its connection ends, as all do while the server drains."""
+        """All headers of a reply; ``close`` ends the connection, as a draining server always does."""
         length = () if reply.status in NO_BODY else ((b"content-length", b"%d" % len(reply.body)),)
         closing = ((b"connection", b"close"),) if close or self.dispatcher.stopping else ()
         return (*reply.headers, *length, *closing)
@@ -137,8 +134,8 @@ class DirectRoute:
 class DrainingServer(uvicorn.Server):
     """Drains the dispatcher before uvicorn stops.
 
-    Uvicorn alone would close its listening socket at once: a load balancer could not read ``stopping`` from
-    ``/health``, and further requests on open connections would get no answer.
+    Uvicorn alone closes the listening socket at once: a load balancer could not read ``stopping`` from
+    ``/health``, and requests on open connections would get no answer.
     """
 
     def __init__(self, config: uvicorn.Config, route: DirectRoute) -> None:
@@ -146,13 +143,13 @@ class DrainingServer(uvicorn.Server):
         self._route = route
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the dispatcher, too."""
+        """Start the dispatcher and uvicorn."""
         self._route.dispatcher.start()
         await super().startup(sockets)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked since before the fork
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what has been accepted before."""
+        """Finish the accepted requests, then stop uvicorn."""
         dispatcher, seconds = self._route.dispatcher, self._route.settings.drain_s
         await dispatcher.drain(seconds)
         if dispatcher.unfinished:
@@ -161,38 +158,35 @@ class DrainingServer(uvicorn.Server):
 
 
 class Refused:
-    """A request refused at its head; in the place of uvicorn's cycle, it makes uvicorn skip the body."""
+    """Stands in for uvicorn's cycle of a request refused at its head: uvicorn skips the body."""
 
-    message_event = asyncio.Event()  # set by uvicorn; nothing waits for it
+    message_event = asyncio.Event()  # uvicorn sets it; nothing waits for it
     disconnected = False
     response_started = response_complete = True
     keep_alive = True
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Refuses, as JSON, malformed HTTP, heads that are too large, and requests that arrive too slowly.
-
-    While the server is full, it refuses all plain predictions.
-    """
+    """Refuses, as JSON: malformed HTTP, too large heads, too slow requests; and predictions while full."""
 
     cycle: RequestResponseCycle | Refused | None  # type: ignore[assignment]
 
     MAX_HEAD_BYTES = 65_536
-    """Maximum size of a head, and of what is received between two parts of a body."""
+    """Maximum size of a head, and of framing between two parts of a body."""
     REQUEST_TIMEOUT_S = 20.0
     """Time from a request's first byte to its last, and from the connection to the first byte."""
 
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
     _head_complete = False
-    """Whether ``cycle`` is that of the request being received: from the end of its head to its last byte."""
+    """Whether ``cycle`` belongs to the request being received: from the end of the head to the last byte."""
 
     def __init__(self, *args: Any, route: DirectRoute, **options: Any) -> None:
         super().__init__(*args, **options)
         self._route = route
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timeout of the first request."""
+        """Start the first request's timeout."""
         super().connection_made(transport)
         self._start_deadline()
 
@@ -202,7 +196,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse data, which calls the callbacks below; refuse a head that is too large."""
+        """Parse data, which calls the callbacks below; refuse a too large head."""
         self._head_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -210,19 +204,19 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_bytes > self.MAX_HEAD_BYTES:
             self._refuse(431, "the head of the request is too large")
         elif self._deadline is None and self.timeout_keep_alive_task is None and self._is_idle():
-            # Uvicorn sets no timeout after the body of a request that was answered before its end.
+            # Uvicorn sets no keep-alive timeout if the answer was sent before the body's end.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def on_message_begin(self) -> None:
-        """Start the timeout of a request at its first byte."""
+        """Start a request's timeout at its first byte."""
         self._start_deadline()
-        self._unset_keepalive_if_required()  # set by an answer to the previous request
+        self._unset_keepalive_if_required()  # set by the previous answer
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Pass a request to the route, or refuse it, as its head is complete."""
+        """Pass a request with a complete head to the route, or refuse it."""
         self._head_bytes = 0
         if self._route.dispatcher.is_full() and self._is_plain():
             self.cycle = Refused()
@@ -234,12 +228,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_complete = True
 
     def on_body(self, body: bytes) -> None:
-        """Reset the size of what is received between two parts of the body."""
+        """Reset the framing size between two parts of the body."""
         self._head_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Cancel the timeout at a request's last byte."""
+        """Cancel the timeout at the last byte."""
         self._head_bytes = 0
         self._head_complete = False
         self._cancel_deadline()
@@ -250,7 +244,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refuse(400, msg)
 
     def _is_plain(self) -> bool:
-        """Whether the request is a prediction with a body of known length, which uvicorn can skip."""
+        """Whether the request is a prediction whose body has a known length, so that uvicorn can skip it."""
         return (
             self.url == self._route.path.encode()
             and self.parser.get_method() == b"POST"
@@ -285,7 +279,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Close the connection; give the reason only if all earlier requests on it have been answered."""
+        """Close the connection; send the reason if all earlier requests on it have been answered."""
         if self._head_complete and self.cycle is not None:
             is_next = not (self.cycle.response_started or self.pipeline)
         else:

@@ -1,6 +1,6 @@
-"""A LitAPI of the user's own: imported, served by LitServe or by the direct transport, its stages timed.
+"""A user's LitAPI: imported, served by LitServe or by the direct transport, its stages timed.
 
-Processes that serve one import nothing of the classifier, as they shall cost what the user's own server does.
+The processes that serve it import nothing of the classifier: they shall cost what the user's server costs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_class(name: str) -> type[litserve.LitAPI]:
-    """The class ``module:Class``, imported from the working directory; raise ApiError if it is no LitAPI."""
+    """Import the LitAPI ``module:Class`` from the working directory; raise ApiError for anything else."""
     place, _, attribute = name.partition(":")
     module = importlib.import_module(place)
     found = getattr(module, attribute, None)
@@ -55,20 +55,20 @@ def load_class(name: str) -> type[litserve.LitAPI]:
 
 
 def is_api(found: object) -> TypeGuard[type[litserve.LitAPI]]:
-    """Whether it is a class of LitAPIs."""
+    """Whether ``found`` is a subclass of LitAPI."""
     return isinstance(found, type) and issubclass(found, litserve.LitAPI)
 
 
 def in_a_line(error: BaseException) -> str:
-    """An exception's type and its message, or the first paragraph of that, in one line."""
+    """An exception's type and the first paragraph of its message, in one line."""
     text = traceback.format_exception_only(error)[-1].strip()
     return " ".join(re.split(r"\n\s*\n", text)[0].split())
 
 
 def set_up(api: litserve.LitAPI, device: str) -> None:
-    """Call ``setup``; say in one line what it raises, before SetupError, and where the traceback is.
+    """Call ``setup``; if it fails, print one line that names the traceback's file, and raise SetupError.
 
-    Where several workers fail alike, the first one says it.
+    If several workers fail, only the first prints.
     """
     try:
         type(api).setup(api, device)
@@ -84,12 +84,12 @@ def set_up(api: litserve.LitAPI, device: str) -> None:
 
 
 class SetupError(Exception):
-    """``setup`` has failed in a worker, which has said so."""
+    """``setup`` has failed in a worker, and has been reported."""
 
 
 def make_api(settings: LitApiSettings, kind: type[litserve.LitAPI]) -> litserve.LitAPI:
-    """An instance with the settings, whether or not its constructor takes them."""
-    with warnings.catch_warnings():  # LitServe's, that batch is defined and max_batch_size not yet set
+    """An instance with the settings, whether or not the constructor takes them."""
+    with warnings.catch_warnings():  # LitServe warns of a batch method without max_batch_size
         warnings.simplefilter("ignore")
         api = kind(**settings.api_kwargs)
     if not hasattr(api, "_loop"):
@@ -104,32 +104,32 @@ def make_api(settings: LitApiSettings, kind: type[litserve.LitAPI]) -> litserve.
 
 
 def unusual_features(api: litserve.LitAPI) -> str:
-    """What it has that only LitServe's own loops and transport can run; empty where that is nothing.
+    """Features that only LitServe's loops and transport can run; empty without any.
 
-    Asked before a server is made of it, which gives it LitServe's loop.
+    Call this before a ``LitServer`` takes the API, and replaces its loop.
     """
     features = {
         "stream": api.stream,
         "spec": api.spec is not None,
         "mcp": api.mcp is not None,
         "enable_async": api.enable_async,
-        "a loop of its own": api._loop != "auto",
+        "its own loop": api._loop != "auto",
     }
     return ", ".join(name for name, has_it in features.items() if has_it)
 
 
 class NullAPI(litserve.LitAPI):
-    """Answers without doing anything: a request costs what the transport costs."""
+    """Answers at once: a request costs what the transport costs."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         NullAPI.decode_request.__annotations__["request"] = self.request
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # annotated by __setstate__
-        """Nothing is read."""
+        """Read nothing."""
 
     def predict(self, x: Any) -> Any:
-        """A small constant, for each item of a batch."""
+        """0 for each item."""
         return [0] * len(x) if self.max_batch_size > 1 else 0
 
 
@@ -137,14 +137,14 @@ def null_api(settings: LitApiSettings, kind: type[litserve.LitAPI]) -> litserve.
     """The null API that takes the same requests as the class ``kind``."""
     request = inspect.signature(kind.decode_request).parameters["request"].annotation
     api = make_api(settings.model_copy(update={"api_kwargs": {}}), NullAPI)
-    api.__setstate__({"request": request})  # by this annotation LitServe reads requests
+    api.__setstate__({"request": request})  # LitServe parses requests by this annotation
     return api
 
 
 def lit_server(
     api: litserve.LitAPI, settings: LitApiSettings, device: str, timeout_s: float
 ) -> litserve.LitServer:
-    """LitServe's server of one API on one device; raise what LitServe raises for an API that it refuses."""
+    """LitServe's server of one API on one device; raise LitServe's errors for an API that it refuses."""
     if "request" not in inspect.signature(api.decode_request).parameters:
         raise TypeError("decode_request's parameter must be named request")
     for name in ("decode_request", "predict", "encode_response"):
@@ -170,10 +170,10 @@ def lit_server(
 def serve_api(
     settings: LitApiSettings, *, device: str, timeout_s: float, null_model: bool, **options: Any
 ) -> None:
-    """Serve ``settings.api``, or its null API, until SIGTERM or Ctrl-C; ``run_server`` has the options.
+    """Serve ``settings.api``, or its null API, until SIGTERM or Ctrl-C; raise ApiError if that fails.
 
-    Raises:
-        ApiError: it cannot be imported or served.
+    Args:
+        options: of ``run_server``.
     """
     try:
         kind = load_class(settings.api)
@@ -184,25 +184,25 @@ def serve_api(
         api.setup = functools.partial(set_up, api)
     try:
         server = lit_server(api, settings, device, timeout_s)
-    except (TypeError, ValueError) as error:  # LitServe's
+    except (TypeError, ValueError) as error:
         raise ApiError(f"LitServer: {in_a_line(error)}") from error
     healthy = functools.partial(is_healthy, api)
     responder = ApiResponder(api, settings)
     try:
         run_server(server, responder, settings, device, timeout_s, is_healthy=healthy, **options)
-    except RuntimeError:  # LitServe's, where no worker could be set up
+    except RuntimeError:  # from LitServe, if no worker could be set up
         if WorkerSetupStatus.ERROR not in server.workers_setup_status.values():
             raise
-        for worker in server.inference_workers:  # which would not find LitServe's manager
+        for worker in server.inference_workers:  # they would fail to find LitServe's manager
             worker.kill()
         sys.exit(ApiError.exit_code)
 
 
 async def is_healthy(api: litserve.LitAPI) -> bool:
-    """What ``health`` says, asked as LitServe does: in the HTTP process, where the API is not set up."""
+    """The verdict of ``health``, asked where LitServe asks: in the HTTP process, without ``setup``."""
     try:
-        said = api.health()
-        return bool(await said if inspect.isawaitable(said) else said)
+        verdict = api.health()
+        return bool(await verdict if inspect.isawaitable(verdict) else verdict)
     except Exception:
         logger.exception("health failed")
         return False
@@ -211,7 +211,7 @@ async def is_healthy(api: litserve.LitAPI) -> bool:
 class ApiResponder:
     """A LitAPI in a worker of the direct transport.
 
-    As in LitServe's loops, except that an item which cannot be decoded does not fail the others of its batch.
+    As LitServe's loops, except that an item whose decoding fails does not fail the rest of the batch.
     """
 
     def __init__(self, api: litserve.LitAPI, settings: LitApiSettings) -> None:
@@ -227,7 +227,7 @@ class ApiResponder:
             sys.exit(SETUP_FAILED)
 
     def answer(self, batch: Iterable[Request]) -> dict[int, Reply]:
-        """The replies to a batch, by slot."""
+        """The replies to a batch's requests, by slot."""
         replies: dict[int, Reply] = {}
         decoded: list[tuple[Request, Any, dict[str, Any], float]] = []
         for request in batch:
@@ -271,7 +271,7 @@ class ApiResponder:
 
 
 def failure(error: Exception) -> Outcome:
-    """The outcome of requests of which ``error`` was raised, which is logged; see ``end_if_sticky``."""
+    """Log ``error`` and return it as the outcome of its requests; see ``end_if_sticky``."""
     end_if_sticky(error)
     if isinstance(error, LengthError):
         logger.error("predict or unbatch: %s", error)
@@ -282,21 +282,21 @@ def failure(error: Exception) -> Outcome:
 
 
 class StageTimes(Callback):
-    """Says of LitServe's workers that they are ones, and times the stages of requests (monotonic clock).
+    """Registers LitServe's worker processes, and times the stages of requests (monotonic clock).
 
-    It stands before the request queue: a worker gets both uses of it by one pickle, in which it stays one.
-    ``batch_wait`` is the time between a request's arrival in the worker and ``predict`` in which it is not
-    decoded itself; ``encode`` ends with its own answer and includes those before it in the batch.
+    One object is both a callback and a proxy of the request queue: pickled together, they stay one in the
+    worker. ``batch_wait`` is the time from a request's arrival in the worker until ``predict``, less its
+    decoding; ``encode`` lasts until the request's answer, with the answers before it in the batch.
     """
 
     def __init__(self) -> None:
         self._queue: Any = None
-        self._taken: list[float] = []  # when each request of the batch was taken off the queue
+        self._taken: list[float] = []  # when each request of the batch left the queue
         self._decode_s: list[float] = []
         self._predicted = 0.0
 
     def replace_queue(self, server: litserve.LitServer) -> None:
-        """Stand before the request queue of the server's only API from now on."""
+        """Become a proxy of the request queue of the server's only API."""
         get_queue = server._get_request_queue
 
         def get_self(api_path: str) -> StageTimes:
@@ -306,30 +306,29 @@ class StageTimes(Callback):
         server._get_request_queue = get_self
 
     def on_after_setup(self, lit_api: litserve.LitAPI) -> None:
-        """Called by LitServe in the worker: time the API's methods from now on."""
+        """Called by LitServe in the worker: wrap the API's methods with timers."""
         PROCESS.labels("worker").set(1)
         for name in ("decode_request", "predict", "encode_response") if self._queue else ():
             method = getattr(lit_api, name)
             timed = functools.partial(getattr(self, f"_{name}"), method)
-            setattr(
-                lit_api, name, functools.update_wrapper(timed, method)
-            )  # keeps its signature, for LitServe
+            functools.update_wrapper(timed, method)  # LitServe reads the signature
+            setattr(lit_api, name, timed)
 
     def put(self, item: Any) -> None:
-        """The queue's own, as are ``get`` and ``get_nowait``."""
+        """The queue's ``put``."""
         self._queue.put(item)
 
     def get(self, *arguments: Any, **options: Any) -> Any:
-        """See ``put``."""
+        """The queue's ``get``."""
         return self._take(self._queue.get(*arguments, **options))
 
     def get_nowait(self) -> Any:
-        """See ``put``."""
+        """The queue's ``get_nowait``."""
         return self._take(self._queue.get_nowait())
 
     def _take(self, item: Any) -> Any:
         now = time.monotonic()
-        if self._decode_s:  # LitServe decodes only once it has the whole batch: a new one begins
+        if self._decode_s:  # LitServe decodes whole batches: a new batch begins
             self._taken, self._decode_s = [], []
         self._taken.append(now)
         if (sent := item[2]) is not None:  # None tells the loop to end

@@ -1,4 +1,4 @@
-"""A LitAPI without LitServe's processes: its methods, called as LitServe's loops call them, and its route."""
+"""A LitAPI without LitServe's processes: its methods, called as LitServe's loops do, and its route."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ logger = logging.getLogger(__name__)
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 """Encodes as ``starlette.responses.JSONResponse`` does."""
 Outcome = tuple[Any, str]
-"""What ``encode_response`` returned and ``LitAPIStatus.OK``, or an exception and ``ERROR``."""
+"""The result of ``encode_response`` and ``LitAPIStatus.OK``, or an exception and ``ERROR``."""
 FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data")
 UNREADABLE = 422
-"""Status of a request that cannot be read, which is nothing to log."""
+"""Status of an unreadable request."""
 
 
 class LengthError(Exception):
-    """A batch has another number of outputs than of inputs."""
+    """A batch has more or fewer outputs than inputs."""
 
 
 class RefusedError(Exception):
-    """LitServe's route does not pass on a request, and replies itself."""
+    """LitServe's route answers a request itself."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply)
@@ -47,13 +47,13 @@ class RefusedError(Exception):
 
 
 class Methods:
-    """The methods of a LitAPI that is set up; each gets a context if it takes one, as LitServe does it.
+    """The methods of a LitAPI after ``setup``; a method with a parameter ``context`` gets it, as in LitServe.
 
     Args:
-        device: cpu or cuda:0, as LitServe names it.
+        device: cpu or cuda:0, LitServe's names.
 
     Attributes:
-        batched: whether ``predict`` takes batches, even of one item, or single items.
+        batched: ``predict`` takes batches, even of one item, rather than single items.
     """
 
     def __init__(self, api: LitAPI, device: str) -> None:
@@ -70,11 +70,11 @@ class Methods:
         return method(*arguments, context=context) if self._takes_context[name] else method(*arguments)
 
     def ready(self, inputs: list[Any], contexts: list[Any]) -> tuple[Any, Any]:
-        """What ``predict`` takes: the inputs as a batch and their contexts, or the only one and its own."""
+        """Arguments of ``predict``: a batch of the inputs and all contexts, or the only input and context."""
         return (self.call("batch", contexts, inputs), contexts) if self.batched else (inputs[0], contexts[0])
 
     def encode(self, outputs: Any, contexts: Any) -> list[Any]:
-        """The answers in what ``predict`` returned; raise LengthError where they are too few or too many."""
+        """The answers in the result of ``predict``; raise LengthError for too few or too many."""
         if not self.batched:
             return [self.call("encode_response", contexts, outputs)]
         outputs = self.call("unbatch", contexts, outputs)
@@ -84,7 +84,7 @@ class Methods:
 
 
 class _Queues(dict[str, Any]):
-    """In place of LitServe's request queue and response buffer: takes a payload, or gives an outcome."""
+    """Stands in for LitServe's request queue and response buffer: takes a payload, or gives an outcome."""
 
     payload: bytes | None = None
     outcome: Outcome | None = None
@@ -92,7 +92,7 @@ class _Queues(dict[str, Any]):
     def put(self, item: tuple[Any, ...]) -> None:
         if self.outcome is None:
             self.payload = pickle.dumps(item[-1])
-            raise HTTPException(200)  # it is on the queue: no answer is waited for
+            raise HTTPException(200)  # ends the route, which would wait for an answer
 
     def __setitem__(self, uid: str, item: Any) -> None:
         super().__setitem__(uid, item)
@@ -101,10 +101,10 @@ class _Queues(dict[str, Any]):
 
 
 class Route:
-    """LitServe's route of a server's only API, without its queues and its key.
+    """LitServe's route of a server's only API, without the queues and the API key.
 
-    LitServe and FastAPI themselves make payloads of requests, and replies of outcomes. JSON bodies and plain
-    answers take a shorter way, by the same parser, validator and encoder: 30 us instead of 250 us.
+    LitServe and FastAPI make payloads of requests, and replies of outcomes. JSON bodies and plain answers
+    take a shortcut with the same parser, validator and encoder: 30 us instead of 250 us.
     """
 
     def __init__(self, server: LitServer) -> None:
@@ -122,10 +122,10 @@ class Route:
         self._request = field if is_json else None
 
     def payload(self, content_type: bytes, body: bytes) -> Any:
-        """What ``decode_request`` gets; raise RefusedError where that is nothing."""
+        """The argument of ``decode_request``; raise RefusedError if the route refuses the request."""
         if self._takes_any:
             return self._unvalidated(content_type, body)
-        with suppress(Exception):  # the route knows what to say of it
+        with suppress(Exception):  # the full route below answers with the error
             if self._request and content_type.partition(b";")[0].strip().lower() == b"application/json":
                 value, errors = self._request.validate(json.loads(body), {}, loc=("body",))
                 if not errors:
@@ -137,7 +137,7 @@ class Route:
         return pickle.loads(self._queues.payload)  # noqa: S301 -- of this process
 
     def _unvalidated(self, content_type: bytes, body: bytes) -> Any:
-        """What is in a form, or else in JSON; LitServe answers what is neither with 500, and logs it."""
+        """The content of a form or of JSON; refuse anything else (LitServe answers 500, and logs it)."""
         try:
             if not content_type.startswith(FORMS):
                 return json.loads(body)
@@ -159,13 +159,13 @@ class Route:
                     value, errors = self._response.validate(answer, {}, loc=("response",))
                     if not errors:
                         return Reply(200, self._response.serialize_json(value))
-                elif '"_sa' not in (text := ENCODER.encode(answer)):  # FastAPI leaves out keys that begin so
+                elif '"_sa' not in (text := ENCODER.encode(answer)):  # FastAPI drops keys with this prefix
                     return Reply(200, text.encode())
         self._queues.outcome = outcome
         return self._run(content_type, body)
 
     def _asgi(self, content_type: bytes, body: bytes) -> tuple[dict[str, Any], Receive]:
-        """A request as an ASGI application gets it."""
+        """A request's ASGI scope and receive."""
         headers = [(b"content-length", b"%d" % len(body))]
         scope = {
             "type": "http",
@@ -182,7 +182,7 @@ class Route:
         return scope, receive
 
     def _run(self, content_type: bytes, body: bytes) -> Reply:
-        """The answer of LitServe's app."""
+        """The reply of LitServe's app."""
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
@@ -191,14 +191,14 @@ class Route:
         try:
             self._loop.run_until_complete(self._app(*self._asgi(content_type, body), send))
         except Exception:
-            logger.exception("a request failed")  # it has been answered: starlette's ServerErrorMiddleware
+            logger.exception("a request failed")  # starlette's ServerErrorMiddleware has answered it
         own = tuple(pair for pair in sent[0]["headers"] if pair[0] != b"content-length")
         content = b"".join(message.get("body", b"") for message in sent[1:])
         return Reply(sent[0]["status"], content, own)
 
 
 def route_of(server: LitServer) -> APIRoute:
-    """FastAPI's route of a server's only API."""
+    """The FastAPI route of a server's only API."""
     [api] = server.litapi_connector
     routes: Sequence[Any] = server.app.routes
     [found] = [one for one in routes if isinstance(one, APIRoute) and one.path == api.api_path]
@@ -206,9 +206,9 @@ def route_of(server: LitServer) -> APIRoute:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """FastAPI's answer to an invalid body, without the body where FastAPI cannot write it as JSON.
+    """FastAPI's answer to an invalid body, which repeats the body unless that cannot be written as JSON.
 
-    It cannot write bytes that are not UTF-8, NaN, or half of a surrogate pair.
+    Bytes other than UTF-8, NaN, and half a surrogate pair cannot.
     """
     assert isinstance(error, RequestValidationError)
     try:
@@ -219,4 +219,4 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _allow() -> None:
-    """In place of LitServe's check of the key, which has been made before or is not wanted."""
+    """Stands in for LitServe's check of the API key."""

@@ -1,4 +1,4 @@
-"""What passes between the HTTP process and a worker: a request and its reply; and errors that refuse one."""
+"""Requests and replies between the HTTP process and a worker, and errors that refuse a request."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 SETUP_FAILED = 70
-"""Exit status of a worker whose ``setup`` has failed, which it has said."""
+"""Exit status of a worker that has reported its failed ``setup``."""
 Headers = tuple[tuple[bytes, bytes], ...]
 JSON: Headers = ((b"content-type", b"application/json"),)
 
 
 class Request(NamedTuple):
-    """A request as a worker receives it: nothing of it has been parsed."""
+    """A request as a worker receives it, unparsed."""
 
     slot: int
-    content_type: bytes  # empty where the head has none
+    content_type: bytes  # empty without the header
     received: float  # when the HTTP process had read the whole body (monotonic clock, seconds)
     body: bytes
 
 
 class Reply(NamedTuple):
-    """HTTP status, body and headers; these leave out Content-Length, which the HTTP process adds."""
+    """HTTP status, body, and headers without Content-Length, which the HTTP process adds."""
 
     status: int
     body: bytes
@@ -30,7 +30,7 @@ class Reply(NamedTuple):
 
 
 class RequestError(Exception):
-    """A request is refused with ``reply``."""
+    """The request is refused with ``reply``."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -38,22 +38,22 @@ class RequestError(Exception):
 
 
 def error_reply(status: int, reason: str) -> Reply:
-    """A refusal with the body ``{"detail": reason}``, as FastAPI's are; 503 says when to try again."""
+    """A refusal with FastAPI's body ``{"detail": reason}``; status 503 has a Retry-After header."""
     body = json.dumps({"detail": reason}, ensure_ascii=False, separators=(",", ":")).encode()
     return Reply(status, body, (*JSON, (b"retry-after", b"1")) if status == 503 else JSON)
 
 
 def too_large(max_bytes: int) -> str:
-    """Why a body, or an image in it, is refused with 413."""
+    """The reason of status 413."""
     return f"too large; {max_bytes:,} bytes are allowed"
 
 
 def invalid_body_reply(error: Mapping[str, Any], parents: int = 0) -> Reply:
-    """The refusal of an invalid body, without the body: 400 if it is not JSON, otherwise 422.
+    """The refusal of an invalid body, which is not repeated: 400 for no JSON, otherwise 422.
 
     Args:
         error: an item of pydantic's ``ValidationError.errors()``.
-        parents: number of leading items of its ``loc`` to leave out.
+        parents: number of leading items of the error's ``loc`` to leave out.
     """
     if error["type"] == "json_invalid":
         return error_reply(400, "body: not JSON")

@@ -1,7 +1,7 @@
-"""The server's Prometheus metrics, collected in its HTTP process and workers.
+"""The server's Prometheus metrics, from the HTTP process and the workers.
 
-Each process writes to files in the folder PROMETHEUS_MULTIPROC_DIR, set before this module is
-imported. ``GET /metrics`` aggregates them.
+Each process writes files in the folder PROMETHEUS_MULTIPROC_DIR, which must be set before this module is
+imported. ``GET /metrics`` aggregates the files.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STAGES = ("queue", "decode", "preprocess", "batch_wait", "model", "encode")
-"""Stages of a request, in order, from when the HTTP process has received its body: wait for a worker; base64
-and image file to pixels; pixels to tensor; wait for the rest of the batch; run of the model on the batch;
-encoding of the answer. The rest of a request's time is transport: HTTP, JSON, and communication between the
-processes."""
+"""Stages of a request after the HTTP process has received the body: wait for a worker; base64 and image file
+to pixels; pixels to tensor; wait for the rest of the batch; the model on the batch; encoding of the answer.
+The rest of a request's time is transport: HTTP, JSON, and communication between the processes."""
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -47,22 +46,18 @@ KILLED_WORKERS = Counter(
 PROCESS = Gauge("litmeter_process", "1 for each process of a role", ["role"], multiprocess_mode="liveall")
 
 request_seconds = functools.cache(REQUEST_SECONDS.labels)
-"""The histogram of a code."""
 SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 
 
 class WrittenFiles(MultiProcessCollector):
-    """Collects what the processes have written.
-
-    A process creates its files empty, then gives them their size; the library fails at an empty one.
-    """
+    """Collects the processes' files but for new, empty files, at which the library fails."""
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of all processes together."""
         written = []
         with os.scandir(self._path) as files:
             for file in files:
-                with suppress(FileNotFoundError):  # that of a worker which has ended meanwhile
+                with suppress(FileNotFoundError):  # a worker has ended meanwhile
                     written += [file.path] if file.stat().st_size else []
         metrics: Iterable[Metric] = self.merge(written)  # type: ignore[no-untyped-call]
         return metrics
@@ -79,8 +74,8 @@ class RequestTimer:
     """ASGI middleware that times all requests to ``path``.
 
     Attributes:
-        in_flight: number of requests in flight in the HTTP process. ``GET /metrics`` sets the gauge from it,
-            as an update of the gauge at each request would double the cost of the timer.
+        in_flight: number of requests in flight in the HTTP process. ``GET /metrics`` copies it to the gauge:
+            updating the gauge at each request would double the timer's cost.
     """
 
     in_flight = 0

@@ -1,4 +1,4 @@
-"""The API key as middleware, and how bodies are read, with LitServe's transport and the direct one."""
+"""Checks of the API key and of bodies, for LitServe's transport and the direct transport."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from litmeter.direct.messages import Reply, RequestError, error_reply, too_large
 
 UNAUTHORISED = error_reply(401, f"{KEY_HEADER}: missing or wrong")
 PUBLIC_PATHS = frozenset(("/", "/health"))
-"""Paths that need no key: the page, which holds no data, and the load balancer's health check."""
+"""Paths without a key: the page, which holds no data, and the load balancer's health check."""
 
 
 def response_of(reply: Reply) -> Response:
-    """The response with the status and the JSON body of ``reply``."""
+    """A reply's status and JSON body as a response."""
     return Response(reply.body, reply.status, media_type="application/json")
 
 
 class ApiKey:
-    """ASGI middleware that refuses requests without the key before it reads their body.
+    """ASGI middleware that refuses requests without the key before their bodies are read.
 
-    It replaces LitServe's check, which does not compare in constant time and covers neither the direct
-    transport nor ``/metrics`` and ``/docs``.
+    It replaces LitServe's check, which compares in variable time and does not cover ``/metrics``, ``/docs``
+    and the direct transport.
     """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
@@ -41,10 +41,10 @@ class ApiKey:
 
 
 def check_length(headers: Mapping[bytes, bytes], max_bytes: int) -> int:
-    """The Content-Length, 0 without one; raise RequestError, status 413, if it exceeds ``max_bytes``.
+    """The Content-Length, or 0; raise RequestError, status 413, if it exceeds ``max_bytes``.
 
     Args:
-        headers: values by name in lower case.
+        headers: values by lower-case names.
     """
     text = headers.get(b"content-length", b"0").strip()
     length = int(text) if text.isdigit() else 0
@@ -56,10 +56,10 @@ def check_length(headers: Mapping[bytes, bytes], max_bytes: int) -> int:
 async def read_body(
     receive: Receive, max_bytes: int, on_bytes: Callable[[int], None] = lambda count: None
 ) -> bytes:
-    """Read a request body to its end; call ``on_bytes`` with the number of bytes of each part.
+    """Read a whole request body; call ``on_bytes`` with the size of each part.
 
     Raises:
-        RequestError: status 413 as soon as it exceeds ``max_bytes``, 400 if the client disconnects.
+        RequestError: status 413 as soon as the body exceeds ``max_bytes``, 400 if the client disconnects.
     """
     chunks: list[bytes] = []
     size, more = 0, True

@@ -1,4 +1,4 @@
-"""A LitAPI without a server: requests as LitServe's HTTP process queues them, run as its loops run them."""
+"""A LitAPI without a server: requests as LitServe's HTTP process queues them, run as LitServe's loops do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ApiPipeline(Methods):
     """The work of a LitAPI in a worker.
 
     Args:
-        payloads: of requests, pickled; see ``payloads_of``.
+        payloads: pickled payloads, of ``payloads_of``.
     """
 
     def __init__(self, api: LitAPI, device: str, payloads: Sequence[bytes]) -> None:
@@ -32,11 +32,11 @@ class ApiPipeline(Methods):
         super().__init__(api, "cuda:0" if self._on_gpu else device)
 
     def batch(self, size: int) -> list[tuple[Any, Any]]:
-        """What ``predict`` takes, with contexts: a batch of the next requests, or as many items."""
+        """Arguments of ``predict`` and contexts for the next requests: a single batch, or ``size`` items."""
         return [self.ready(*self._decode(group)) for group in self._groups(self._next(size))]
 
     def run(self, kind: str, size: int, batch: list[tuple[Any, Any]]) -> None:
-        """Do work of a kind on the next ``size`` requests, the model alone on ``batch``."""
+        """Preprocess or answer the next ``size`` requests, or run the model alone on ``batch``."""
         if kind == "preprocess":
             self._decode(self._next(size))
         elif kind == "pipeline":
@@ -48,16 +48,16 @@ class ApiPipeline(Methods):
                 wait_for(torch.device("cuda:0"))
 
     def answers(self, requests: Sequence[bytes]) -> list[Any]:
-        """The answers to requests, one batch where it batches; raise LengthError for too few or many."""
+        """The answers to requests, in a single batch if batched; raise LengthError for too few or many."""
         groups = self._groups(requests)
         return [answer for group in groups for answer in self.finish(*self.ready(*self._decode(group)))]
 
     def finish(self, inputs: Any, contexts: Any) -> list[Any]:
-        """The answers to a batch, or to an item, that is ready for ``predict``."""
+        """The answers to arguments of ``predict``."""
         return self.encode(self.call("predict", contexts, inputs), contexts)
 
     def _groups(self, requests: Sequence[bytes]) -> list[Sequence[bytes]]:
-        """What LitServe would run together."""
+        """The requests that LitServe would run together."""
         return [requests] if self.batched else [[request] for request in requests]
 
     def _decode(self, requests: Sequence[bytes]) -> tuple[list[Any], list[Any]]:
@@ -71,32 +71,29 @@ class ApiPipeline(Methods):
 
 
 class _Errors(logging.Handler):
-    """Keeps the last error that LitServe logs: its answer, a 500, does not say it."""
+    """Keeps the last error that LitServe logs: LitServe's answer, a 500, does not tell it."""
 
     last: BaseException | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called with each record."""
+        """Called for each log record."""
         self.last = record.exc_info[1] if record.exc_info else None
 
 
 def payloads_of(server: LitServer, bodies: Sequence[bytes], content_type: str) -> list[bytes]:
-    """What LitServe's HTTP process puts on the queue of a worker for each body, pickled.
-
-    Raises:
-        ApiError: it refuses a body.
-    """
+    """The pickled payload that LitServe's HTTP process queues for each body; raise ApiError for a refusal."""
     route, errors, payloads = Route(server), _Errors(), list[bytes]()
     logging.getLogger("litserve").addHandler(errors)
     try:
         for body in bodies:
             payloads.append(pickle.dumps(route.payload(content_type.encode("latin-1"), body)))
     except RefusedError as error:
-        status, body, _ = error.reply
-        reason = (
-            f"{type(errors.last).__name__}: {errors.last}" if errors.last else body.decode(errors="replace")
-        )
+        status, answer, _ = error.reply
+        reason = answer.decode(errors="replace")
+        if errors.last:
+            reason = f"{type(errors.last).__name__}: {errors.last}"
         number = len(payloads) + 1
-        as_type = f"status {status}, as {content_type}"
-        raise ApiError(f"body {number} is refused with {as_type}: {reason}") from error
+        raise ApiError(
+            f"body {number} is refused with status {status}, as {content_type}: {reason}"
+        ) from error
     return payloads

@@ -23,37 +23,37 @@ Settings = TypeVar("Settings", bound=WorkerSettings)
 
 
 def serve_by_options(kind: type[Settings], serve: Callable[..., None]) -> None:
-    """Serve until SIGTERM or Ctrl-C, as the JSON of ``kinds.server.of_workers`` says.
+    """Serve until SIGTERM or Ctrl-C, as the JSON of ``kinds.server.worker_words`` says.
 
     Args:
-        kind: of the settings.
-        serve: gets these, and the options of ``run_server`` among others.
+        kind: class of the settings.
+        serve: called with the settings and the other options.
     """
-    options: dict[str, Any] = json.loads(sys.argv.pop(1))  # a LitAPI finds no arguments that are not its own
+    options: dict[str, Any] = json.loads(sys.argv.pop(1))  # a LitAPI may read sys.argv
     settings = kind.model_validate(options.pop("settings"))
     binding = TypeAdapter(Binding).validate_python(options.pop("binding"))
     listener = socket.socket(fileno=options.pop("listener"))
     signal.signal(signal.SIGTERM, _interrupt)
     if settings.transport == "direct" and not is_supported():
-        print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
+        print("transport: this system has no SOCK_SEQPACKET; LitServe's queues are used", file=sys.stderr)
         settings = settings.model_copy(update={"transport": "litserve"})
     try:
         serve(settings, binding=binding, listener=listener, key=api_key(), **options)
     except LitmeterError as error:
         print(f"litmeter: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:  # LitServe does not handle one while it starts
+    except KeyboardInterrupt:  # LitServe does not handle Ctrl-C while it starts
         for child in multiprocessing.active_children():
             child.kill()
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM as Ctrl-C, on which alone LitServe shuts down.
+    """Handle SIGTERM as Ctrl-C: LitServe shuts down on Ctrl-C alone.
 
-    The HTTP process inherits this handler; uvicorn raises the signal again there once it has stopped.
+    The HTTP process inherits this handler; uvicorn raises the signal there again after it has stopped.
     """
     if multiprocessing.parent_process() is not None:
         sys.exit(128 + signum)
-    # LitServe's monitor would report the workers that LitServe itself stops as dead.
+    # LitServe's monitor would report workers as dead that LitServe itself stops.
     logging.getLogger("litserve.server").setLevel(logging.CRITICAL)
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Runs a server with LitServe's processes, or with those of the direct transport."""
+"""Runs a server with LitServe's processes or the direct transport's."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def run_server(
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
-        server: LitServe's; the direct transport keeps its app for all but predictions.
-        responder: of the direct transport.
+        server: LitServe's; in the direct transport, its app serves all but predictions.
+        responder: answers requests in the direct transport.
         device: cpu or cuda.
         timeout_s: how long a request may wait for a worker.
-        listener: is bound to the address of ``binding``.
-        key: API key that requests must send, None if they need none.
+        listener: socket bound to the address of ``binding``.
+        key: the API key that requests must send, if any.
         route: other arguments of ``DirectRoute``.
     """
     app, [api] = server.app, server.litapi_connector
@@ -50,7 +50,7 @@ def run_server(
         app.get("/metrics")(metrics)
     if key:
         app.add_middleware(ApiKey, key=key)
-    # LitServe has no option for a socket that is bound; uvicorn's own, fd, takes it for a Unix one.
+    # LitServe has no option for a bound socket; uvicorn's option fd takes it for a Unix socket.
     uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
     options: dict[str, Any] = {
         "host": binding.host,
@@ -60,17 +60,16 @@ def run_server(
         "log_level": "warning",
     }
     if settings.transport == "litserve":
-        if binding.metrics:  # the outermost: it also counts requests that are refused for their key
+        if binding.metrics:  # the outermost middleware also counts requests refused for their key
             app.add_middleware(RequestTimer, path=api.api_path)
         server.run(num_api_servers=1, generate_client_file=False, **options)
         return
     channel = Channel(settings.max_queue, settings.workers_per_device)
     dispatcher = Dispatcher(channel, settings, timeout_s)
-    device = "cuda:0" if device == "cuda" else device  # as LitServe names it
+    device = "cuda:0" if device == "cuda" else device  # LitServe's name
     worker = partial(run_worker, responder, settings, device, channel)
-    Supervisor(worker, channel, DirectRoute(app, dispatcher, settings, api.api_path, key, **route)).run(
-        **options
-    )
+    direct_route = DirectRoute(app, dispatcher, settings, api.api_path, key, **route)
+    Supervisor(worker, channel, direct_route).run(**options)
 
 
 async def metrics() -> Response:

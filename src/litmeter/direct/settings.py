@@ -1,4 +1,4 @@
-"""Keys of a server whose workers LitServe starts, or the direct transport."""
+"""Keys of servers whose workers LitServe or the direct transport starts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from litmeter.settings import Count, Positive, Seconds, Section
 
 Transport = Literal["litserve", "direct"]
 THREADS = [f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")]
-"""Environment variables by which the usual numerical libraries start so many threads."""
+"""Environment variables that set the number of threads of the usual numerical libraries."""
 PIPELINE_KEYS = frozenset(
     {"api", "api_kwargs", "folder", "max_batch_size", "workers_per_device", "threads_per_worker"}
 )
-"""Keys on which what a LitAPI does for a request depends."""
+"""Keys on which the work of a LitAPI for a request depends."""
 
 
 class WorkerSettings(Section):
-    """Workers and the way of requests to them. The defaults are LitServe's own."""
+    """Workers, and how requests reach them. The defaults are LitServe's."""
 
     max_batch_size: Count = Field(1, description="requests that one batch may hold")
     batch_timeout_s: Seconds = Field(0.0, description="how long a batch waits to fill")
@@ -27,15 +27,15 @@ class WorkerSettings(Section):
     threads_per_worker: Count | None = Field(None, description="threads on a CPU; absent: one for each core")
     transport: Transport = Field("litserve", description="LitServe's queues, or a socket to the workers")
     max_queue: Count = Field(1024, description="requests in flight; above, the direct transport refuses")
-    max_queue_mib: Count = Field(128, description="of their bodies; above, the direct transport refuses")
+    max_queue_mib: Count = Field(128, description="MiB of bodies in flight; above, the direct one refuses")
     worker_timeout_s: Positive = Field(
         30.0, description="a worker whose batch takes longer is replaced (direct)"
     )
-    drain_s: Seconds = Field(10.0, description="for a server that stops to finish what it has accepted")
+    drain_s: Seconds = Field(10.0, description="how long a stopping server may finish accepted requests")
 
 
 class LitApiSettings(WorkerSettings):
-    """The same of a LitAPI, and how it is made."""
+    """Settings of a LitAPI's server, and how the LitAPI is made."""
 
     api: str = Field(description="module:Class, a LitAPI of your own", pattern=r"^[\w.-]+:\w+$")
     api_kwargs: dict[str, Any] = Field({}, description="arguments of its constructor")
@@ -44,7 +44,7 @@ class LitApiSettings(WorkerSettings):
     folder: str | None = Field(None, description="where its module is found; absent: the project's")
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, in which its libraries find their number of threads."""
+        """This process's environment with the number of threads of its libraries."""
         if self.threads_per_worker is None:
             return dict(os.environ)
         return os.environ | dict.fromkeys(THREADS, str(self.threads_per_worker))

@@ -1,7 +1,6 @@
-"""The main process of a server with the direct transport: it starts and supervises the others.
+"""The main process of a server with the direct transport: it starts and supervises all other processes.
 
-It replaces the processes of LitServe's server and keeps its app. A worker that dies is restarted. When the
-HTTP process dies, or the server is told to stop, all processes end.
+A worker that dies is restarted. When the HTTP process dies, or the server is told to stop, all processes end.
 """
 
 from __future__ import annotations
@@ -39,53 +38,53 @@ logger = logging.getLogger(__name__)
 MAX_FAILED_STARTS = 3
 """Consecutive failures of a worker before it is ready, after which the server ends."""
 SOUND_S = 5.0
-"""A worker that dies sooner after it was ready is started again after a pause."""
+"""A worker that dies within this time after it was ready is restarted after a pause."""
 MAX_PAUSE_S = 8.0
-"""Before a worker is started again."""
+"""Longest pause before a worker is restarted."""
 GRACEFUL_SHUTDOWN_S = 5
-"""How long uvicorn waits for clients to read their answers when the server stops."""
+"""How long a stopping uvicorn waits for clients to read their answers."""
 UNREAD_S = 20
-"""After which the kernel ends a connection whose client reads no answers (tcp(7), TCP_USER_TIMEOUT)."""
+"""After this time the kernel ends a connection whose client reads no answers (tcp(7), TCP_USER_TIMEOUT)."""
 EXIT_UNFINISHED = 3
 """Exit status of an HTTP process that left requests unfinished."""
 EXIT_GRACE_S = 3.0
-"""How long the HTTP process may take to exit after both."""
+"""How long the HTTP process may take to exit after the drain and the graceful shutdown."""
 
 
 @dataclass(eq=False)
 class Worker:
-    """A worker: its process, and another after that has died. Times are of the monotonic clock, seconds."""
+    """A worker: its present process, and its failures. Times are of the monotonic clock, in seconds."""
 
     index: int
-    start_at: float = 0.0  # when the next process is due; infinite while one runs
+    start_at: float = 0.0  # when the next process is due; infinite while a process runs
     process: BaseProcess = field(init=False)
-    ready_at: float | None = None  # when it has reported that it has loaded the model, None before
-    failed_starts: int = 0  # processes in a row that were never ready
-    early_deaths: int = 0  # processes in a row that died soon after they were
+    ready_at: float | None = None  # when the process had loaded the model
+    failed_starts: int = 0  # consecutive processes that were never ready
+    early_deaths: int = 0  # consecutive processes that died soon after they were ready
 
 
 class Supervisor:
-    """Starts and supervises the HTTP process, which serves ``route``, and the workers.
+    """Starts and supervises the workers and the HTTP process, which serves ``route``.
 
     Args:
-        target: what each worker runs, with its index and a connection to which it sends that it is ready.
+        target: the workers' function; arguments: the worker's index, and a connection for its ready event.
     """
 
     def __init__(self, target: Callable[..., NoReturn], channel: Channel, route: DirectRoute) -> None:
         self._target = target
         self._channel = channel
         self._route = route
-        self._events, self._sender = multiprocessing.Pipe(duplex=False)  # signals, and workers that are ready
+        self._events, self._sender = multiprocessing.Pipe(duplex=False)  # signals and ready workers
         self._workers = [Worker(index) for index in range(route.settings.workers_per_device)]
         self._http: BaseProcess | None = None
-        self._stop_by = math.inf  # when the HTTP process must have exited, once it is told to (monotonic, s)
+        self._stop_by = math.inf  # deadline of a stopping HTTP process (monotonic clock, seconds)
 
     def run(self, **options: Any) -> NoReturn:
         """Serve until SIGTERM or SIGINT, with uvicorn's ``options``; kill all processes at the end.
 
         Raises:
-            SystemExit: always: 0 if the server was told to stop and had answered all requests, 2 if the setup
-                of a LitAPI failed at its start, otherwise 1.
+            SystemExit: always. Status 0: told to stop, and all requests answered; 2: a LitAPI's setup failed
+                at the start; 1: anything else.
         """
         for number in TERMINATION_SIGNALS:
             signal.signal(number, lambda number, _: self._sender.send(("signal", number)))
@@ -93,12 +92,12 @@ class Supervisor:
             RequestTimer(self._route, self._route.path),
             http=partial(LimitedProtocol, route=self._route),  # type: ignore[arg-type]
             ws="none",
-            lifespan="off",  # LitServe's would need its queues
+            lifespan="off",  # LitServe's lifespan needs LitServe's queues
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
             **options,
         )
         listener = config.bind_socket()
-        # Its connections inherit this.
+        # Connections inherit the option from the listener.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD_S)
         try:
             while not any(worker.ready_at for worker in self._workers):
@@ -116,11 +115,7 @@ class Supervisor:
                 child.join()
 
     def _handle_next_event(self) -> None:
-        """Wait for a signal, a worker that is ready, an exit or a deadline, and handle it.
-
-        Raises:
-            SystemExit: the server ends.
-        """
+        """Wait for a signal, a ready worker, an exit or a deadline, and handle it; SystemExit ends all."""
         for worker in self._workers:
             if worker.start_at <= monotonic():
                 self._start_worker(worker)
@@ -149,13 +144,13 @@ class Supervisor:
         process = WORKERS.Process(target=self._target, args=(worker.index, self._sender))
         try:
             _start(process)
-        except (EOFError, OSError) as error:  # the forkserver has died; another is started when that is known
+        except (EOFError, OSError) as error:  # the forkserver has died; multiprocessing starts another
             self._on_failed_start(worker, f"a worker could not be forked ({error!r})")
         else:
             worker.process, worker.ready_at, worker.start_at = process, None, math.inf
 
     def _handle_signal(self, number: int) -> None:
-        if self._http is None:  # no request has been accepted yet
+        if self._http is None:  # no request has been accepted
             sys.exit(0)
         if self._stop_by == math.inf:
             self._stop_by = monotonic() + self._route.settings.drain_s + GRACEFUL_SHUTDOWN_S + EXIT_GRACE_S
@@ -164,9 +159,9 @@ class Supervisor:
             self._fail("interrupted while it stopped")
 
     def _on_worker_exit(self, worker: Worker) -> None:
-        """Schedule the next start, after a pause if the process has died soon after its own."""
+        """Schedule a restart, after a pause if the worker died soon after it was ready."""
         ended = f"worker {worker.process.pid} {_describe_exit(worker.process)}"
-        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # its counters stay
+        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # keeps its counters
         self._channel.on_worker_exit(worker.index)
         shutil.rmtree(folder_of(worker.process.pid or 0), ignore_errors=True)
         if worker.ready_at is None:
@@ -179,14 +174,14 @@ class Supervisor:
         self._start_later(worker, worker.early_deaths, ended)
 
     def _on_failed_start(self, worker: Worker, reason: str) -> None:
-        """Schedule another start after a pause; end the server if none succeeds."""
+        """Schedule another start; end the server after MAX_FAILED_STARTS, or before any worker was ready."""
         worker.failed_starts += 1
         if self._http is None or worker.failed_starts >= MAX_FAILED_STARTS:
             self._fail(f"{reason}, {worker.failed_starts} in a row")
         self._start_later(worker, worker.failed_starts, reason)
 
     def _start_later(self, worker: Worker, failures: int, reason: str) -> None:
-        """Schedule another start, after a pause that doubles with each of its consecutive ``failures``."""
+        """Schedule another start, after a pause that doubles with each consecutive failure."""
         pause_s = min(MAX_PAUSE_S, 2.0 ** (failures - 1)) if failures else 0.0
         worker.start_at = monotonic() + pause_s
         logger.error("%s; another is started%s", reason, f" in {pause_s:g} s" if pause_s else "")
@@ -197,9 +192,9 @@ class Supervisor:
 
 
 def _start(process: BaseProcess) -> None:
-    """Start a process with SIGTERM and SIGINT blocked, as it inherits the signal mask.
+    """Start a process that inherits blocked SIGTERM and SIGINT.
 
-    A terminal or a service manager signals all processes at once; only the main process decides what to do.
+    A terminal or a service manager signals all processes at once; only the main process handles signals.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
     try:
@@ -211,9 +206,9 @@ def _start(process: BaseProcess) -> None:
 def _serve_http(config: uvicorn.Config, listener: socket.socket, parent: int, route: DirectRoute) -> NoReturn:
     """Run the HTTP process until SIGTERM or the end of the main process.
 
-    SIGTERM stays blocked until the process can drain; an earlier one is pending until then.
+    SIGTERM stays blocked, and pending, until the process can drain.
     """
-    # Uvicorn raises the signal again once it has stopped. SIG_IGN would discard a pending one.
+    # Uvicorn raises the signal again after it has stopped. SIG_IGN would discard a pending signal.
     signal.signal(signal.SIGTERM, lambda *_: None)
     kill_with_parent(parent)
     DrainingServer(config, route).run([listener])

@@ -1,4 +1,4 @@
-"""The worker process: sets up what answers requests, then collects batches and sends their replies."""
+"""The worker process: sets up a responder, then collects batches and sends the replies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from litmeter.system.signals import kill_with_parent
 
 
 class Responder(Protocol):
-    """What answers requests; it is pickled to each worker, and set up there."""
+    """Answers requests; pickled to each worker, and set up there."""
 
     def setup(self, device: str) -> None:
         """Load the model."""
 
     def answer(self, batch: Iterable[Request]) -> dict[int, Reply]:
-        """The replies to a batch, by slot; each request is decoded before the next one is taken."""
+        """The replies to a batch, by slot; decodes each request before it takes the next from ``batch``."""
 
 
 def run_worker(
@@ -32,7 +32,7 @@ def run_worker(
     index: int,
     events: Connection,
 ) -> NoReturn:
-    """Set up the responder on ``device``, say so to ``events``, and answer batches until killed."""
+    """Set up the responder on ``device``, report to ``events``, and answer batches until killed."""
     kill_with_parent(os.getppid())  # the forkserver, which ends with the main process
     responder.setup(device)
     events.send(("ready", index))
@@ -46,11 +46,11 @@ def run_worker(
 def collect_batch(
     channel: Channel, index: int, max_batch_size: int, batch_timeout_s: float
 ) -> Iterator[Request]:
-    """Wait for a request; yield it and those that arrive within the timeout, counted from its arrival.
+    """Wait for a request; yield it, and all that arrive within ``batch_timeout_s`` of its arrival.
 
-    The caller decodes each request before it asks for the next, so that requests which arrive meanwhile
-    join the batch. With a timeout of 0, requests are left to another worker if one is idle. Requests whose
-    slot has been released are skipped.
+    The caller decodes each request before it takes the next, so that requests which arrive meanwhile join
+    the batch. With a timeout of 0, further requests are left to idle workers. Requests whose slot has been
+    released are skipped.
     """
     process, claim = os.getpid(), channel.slots.claim
     first = channel.wait_for_request(index)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -31,26 +30,29 @@ from litmeter.classifier.model.precision import (
     dtype_name,
     precisions_on,
 )
-from litmeter.classifier.model.settings import Precision, Preprocess
+from litmeter.classifier.model.settings import InferenceSettings, Precision, Preprocess
 from litmeter.classifier.server.settings import ServerSettings
-from litmeter.direct.binding import Binding
 from litmeter.errors import ModelError
-from litmeter.kinds.configuration import Checked, Machine, Pipeline, TuneSettings
-from litmeter.kinds.server import Launch, Server, Start, launched, of_workers
+from litmeter.kinds.configuration import (
+    Configuration,
+    Exclusion,
+    Host,
+    Lever,
+    Pipeline,
+    TuneSettings,
+)
+from litmeter.kinds.server import PREDICT, Server, Start, started_workers
 from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings
 from litmeter.load.bodies import Bodies
 from litmeter.load.settings import LoadSettings
 from litmeter.paths import MODEL, ModelFolders
-from litmeter.say.tables import pluralise, significant
+from litmeter.say.tables import significant
 from litmeter.settings import OneOrMore
 from litmeter.system.imports import freeze_gc_after
 
-PATH = "/predict"
-"""Where requests are sent."""
-
 
 class ClassifierTuneSettings(WorkerTuneSettings):
-    """The same, and how the model runs."""
+    """What a search seeks, and the values of the knobs of workers and of the model."""
 
     precision: OneOrMore[Precision] = ("full",)
     compiled: OneOrMore[bool] = (False,)
@@ -59,22 +61,24 @@ class ClassifierTuneSettings(WorkerTuneSettings):
 
 
 class Classifier(ServerSettings, WorkerConfiguration):
-    """The exported model; the defaults are LitServe's own."""
+    """A server of the exported model; the defaults are LitServe's own."""
 
     kind, key = "classifier", ""
     item = "image"
+    page: ClassVar[bool] = True
+    levers: ClassVar[Mapping[Lever, str]] = {**WorkerConfiguration.levers, "preprocessing": "preprocess"}
 
     _folders: ModelFolders = PrivateAttr(MODEL)
 
     def of(self, folders: ModelFolders) -> Classifier:
-        """The same with the model in other folders."""
+        """This configuration, with the model in other folders."""
         copy = self.model_copy()
         copy._folders = folders
         return copy
 
     @property
     def spec(self) -> str:
-        """There is one."""
+        """A project has one classifier."""
         return ""
 
     @classmethod
@@ -83,107 +87,88 @@ class Classifier(ServerSettings, WorkerConfiguration):
         return None
 
     def describe(self, device: str) -> str:
-        """How the model runs, and in what workers."""
-        workers = pluralise(self.workers_per_device, "worker")
-        if self.threads_per_worker:
-            workers += f" of {pluralise(self.threads_per_worker, 'thread')}"
-        parts = [
-            dtype_name(self.precision, device),
-            f"max_batch_size {self.max_batch_size}",
-            f"batch_timeout {self.batch_timeout_s:g} s" if self.batch_timeout_s else "",
-            workers,
-            "direct" if self.transport == "direct" else "",
+        """Number format, batches, workers, and how the model runs."""
+        model = [
             "compiled" if self.compiled else "",
             self.preprocess if self.preprocess != "timm" else "",
             "freed memory kept" if self.keep_freed_memory else "",
         ]
-        return ", ".join(filter(None, parts))
+        return self.described([dtype_name(self.precision, device)], model)
 
     def starting(self, how: Start) -> AbstractContextManager[Server]:
-        """Start it; a null model does nothing, and runs on the CPU."""
-        options = {"folders": asdict(self._folders), "settings": self.model_dump(exclude_defaults=True)}
-
-        def launch(binding: Binding, listener: socket.socket, folder: Path) -> Launch:
-            return of_workers("litmeter.classifier.server", how, binding, listener, folder, **options)
-
-        return launched(
-            launch,
-            self.environment(),
-            PATH,
+        """Start the server; without a model it runs on the CPU."""
+        return started_workers(
+            "litmeter.classifier.server",
             how,
-            metrics=True,
+            PREDICT,
+            self.environment(),
+            folders=asdict(self._folders),
+            settings=self.model_dump(exclude_defaults=True),
         )
 
     def identity(self, device: str) -> dict[str, Any]:
-        """Its settings, and the hashes of the compiled packages that it runs."""
+        """The settings, and the hashes of the compiled packages that they run."""
         return {"serve": self.model_dump(), "packages": package_hashes(self._folders, device, self)}
 
     def search_identity(self, device: str) -> Any:
-        """All packages."""
+        """The hashes of all packages."""
         return [one.sha256 for one in read_manifest(self._folders, device).packages]
 
     @property
     def threads(self) -> int | None:
-        """What is compiled runs on one."""
+        """A compiled model runs on one thread."""
         return 1 if self.compiled else self.threads_per_worker
 
     def environment(self) -> dict[str, str]:
-        """With ``keep_freed_memory`` glibc's thresholds are raised in it."""
+        """This process's; ``keep_freed_memory`` raises glibc's thresholds in it."""
         return keeping_freed_memory() if self.keep_freed_memory else dict(os.environ)
 
     def note(self, device: str) -> str | None:
-        """That larger batches are asked for than were compiled, or that nothing was."""
+        """Whether batches are larger than the compiled packages, or there are none."""
         return split_note(self._folders, device, self, self.max_batch_size)
-
-    asked_first: ClassVar[bool] = False
-
-    @property
-    def recodes(self) -> bool | None:
-        """LitServe's transport passes an image on as base64 in JSON, the direct one as the file."""
-        return self.transport == "litserve"
 
     stages: ClassVar[tuple[str, ...]] = (
         *("data", "train", "export", "compile", "packages", "precisions", "ceilings"),
     )
 
     def resolved(self, ask_native: Callable[[], bool]) -> Classifier:
-        """Precision ``auto`` is half where that is native, else full."""
+        """The precision ``auto`` stands for half if half is native, else for full."""
         if self.precision != "auto":
             return self
         return self.model_copy(update={"precision": "half" if ask_native() else "full"})
 
     @classmethod
     def check(cls, params: Any) -> None:
-        """Sections must be there that the model needs, and allow what configurations ask for."""
+        """Sections that the model needs must be there, and allow what configurations ask for."""
         here.check(params)
 
     @classmethod
     def check_here(cls, params: Any, device: str) -> None:
-        """Model, weights, photos, and precisions on this device."""
+        """The model, weights, photos, and precisions of this device."""
         here.check_files(params, device)
 
     @classmethod
     def facts(cls, params: Any) -> dict[str, Any]:
-        """Whether the CPU has bfloat16; its files have hashes of given weights and downloaded photos."""
+        """Whether the CPU has bfloat16; the files have hashes of given weights and downloaded photos."""
         return here.write_facts(params)
 
     @classmethod
     def remarks(cls, params: Any, device: str, machine: Mapping[str, Any], *, changed: bool) -> Iterator[str]:
-        """What half precision is on this CPU, and what suits a GPU."""
+        """How fast half precision is on this CPU, and what suits a GPU."""
         return here.remarks(params, device, machine, changed=changed)
 
     @classmethod
     def model_digest(cls) -> str | None:
-        """Of the exported weights; None in a fresh clone."""
+        """Hash of the exported weights."""
         there = (MODEL.exported / CARD_NAME).exists()
         return read_card(MODEL.exported).weights_sha256 if there else None
 
     @classmethod
     def model_card(cls) -> dict[str, Any] | None:
-        """The exported model's."""
+        """The exported model's card."""
         return read_card(MODEL.exported).model_dump()
 
-    has_bodies: ClassVar[bool] = True
+    brings_bodies: ClassVar[bool] = True
 
     @classmethod
     def own_bodies(cls, load: LoadSettings) -> Bodies | None:
@@ -192,44 +177,34 @@ class Classifier(ServerSettings, WorkerConfiguration):
 
         return Bodies(request_bodies(_photos(), load.request_body), CONTENT_TYPES[load.request_body])
 
-    @classmethod
-    def checked(
-        cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
-    ) -> dict[str, Checked]:
-        """Nothing: its answers are compared with known ones, once it is loaded."""
-        return dict.fromkeys(own, Checked())
-
     def tested(self, load: LoadSettings) -> list[int]:
-        """The test photos', where photos are sent."""
+        """The test photos, if photos are sent."""
         if load.bodies is not None:
             return []
         return [number for number, photo in enumerate(read_index().photos) if photo.split == "test"]
 
     def accuracy(self, answers: Mapping[tuple[int, bytes], int], device: str) -> dict[str, Any]:
-        """On the test photos, and agreement with full precision's answers."""
+        """Accuracy on the test photos, and agreement with the answers of full precision."""
         from litmeter.classifier.accuracy import compare
         from litmeter.classifier.model.reference import read_reference
 
         dtype = dtype_name(self.precision, device)
         return compare(read_reference(MODEL.exported), answers, dtype, self.preprocess)
 
+    no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
-            *("workers_per_device", "threads_per_worker"),
-        }
+        (*InferenceSettings.model_fields, "workers_per_device", "threads_per_worker")
     )
-    preprocess_key: ClassVar[str | None] = "preprocess"
 
     def pipeline_inputs(self, bodies: Bodies) -> Any:
-        """The model, and the photos."""
+        """Paths of the model and of the photos."""
         return {
             "folders": [str(folder) for folder in vars(self._folders).values()],
             "photos": list(map(str, _photos())),
         }
 
     def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
-        """Its libraries are loaded once, and workers are forked where torch has started no thread yet."""
+        """Workers are forked from a process with all libraries, in which torch has started no thread yet."""
         photos = [Path(path).read_bytes() for path in inputs["photos"]]
         folders = ModelFolders(*map(Path, inputs["folders"]))
         with freeze_gc_after():
@@ -239,24 +214,29 @@ class Classifier(ServerSettings, WorkerConfiguration):
         return "fork", partial(ClassifierPipeline, folders, device, self, self.threads_per_worker, photos)
 
     @property
+    def recodes(self) -> bool | None:
+        """LitServe's transport passes an image on as base64 in JSON, the direct one as the file."""
+        return self.transport == "litserve"
+
+    @property
     def ceiling(self) -> str | None:
-        """Those of its precision."""
+        """The bounds of a precision have its name."""
         return self.precision
 
     def native(self, half_is_native: bool) -> Classifier:
-        """In full precision, where a CPU has no instructions for bfloat16."""
+        """In full precision on a CPU without instructions for bfloat16."""
         emulated = self.precision == "half" and not half_is_native
         return self.model_copy(update={"precision": "full"}) if emulated else self
 
     def as_run(self, packages: Sequence[Any]) -> Classifier:
-        """What has no package that is used runs in torch."""
+        """The model runs in torch if none of its packages is used."""
         used = any(one.precision == self.precision and not one.skipped_reason for one in packages)
         return self if used or not self.compiled else self.model_copy(update={"compiled": False})
 
     def faster_models(
         self, packages: Sequence[Any], changes: Sequence[Any]
     ) -> Iterator[tuple[str, float, str]]:
-        """The model compiled; or, of a compiled one, in another precision."""
+        """To compile the model; for a compiled model, other precisions."""
         from litmeter.classifier.model.rows import TEST, image_ms  # whose imports take time
 
         if not self.compiled:
@@ -284,7 +264,7 @@ class Classifier(ServerSettings, WorkerConfiguration):
     def higher_ceilings(
         self, ceilings: Mapping[str, Any], half_is_native: bool, device: str
     ) -> Iterator[tuple[str, float, str]]:
-        """Rooflines of other precisions that can run."""
+        """Other precisions that can run, if their roofline is higher."""
         own_rps = ceilings[f"roofline_{self.precision}_rps"]
         allowed = {"half": half_is_native, "int8": self.compiled and device == "cpu"}
         for name, usable in allowed.items():
@@ -299,55 +279,46 @@ class Classifier(ServerSettings, WorkerConfiguration):
     )
 
     def canonical(self, values: Mapping[str, Any], users: int) -> Any:
-        """What is compiled runs on one thread."""
+        """A compiled model runs on one thread."""
         return super().canonical({**values, "threads_per_worker": 1} if values["compiled"] else values, users)
 
-    def reason_against(self, machine: Machine) -> str:
-        """Precisions, packages and preprocessings that cannot run here."""
-        if reason := machine.reasons.get("precision", {}).get(self.precision):
-            return f"{self.precision}: {reason}"
-        if self.compiled and (reason := machine.compiled.get(self.precision)):
-            return f"{self.precision}, compiled: {reason}"
-        if reason := machine.reasons.get("compiled", {}).get(self.compiled):
-            return f"not compiled: {reason}"
-        if reason := machine.reasons.get("preprocess", {}).get(self.preprocess):
-            return f"{self.preprocess}: {reason}"
-        return super().reason_against(machine)
+    def reason_against(self, machine: Host) -> str:
+        """Why the model cannot run, else why its workers would only take turns."""
+        return Configuration.reason_against(self, machine) or super().reason_against(machine)
 
-    def tried(
-        self, configurations: Sequence[Any], machine: Machine, bodies: Bodies, timeout_s: float
-    ) -> Machine:
-        """By what was compiled, and by the photos."""
-        card, device = read_card(self._folders.exported), machine.device
-        precisions = {one: "for CPUs only" for one in PRECISIONS if one not in precisions_on(device)}
-        compiled: dict[str, str] = {}
-        for precision in precisions_on(device):
+    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+        """Exclude precisions, packages and preprocessings by what was compiled, and by the photos."""
+        return replace(machine, exclusions=[*self._exclusions(machine.device)])
+
+    def _exclusions(self, device: str) -> Iterator[Exclusion]:
+        for precision in PRECISIONS:
+            if precision not in precisions_on(device):
+                yield Exclusion({"precision": precision}, f"{precision}: for CPUs only")
+                continue
             if reason := cannot_run_reason(dtype_name(precision, device), device):
-                precisions[precision] = reason
+                yield Exclusion({"precision": precision}, f"{precision}: {reason}")
+            compiled = {"precision": precision, "compiled": True}
             try:
                 used = packages_to_use(self._folders, device, precision)
                 if all(package.batch_size > 1 for package in used):
-                    compiled[precision] = "no package for a single image is used"
+                    why = "no package for a single image is used"
+                    yield Exclusion(compiled, f"{precision}, compiled: {why}")
             except ModelError as error:
-                compiled[precision] = str(error)
-        preprocess: dict[Any, str] = {}
+                yield Exclusion(compiled, f"{precision}, compiled: {error}")
+        card = read_card(self._folders.exported)
+        if card.kind == "onnx":
+            yield Exclusion({"compiled": False}, "not compiled: a model of an ONNX file is served compiled")
         if card.interpolation not in INTERPOLATIONS:
-            why = f"it does not resize by {card.interpolation}"
-            preprocess = dict.fromkeys(("torchvision", "scaled"), why)
+            for name in ("torchvision", "scaled"):
+                yield Exclusion({"preprocess": name}, f"{name}: it does not resize by {card.interpolation}")
         elif max(map(_shorter_side, _photos())) < 2 * card.resized_side:
-            preprocess = {"scaled": "no photo is twice as large as the model needs it"}
-        in_torch = {False: "a model of an ONNX file is served compiled"} if card.kind == "onnx" else {}
-        reasons: dict[str, dict[Any, str]] = {
-            "precision": precisions,
-            "preprocess": preprocess,
-            "compiled": in_torch,
-        }
-        return replace(machine, reasons=reasons, compiled=compiled)
+            why = "scaled: no photo is twice as large as the model needs it"
+            yield Exclusion({"preprocess": "scaled"}, why)
 
     def agreement(self, device: str) -> Callable[[Any], float]:
-        """The share of photos with the label of full precision, by what answers depend on, each found once.
+        """The share of photos whose label is that of full precision; found once for what answers depend on.
 
-        Photos that the model was fitted to are left out: with them it agrees too well.
+        Photos that the model was fitted to are left out, as on these it agrees too well.
         """
         from litmeter.classifier.model.answers import answers_of
         from litmeter.classifier.model.reference import read_reference
@@ -367,10 +338,13 @@ class Classifier(ServerSettings, WorkerConfiguration):
         return share
 
     @property
+    def _built(self) -> str:
+        return "compiled" if self.compiled else "torch"
+
+    @property
     def search_name(self) -> str:
         """The values of all knobs."""
-        built = "compiled" if self.compiled else "torch"
-        model = f"{self.precision} {built} {self.preprocess} {self.transport}"
+        model = f"{self.precision} {self._built} {self.preprocess} {self.transport}"
         return f"{model} {super().search_name}{' keep' if self.keep_freed_memory else ''}"
 
     @property
@@ -379,25 +353,17 @@ class Classifier(ServerSettings, WorkerConfiguration):
         return (*super().simplicity, self.compiled, self.preprocess != "timm", self.keep_freed_memory)
 
     def check_there(self) -> None:
-        """The exported model, or its packages."""
+        """The exported model, and its packages if it is compiled."""
         check_model(self._folders, compiled=self.compiled)
 
     def foreground_notes(self, device: str) -> Iterator[str]:
-        """A model that is not that of dvc.lock, and a note."""
+        """The note on these settings, if there is one."""
         check_precision(self.precision, device, "serve.precision")
-        if said := here.other_model(self._folders.exported):
-            yield said
-        if note := self.note(device):  # fails here instead of in the log of each worker
-            yield note
-
-    page: ClassVar[bool] = True
-    starts_by: ClassVar[str] = "loading the model ..."
+        yield from super().foreground_notes(device)
 
 
 def check_model(folders: ModelFolders, *, compiled: bool) -> None:
-    """Raise ModelError, with the command that makes it, unless the model that is needed exists, or if its
-    weights or its code are not those of its card.
-    """
+    """Raise ModelError, with the command that makes the model, if it is missing or not as its card says."""
     needed = {"export": folders.exported} | ({"compile": folders.compiled} if compiled else {})
     if not all(folder.is_dir() for folder in needed.values()):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Whatever a command starts: it gets its port, and listens there."""
+"""Whatever a command starts: it is given a port, and listens there."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from typing import Any, ClassVar
 import psutil
 from pydantic import Field, field_validator
 
-from litmeter.direct.binding import LOOPBACK, Binding
+from litmeter.direct.binding import LOOPBACK
 from litmeter.errors import ServerError
 from litmeter.kinds.configuration import Configuration, Given, Tried
 from litmeter.kinds.server import (
     HEALTH,
+    PREDICT,
     READY_POLL_S,
-    Launch,
     Server,
     Start,
     StartedServer,
-    launched,
+    started,
     status_of,
 )
 from litmeter.load.bodies import Bodies
@@ -38,14 +38,15 @@ from litmeter.system.processes import followed, named, send_signal, tree
 STOP_S = 5.0
 """How long a server may take to end after SIGTERM."""
 LONG_PAUSE_S, HEAD_START_S = 10.0, 1.25
-"""After such a pause, workers go on that long before their supervisor."""
+"""After a pause of LONG_PAUSE_S, workers continue HEAD_START_S before their supervisor."""
 LOOKS, LOOK_AGAIN_S = 5, 0.1
-"""A socket may appear, or be inherited, while one looks; a stranger's stays."""
+"""How often the processes that listen are looked up: sockets appear and are inherited meanwhile, but a
+stranger's socket stays."""
 REACHED_BY_LOOPBACK = {LOOPBACK, "0.0.0.0", "::"}
 NO_HEALTH = (404, 405, 501)
-"""Statuses of HEALTH's answer where there is none."""
+"""What a server without HEALTH answers there."""
 SETTLE_S = 1.0
-"""How long a main process is watched that does not wait for anything, as if it were to end."""
+"""How long a main process that is busy is watched, as it may be about to end."""
 BUSY = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
 LONGEST = 60
 """Characters of a command in a table."""
@@ -62,7 +63,7 @@ class Command(Configuration):
         description="path from / on that answers 200 once it is ready; absent: /health, if it has one",
         pattern="^/",
     )
-    path: str = Field("/predict", description="path that requests are sent to, from / on", pattern="^/")
+    path: str = Field(PREDICT, description="path that requests are sent to, from / on", pattern="^/")
     folder: str | None = Field(None, description="where it is started; absent: the project's")
 
     @field_validator("command")
@@ -74,7 +75,7 @@ class Command(Configuration):
 
     @classmethod
     def recognised(cls, given: Given) -> dict[str, Any] | None:
-        """Whatever else there is: it is the last kind."""
+        """Whatever no kind before it recognises."""
         return {"command": given.text, "ready": given.ready, "path": given.path, "folder": str(Path.cwd())}
 
     @property
@@ -83,33 +84,28 @@ class Command(Configuration):
         return self.command
 
     def describe(self, device: str) -> str:
-        """The command, shortened: its settings are its own options."""
+        """The command, shortened: its settings are options of its own."""
         return shorten(self.command, LONGEST, placeholder=" ...")
 
     def starting(self, how: Start) -> AbstractContextManager[Server]:
-        """Start it; its log has all that it printed."""
-
-        def launch(binding: Binding, listener: socket.socket, folder: Path) -> Launch:
-            variables = {"PATH": search_path(), "PYTHONUNBUFFERED": "1"}
-            return Launch(self._words(binding.port), variables, inherits=False, stop_s=STOP_S)
-
-        return launched(
-            launch,
-            self.environment(),
-            self.path,
+        """Run the command; its log has all that it prints."""
+        return started(
+            self._words(),
             how,
-            server=CommandServer,
+            self.path,
+            self.environment() | {"PATH": search_path(), "PYTHONUNBUFFERED": "1"},
             folder=self.place,
             follow=self.command,
+            stop_s=STOP_S,
+            server=CommandServer,
             health=self.ready or HEALTH,
             names_health=self.ready is not None,
-            own_processes=True,
         )
 
-    def _words(self, port: int) -> list[str]:
-        """Its words; raise ServerError where it is none, or starts no program."""
+    def _words(self) -> list[str]:
+        """The command's words; raise ServerError where it is no command, or starts no program."""
         try:
-            words = [word.replace("{port}", str(port)) for word in shlex.split(self.command)]
+            words = shlex.split(self.command)
         except ValueError as error:
             raise ServerError(f"command ({self.command!r}): {error}") from error
         folder = self.place or Path()
@@ -126,25 +122,27 @@ class Command(Configuration):
     no_pipeline: ClassVar[str] = "a command is not run in-process"
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
-        """The same command with another option may be worth comparing."""
+        """Suggest to compare the same command with another option."""
         return replace(super().init_try(bodies, device), another=f"command: {self.command} --option")
 
 
 @dataclass
 class CommandServer(StartedServer):
-    """A server of which only its port is known.
+    """A server of which only the port is known.
 
     Attributes:
-        names_health: whether ``health`` was given; else a server that has none is ready once a request is
-            answered.
+        names_health: whether ``health`` was given. If not, and the server has no HEALTH, it is ready once it
+            answers a request.
+        first_status: of its last answer to a request while it starts.
+        paused: when it was last paused, on the monotonic clock.
     """
 
     names_health: bool = field(kw_only=True)
-    first_status: int | None = field(default=None, init=False)  # of its last answer to a request
-    paused: float = field(default=0.0, init=False)  # when it was last, on the monotonic clock
+    first_status: int | None = field(default=None, init=False)
+    paused: float = field(default=0.0, init=False)
 
     def is_ready(self, ask: Callable[[], int] = lambda: 200) -> bool:
-        """Whether it is; raise ServerError where a process that it has not started answers."""
+        """Whether it is ready; raise ServerError where a process that the command did not start answers."""
         self.status, self.first_status = status_of(self.binding, self.health), None
         has_none = not self.names_health and self.status in NO_HEALTH
         if self.status != 200 and not has_none:
@@ -155,9 +153,9 @@ class CommandServer(StartedServer):
         return not has_none or self.first_status == 200
 
     def settle(self) -> None:
-        """Wait until its main process waits for something; raise ServerError where it ends.
+        """Wait until the main process waits for something; raise ServerError if it ends instead.
 
-        One that has gone to the background may not have ended yet when the other answers.
+        A command that starts a daemon may still run when the daemon answers already.
         """
         until = time.perf_counter() + SETTLE_S
         with suppress(psutil.NoSuchProcess):
@@ -167,13 +165,13 @@ class CommandServer(StartedServer):
 
     @property
     def is_doubtful(self) -> bool:
-        """Also where it listens at another port."""
+        """Whether waiting will not help: the server answers wrongly, or listens on another port."""
         status = self.first_status or self.status
         return bool(self.elsewhere) if status is None else status < 500
 
     @property
     def answered(self) -> str:
-        """What it answered last, and what may help."""
+        """The last answers, and what may help."""
         url = self.binding.url + self.health
         if self.status is None:
             return f": nothing has answered at {url}{self.elsewhere}"
@@ -182,21 +180,21 @@ class CommandServer(StartedServer):
 
     @property
     def elsewhere(self) -> str:
-        """Where it listens if not at its port, to append to what is said of it."""
+        """The other ports that it listens on, as the end of a sentence."""
         ports = sorted(listening_ports(self.process.pid) - {self.binding.port})
         return f"; it listens on port {', '.join(map(str, ports))}" if ports else ""
 
     def exit_hint(self, status: int) -> str:
-        """A daemon's main process ends at once."""
+        """A command that starts a daemon ends at once."""
         return "; a command must stay in the foreground" if status == 0 else ""
 
     def pause(self) -> None:
-        """Stop all its processes."""
+        """Stop all processes, and remember when."""
         super().pause()
         self.paused = time.perf_counter()
 
     def resume(self) -> None:
-        """Continue its processes, after a long pause the workers first."""
+        """Continue all processes; after a long pause the workers first."""
         if time.perf_counter() - self.paused > LONG_PAUSE_S:
             with suppress(psutil.NoSuchProcess):
                 continue_workers(self.process.pid, self.binding.port)
@@ -204,17 +202,17 @@ class CommandServer(StartedServer):
 
 
 def search_path() -> str:
-    """The PATH of a command: where no environment is active, ``python`` is the one that runs this."""
+    """The PATH of a command; without an active environment, ``python`` is the one that runs litmeter."""
     active = {"VIRTUAL_ENV", "CONDA_PREFIX"} & os.environ.keys()
     own = [] if active else [str(Path(sys.executable).parent)]
     return os.pathsep.join([*own, os.environ.get("PATH", os.defpath)])
 
 
 def continue_workers(leader: int, port: int) -> None:
-    """Continue those processes of a stopped server that have started no others, and let them report.
+    """Continue the processes of a paused server that have no children, and give them time to report.
 
-    A supervisor such as gunicorn's, continued with them, would kill those that have not reported for long.
-    They do within a second, or once a connection wakes them.
+    A supervisor such as gunicorn's, if continued together with its workers, would kill those that have not
+    reported for long. A worker reports within a second, or once a connection wakes it.
     """
     processes = tree(leader)
     supervisors = {process.ppid() for process in processes}
@@ -229,9 +227,9 @@ def continue_workers(leader: int, port: int) -> None:
 
 
 def check_listener(leader: int, port: int) -> None:
-    """Raise ServerError unless those that listen on ``port`` belong to the server of ``leader``.
+    """Raise ServerError unless all that listen on ``port`` are processes of the server of ``leader``.
 
-    Another would be measured in its place, or beside it (SO_REUSEPORT).
+    Another process would be measured instead of the server, or beside it (SO_REUSEPORT).
     """
     for _ in range(LOOKS):
         if not (strangers := _strangers(leader, port)):
@@ -241,7 +239,7 @@ def check_listener(leader: int, port: int) -> None:
 
 
 def listening_ports(leader: int) -> set[int]:
-    """The ports on which the server of ``leader`` listens; empty where that is not known."""
+    """The ports on which the server of ``leader`` listens; empty if that is not known."""
     found: set[int] = set()
     with suppress(psutil.Error):
         for process in tree(leader):
@@ -252,7 +250,7 @@ def listening_ports(leader: int) -> set[int]:
 
 
 def _strangers(leader: int, port: int) -> list[str]:
-    """Those that listen on ``port`` and are not of the server of ``leader``, by name and process id."""
+    """Processes that listen on ``port`` and are not of the server of ``leader``, by name and process id."""
 
     def listens(connection: Any) -> bool:
         here = connection.laddr.port == port and connection.laddr.ip in REACHED_BY_LOOPBACK
@@ -260,10 +258,10 @@ def _strangers(leader: int, port: int) -> list[str]:
 
     try:
         found = {one.pid for one in psutil.net_connections("tcp") if listens(one)}
-    except psutil.AccessDenied:  # macOS shows each process's own alone
+    except psutil.AccessDenied:  # macOS shows a process only its own connections
         own = followed(leader)
         found = {process.pid for process in own if any(map(listens, process.net_connections("tcp")))}
-    # Looked at last: a server that starts forks processes, which share its socket.
+    # Looked up last: a server that is starting forks processes, which share its socket.
     others = (found or {None}) - {process.pid for process in followed(leader)}
     return [
         "a process that cannot be seen" if pid is None else named(pid)

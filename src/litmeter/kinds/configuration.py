@@ -1,9 +1,9 @@
-"""What the instrument asks of whatever it measures: the protocol of a kind.
+"""The protocol of a kind: all that litmeter asks of what it measures.
 
-A kind is a class: its fields are the keys that a configuration of it has in params.yaml, its methods answer
-what is asked. What is below "required" has no answer here. All else has one, most of them that it is not
-available, and whoever asks goes on without. So a kind of one's own is one file beside this one, and a place
-in ``registry.KINDS``.
+A kind is a subclass of ``Configuration``: its fields are keys of params.yaml, its methods answer litmeter's
+questions. A kind sets ``kind`` and ``key``, and defines ``spec`` and ``starting``. All else has a default,
+mostly "not available", and litmeter goes on without. To add a kind, write a file beside this one and list its
+class in ``registry.KINDS``; tests/integration/test_made_up_kind.py has a complete kind.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from litmeter.errors import ServerError, UsageError
+from litmeter.errors import ApiError, ServerError, UsageError
 from litmeter.kinds.server import Server, Start
 from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import LOADING, check_first_request
@@ -29,9 +29,81 @@ from litmeter.say.tables import significant
 from litmeter.settings import Count, Positive, Section, Seed
 
 TRY_S, ANSWER_TIMEOUT_S = 30.0, 300.0
-"""How long an answer may take in a try, and in-process."""
-Lever = Literal["batch size", "batch window", "workers", "threads", "transport"]
-"""What may be moved where a cause of a loss is known."""
+"""How long an answer may take in a try of a server, and in-process."""
+Lever = Literal["batch size", "batch window", "workers", "threads", "transport", "preprocessing"]
+"""What can be changed against a bottleneck."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A server on a command line.
+
+    Attributes:
+        name: for messages.
+        text: the whole of what names the server.
+        first, words: the first word of ``text``, as a shell splits it, and the other words.
+        path: where requests are sent.
+        ready: path that answers once the server is ready; None where it was not given.
+    """
+
+    name: str
+    text: str
+    first: str
+    words: Sequence[str]
+    path: str
+    ready: str | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check of a configuration found, before anything is timed.
+
+    Attributes:
+        fault: why the configuration must not be served, in one line with the log's path; empty if it may be.
+        unavailable: why its pipeline cannot run in-process; empty if it can.
+        notes: lines to print.
+        answer_s: seconds that an answer of the largest batch took in-process; None if it was not run.
+        batch_ms: milliseconds for each answer in-process, by batch size.
+    """
+
+    fault: str = ""
+    unavailable: str = ""
+    notes: tuple[str, ...] = ()
+    answer_s: float | None = None
+    batch_ms: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a short try of a server found, for `litmeter init`.
+
+    Attributes:
+        said: the finding, in words.
+        answer_s: seconds that an answer takes.
+        configurations: the keys of each configuration worth comparing, by name; the last is the one to ship.
+        another: a line of params.yaml that suggests one more.
+    """
+
+    said: str
+    answer_s: float
+    configurations: Mapping[str, Mapping[str, Any]]
+    another: str = ""
+
+
+class Pipeline(Protocol):
+    """What a worker does for a request, without a server.
+
+    Attributes:
+        threads: number of threads of its libraries.
+    """
+
+    threads: int
+
+    def batch(self, size: int) -> Any:
+        """The next ``size`` requests, ready for the model."""
+
+    def run(self, work: str, size: int, batch: Any, /) -> None:
+        """Do one kind of work on the next ``size`` requests; "model" is the model alone, on ``batch``."""
 
 
 class TuneSettings(Section):
@@ -51,107 +123,38 @@ class TuneSettings(Section):
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What a check before all timing has found.
+class Exclusion:
+    """Values of keys with which a configuration cannot be searched.
 
     Attributes:
-        fault: why it must not be served, one line with the log's path; empty where it may.
-        unavailable: why it cannot be run in-process; empty where it can.
-        notes: lines to say.
-        answer_s: how long an answer took in-process, in the largest batch; None where it was not run.
-        batch_ms: how long each answer takes in-process, by the size of its batch.
+        values: by key; all must be there.
+        is_fault: whether a server with them answers wrongly, so that a search must not even begin with them.
     """
 
-    fault: str = ""
-    unavailable: str = ""
-    notes: tuple[str, ...] = ()
-    answer_s: float | None = None
-    batch_ms: Mapping[int, float] = field(default_factory=dict)
-
-
-class Pipeline(Protocol):
-    """What a worker does for requests, without a server.
-
-    Attributes:
-        threads: of its libraries.
-    """
-
-    threads: int
-
-    def batch(self, size: int) -> Any:
-        """The next ``size`` requests, ready for the model."""
-
-    def run(self, kind: str, size: int, batch: Any) -> None:
-        """Do work of a kind on the next ``size`` requests, the model alone on ``batch``."""
+    values: Mapping[str, Any]
+    reason: str
+    is_fault: bool = False
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What decides which configurations can run: the device, the CPU's cores, and reasons against values.
+class Host:
+    """What a search runs on.
 
     Attributes:
-        reasons: by key and value, why a configuration with it is left out.
-        compiled: likewise by precision, of compiled models.
-        faults: those of ``reasons`` with which a server answers wrongly: the section ``serve`` is not
-            searched from there.
+        cores: of the CPU.
+        exclusions: what cannot run here; the first that applies is the reason that is given.
     """
 
     device: str
     cores: int
-    reasons: Mapping[str, Mapping[Any, str]] = field(default_factory=dict)
-    compiled: Mapping[str, str] = field(default_factory=dict)
-    faults: Collection[str] = ()
+    exclusions: Sequence[Exclusion] = ()
 
-
-@dataclass(frozen=True)
-class Given:
-    """A server on a command line.
-
-    Attributes:
-        name: in messages.
-        text, first, words: all that says what it is; its first word, as a shell splits it, and the others.
-        path: where requests are sent.
-        ready: what answers once it is ready, None where that is not said.
-    """
-
-    name: str
-    text: str
-    first: str
-    words: Sequence[str]
-    path: str
-    ready: str | None
-
-
-@dataclass(frozen=True)
-class Tried:
-    """What a short try of a server has shown, for `litmeter init`.
-
-    Attributes:
-        said: what was found.
-        answer_s: seconds that an answer takes.
-        configurations: the keys of each that is worth comparing, by name; the last is the one to ship.
-        another: a line of params.yaml for one that it may be compared with.
-    """
-
-    said: str
-    answer_s: float
-    configurations: Mapping[str, Mapping[str, Any]]
-    another: str = ""
-
-
-def answer_time(server: Configuration, bodies: Bodies, device: str) -> float:
-    """Start a server; the seconds that an answer takes. Raise UsageError where it fails."""
-    try:
-        with server.starting(Start(device, TRY_S)) as starting:
-            ask = partial(check_first_request, starting.target, *bodies, {}, TRY_S)
-            starting.ready(ask=partial(ask, LOADING))
-            for _ in range(2):  # the first may take longer
-                began = time.perf_counter()
-                ask()
-                answer_s = time.perf_counter() - began
-    except ServerError as error:
-        raise UsageError(str(error)) from error
-    return answer_s
+    def excluded(self, settings: Configuration) -> Exclusion | None:
+        """What excludes a configuration; None if nothing does."""
+        for one in self.exclusions:
+            if all(getattr(settings, key) == value for key, value in one.values.items()):
+                return one
+        return None
 
 
 class Configuration(Section):
@@ -160,243 +163,234 @@ class Configuration(Section):
     # ---- required
 
     kind: ClassVar[str]
-    """What it is called in messages."""
+    """The kind's name in messages."""
     key: ClassVar[str]
-    """The key that only its configurations have."""
+    """The key of params.yaml by which configurations of this kind are known."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """What is served, as a command line names it; empty where the project has only one."""
+
+    @abstractmethod
+    def starting(self, how: Start) -> AbstractContextManager[Server]:
+        """Start the server, mostly by ``server.started``; enter the block at once, end the server with it.
+
+        Raise ServerError where the port is taken, or a command starts no program.
+        """
+
+    # ---- on the command line, in tables
 
     @classmethod
     def recognised(cls, given: Given) -> dict[str, Any] | None:
-        """The keys of the server that a command line names; None where it names none of this kind.
+        """The keys of the server that a command line names; None if it is not of this kind.
 
         Raise UsageError where keys of this kind are wrong.
         """
         return None
 
-    @property
-    @abstractmethod
-    def spec(self) -> str:
-        """What is served, as a command line names it; empty of what has one only."""
-
-    @abstractmethod
     def describe(self, device: str) -> str:
-        """The settings on ``device`` (cpu or cuda) in words; LitServe's defaults are left out."""
-
-    @abstractmethod
-    def starting(self, how: Start) -> AbstractContextManager[Server]:
-        """Start its server: the block is entered at once, and at its end the server ends.
-
-        Raise ServerError where the port is taken, or a command starts no program.
-        """
-
-    # ---- optional: what its figures are of
+        """The settings on ``device`` (cpu or cuda), in words and without defaults."""
+        return self.spec
 
     item: ClassVar[str] = "request"
-    """What its rate counts."""
+    """What a rate counts."""
+
+    # ---- what a figure depends on
 
     def identity(self, device: str) -> dict[str, Any]:
-        """What its figures depend on, but for what all configurations share, as JSON.
+        """What figures of this configuration alone depend on, as JSON; a change makes kept results invalid.
 
-        By it kept rows and stopped logs are known. It is enough where the keys say all; what they only name,
-        such as compiled packages, belongs to it by its hash. Raise ModelError where something is missing.
+        What keys only name, such as compiled packages, is in it by its hash. Raise ModelError where such a
+        thing is missing.
         """
         return {"serve": self.model_dump()}
 
     def search_identity(self, device: str) -> Any:
-        """All on which a search depends that begins with it, besides its settings, as JSON."""
+        """What a search that begins with this configuration depends on besides its keys, as JSON."""
 
-    # ---- its processes, by the keys that it has
+    # ---- processes
 
+    is_started: ClassVar[bool] = True
+    """Whether litmeter starts the server, and results depend on its files; else it runs already."""
+    served_by_litmeter: ClassVar[bool] = False
+    """Whether litmeter's own server answers, be it that of another tree: it can be served without a model, at
+    another address, with a certificate, or with fewer endpoints."""
     levers: ClassVar[Mapping[Lever, str]] = {}
-    """The keys that move causes of losses."""
+    """The key for each lever that the kind has; ``workers`` and the next three members follow from it."""
 
     def lever(self, lever: Lever) -> str | None:
-        """The key that moves it; None where none does."""
+        """The key that moves a lever; None if no key does."""
         return self.levers.get(lever)
 
-    def _at(self, lever: Lever, without: Any) -> Any:
-        return getattr(self, self.levers[lever]) if lever in self.levers else without
+    def _value(self, lever: Lever, default: Any) -> Any:
+        return getattr(self, self.levers[lever]) if lever in self.levers else default
 
     @property
     def workers(self) -> int:
-        """Processes that work at once, each on a request or a batch."""
-        return int(self._at("workers", 1))
+        """Processes that work at once, each on a request or a batch; 0 if litmeter does not start them."""
+        return int(self._value("workers", int(self.is_started)))
 
     @property
     def threads(self) -> int | None:
-        """Threads of each on a CPU; None: one for each core."""
-        threads: int | None = self._at("threads", None)
+        """Threads of each worker on a CPU; None: one for each core."""
+        threads: int | None = self._value("threads", None)
         return threads
 
     @property
-    def workers_times_threads(self) -> str:
-        """Both numbers, as 2x1."""
-        return f"{self.workers}x{self.threads or 'all'}"
-
-    @property
     def largest_batch(self) -> int:
-        """Requests that it answers together, at most."""
-        return int(self._at("batch size", 1))
+        """The most requests that are answered together."""
+        return int(self._value("batch size", 1))
 
     @property
     def batch_window_s(self) -> float:
         """How long a batch waits to fill."""
-        return float(self._at("batch window", 0.0))
+        return float(self._value("batch window", 0.0))
+
+    @property
+    def workers_times_threads(self) -> str:
+        """Numbers of workers and threads, as 2x1."""
+        return f"{self.workers}x{self.threads or 'all'}"
 
     @property
     def place(self) -> Path | None:
-        """The folder that it runs in, by its key ``folder``; None: the project's."""
+        """The folder that the server runs in, by the key ``folder``; None: the project's."""
         folder = getattr(self, "folder", None)
         return None if folder is None else Path(folder)
 
     @classmethod
     def in_tree(cls, keys: Mapping[str, Any], tree: Path) -> Mapping[str, Any] | None:
-        """The keys of the same in another tree of the project; None: the code of that tree serves it."""
+        """The keys of this server in another tree of the project; None if only that tree can serve it."""
         if "folder" not in cls.model_fields:
             return keys
         return {**keys, "folder": str(tree / (keys.get("folder") or ""))}
 
-    runs_litmeter: ClassVar[bool] = False
-    """Whether litmeter's own code answers the requests, be it that of another tree."""
-
     def environment(self) -> dict[str, str]:
-        """Environment variables of what works for it."""
+        """Environment variables of the server, or of the workers of its pipeline."""
         return dict(os.environ)
 
-    # ---- optional: what is said of it
-
-    def note(self, device: str) -> str | None:
-        """What to say before it is served; raise ModelError where it cannot be, before workers say it."""
-        return None
-
-    asked_first: ClassVar[bool] = True
-    """Whether a first request is sent before it is timed, as its answer is not known."""
-
-    @property
-    def recodes(self) -> bool | None:
-        """Whether images reach its workers as base64, and not as files; None: what it gets is not known."""
-        return None
-
-    # ---- optional: params.yaml and stages
+    # ---- params.yaml and stages
 
     stages: ClassVar[tuple[str, ...]] = ()
-    """Stages that there are for it, besides those that measure."""
+    """Stages of this kind, besides those that measure."""
 
     def resolved(self, ask_native: Callable[[], bool]) -> Configuration:
-        """The same with what ``auto`` stands for; ``ask_native`` says whether half precision is."""
+        """This configuration with a value for each ``auto``; ``ask_native`` says whether half is native."""
         return self
 
     @classmethod
     def check(cls, params: Any) -> None:
-        """Raise ValueError where sections of params.yaml do not go with each other."""
+        """Raise ValueError where sections of params.yaml contradict each other."""
 
     @classmethod
     def check_here(cls, params: Any, device: str) -> None:
-        """Raise ParamsError for what params.yaml names and is not on this machine."""
+        """Raise ParamsError for what params.yaml names and this machine does not have."""
 
     @classmethod
     def facts(cls, params: Any) -> dict[str, Any]:
-        """What its figures depend on besides, for metrics/machine.json; write what its stages depend on."""
+        """Further facts for metrics/machine.json; write the files that the kind's stages depend on."""
         return {}
 
     @classmethod
     def remarks(cls, params: Any, device: str, machine: Mapping[str, Any], *, changed: bool) -> Iterator[str]:
-        """Sentences about params.yaml on this machine, which has ``changed`` or not."""
+        """Sentences about params.yaml on this machine, and whether metrics/machine.json ``changed``."""
         yield from ()
 
     @classmethod
     def model_digest(cls) -> str | None:
-        """Hash of a model that its stages make, and None where none is there; what has none, raises."""
-        raise NotImplementedError
+        """Hash of the model that the kind's stages make; None before they have run."""
+        return None
 
     @classmethod
     def model_card(cls) -> dict[str, Any] | None:
-        """What describes that model, None where there is none; raise ModelError where it is missing."""
+        """A description of that model; None for a kind without one. Raise ModelError where it is missing."""
         return None
 
-    # ---- optional: what is sent, and whether answers are right
+    # ---- request bodies, and whether answers are right
 
-    has_bodies: ClassVar[bool] = False
-    """Whether it has request bodies of its own."""
+    brings_bodies: ClassVar[bool] = False
+    """Whether the kind has request bodies and knows right answers. Otherwise a first request is sent, and
+    must be answered 200, before anything is timed."""
 
     @classmethod
     def own_bodies(cls, load: LoadSettings) -> Bodies | None:
-        """Request bodies where params.yaml names none."""
+        """The kind's request bodies, for a params.yaml that names none."""
         return None
 
     @classmethod
     def checked(
         cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
     ) -> dict[str, Checked]:
-        """What a check of several of this kind, by name, finds before anything is timed.
+        """Check configurations of this kind, by name, before anything is timed.
 
         Args:
             timeout_s: how long a batch may take.
-            users: how long larger batches take is measured, too, up to one of so many.
+            users: if given, larger batches are timed, too, up to one of so many requests.
         """
         return dict.fromkeys(own, Checked(unavailable=cls.no_pipeline))
 
     def tested(self, load: LoadSettings) -> list[int]:
-        """Numbers of those bodies whose right answers are known."""
+        """Numbers of the bodies whose right answers are known."""
         return []
 
     def accuracy(self, answers: Mapping[tuple[int, bytes], int], device: str) -> dict[str, Any]:
-        """What answers to these say of it, by number and content how many there were, for its metrics."""
+        """Metrics of the answers to these bodies, which are counted by body number and content."""
         return {}
 
-    # ---- optional: the same work without a server
+    # ---- the pipeline in-process: a request's work without a server
 
     no_pipeline: ClassVar[str] = "it is not run in-process"
-    """Why, where it has none."""
+    """Why this kind has no pipeline; empty if it has one."""
     pipeline_keys: ClassVar[frozenset[str]] = frozenset()
-    """Keys on which its pipeline depends; those that agree in all of them share processes."""
-    preprocess_key: ClassVar[str | None] = None
-    """The key that says how a request becomes the model's input."""
+    """Keys that the pipeline depends on; configurations that agree in them share its processes."""
 
     def pipeline_inputs(self, bodies: Bodies) -> Any:
-        """What ``pipeline`` works on, as JSON."""
+        """What the pipeline works on, as JSON."""
 
     def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
-        """How worker processes are started ("fork" or "spawn"), and what each runs."""
-        raise NotImplementedError
+        """How worker processes are started ("fork" or "spawn"), and what makes each one's pipeline."""
+        raise ApiError(self.no_pipeline)
 
-    has_null: ClassVar[bool] = False
-    """Whether there is a server of it that does no work: a request costs what the transport costs."""
+    # ---- what the report says
 
-    # ---- optional: bounds above the model, and what moves it
+    @property
+    def recodes(self) -> bool | None:
+        """Whether images reach the workers as base64 instead of as files; None if that is not known."""
+        return None
 
     @property
     def ceiling(self) -> str | None:
-        """The name under which metrics/ceilings.json has its bounds; None where it has none."""
+        """The name of this configuration's bounds in metrics/ceilings.json; None without bounds."""
         return None
 
     def native(self, half_is_native: bool) -> Configuration:
-        """The same in a number format that the device has instructions for."""
+        """This configuration in a number format that the device has instructions for."""
         return self
 
     def as_run(self, packages: Sequence[Any]) -> Configuration:
-        """The settings as they run, by the rows of what was compiled."""
+        """The settings as they take effect, by the rows of what was compiled."""
         return self
 
     def faster_models(
         self, packages: Sequence[Any], changes: Sequence[Any]
     ) -> Iterator[tuple[str, float, str]]:
-        """Keys that make the model faster, how many times, and a text, by rows of what was timed."""
+        """Keys that make the model faster, how many times, and a text; by the rows of what was timed."""
         yield from ()
 
     def higher_ceilings(
         self, ceilings: Mapping[str, Any], half_is_native: bool, device: str
     ) -> Iterator[tuple[str, float, str]]:
-        """The same by bounds above the model."""
+        """Keys that raise the roofline, how many times, and a text."""
         yield from ()
 
-    # ---- optional: knobs of `litmeter tune`
+    # ---- knobs of `litmeter tune`
 
     tune_section: ClassVar[type[TuneSettings]] = TuneSettings
 
     knobs: ClassVar[tuple[str, ...]] = ()
     """The keys that are searched, in the order of a search's columns."""
 
-    def default_values(self, knob: str, machine: Machine, users: int) -> list[Any]:
+    def default_values(self, knob: str, machine: Host, users: int) -> list[Any]:
         """The values of a knob that ``tune`` does not name."""
         raise NotImplementedError
 
@@ -407,14 +401,13 @@ class Configuration(Section):
         """
         raise NotImplementedError
 
-    def reason_against(self, machine: Machine) -> str:
+    def reason_against(self, machine: Host) -> str:
         """Why it is left out of a search; empty where it can run."""
-        return ""
+        excluded = machine.excluded(self)
+        return excluded.reason if excluded else ""
 
-    def tried(
-        self, configurations: Sequence[Any], machine: Machine, bodies: Bodies, timeout_s: float
-    ) -> Machine:
-        """``machine`` with the reasons against values of ``configurations``, which differ from this one."""
+    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+        """``machine`` with what excludes some of ``configurations``, all of which differ from this one."""
         return machine
 
     def agreement(self, device: str) -> Callable[[Any], float] | None:
@@ -431,43 +424,49 @@ class Configuration(Section):
         """The key by which cheaper and simpler settings sort first."""
         return ()
 
-    # ---- optional: a project of its own, and serving by itself
+    # ---- `litmeter init` and `litmeter serve`
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
-        """Try it for some seconds, and say what is worth comparing; raise LitmeterError where it fails."""
-        answer_s = answer_time(self, bodies, device)
+        """Try the server for some seconds to see what is worth comparing; raise LitmeterError if it fails."""
+        try:
+            with self.starting(Start(device, TRY_S)) as server:
+                ask = partial(check_first_request, server.target, *bodies, {}, TRY_S)
+                server.ready(ask=partial(ask, LOADING))
+                ask()  # the first answer may take longer
+                began = time.perf_counter()
+                ask()
+                answer_s = time.perf_counter() - began
+        except ServerError as error:
+            raise UsageError(str(error)) from error
         said = f"a request is answered in {significant(1000 * answer_s)} ms"
         return Tried(said, answer_s, {"server": self.keys_here()})
 
     def keys_here(self) -> dict[str, Any]:
-        """Its keys but for defaults, in a params.yaml of the current folder."""
+        """The keys without defaults, for a params.yaml in the current folder."""
         keys = self.model_dump(mode="json", exclude_defaults=True)
         if self.place is not None and (folder := os.path.relpath(keys.pop("folder"))) != os.curdir:
             keys["folder"] = folder
         return keys
 
     def init_files(self) -> list[Path]:
-        """Files that it runs, also where they were not seen to be opened."""
+        """Files of the server's code, which results depend on even where nobody saw them opened."""
         return []
 
-    is_started: ClassVar[bool] = True
-    """Whether it is, and has files on which its results depend; else it runs already."""
-    takes_binding: ClassVar[bool] = False
-    """Whether it can be served at another address, with a certificate, or with fewer endpoints."""
+    page: ClassVar[bool] = False
+    """Whether the server has a page to try it."""
 
     @property
     def drain_limit_s(self) -> float:
-        """How long it may take to finish what it has accepted, once it is told to stop."""
+        """How long the server may take to answer what it has accepted, once it is told to stop."""
         return float(getattr(self, "drain_s", 10.0))
 
+    def note(self, device: str) -> str | None:
+        """A sentence to print before the server is started; raise ModelError if it cannot be served."""
+        return None
+
     def check_there(self) -> None:
-        """Raise LitmeterError where what it serves is not there, with the command that makes it."""
+        """Raise LitmeterError where the model is missing, with the command that makes it."""
 
     def foreground_notes(self, device: str) -> Iterator[str]:
-        """Sentences to say before it is served in the foreground; raise LitmeterError where it cannot be."""
-        yield from ()
-
-    page: ClassVar[bool] = False
-    """Whether its server has a page to try it."""
-    starts_by: ClassVar[str] = "starting the server ..."
-    """Said while it is not ready."""
+        """Sentences to print before `litmeter serve`; raise LitmeterError if the server cannot be served."""
+        yield from filter(None, [self.note(device)])

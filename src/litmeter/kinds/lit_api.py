@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,40 +15,42 @@ from typing import Any, ClassVar
 
 import yaml
 
-from litmeter.direct.binding import LOG_VARIABLE, Binding
+from litmeter.direct.binding import LOG_VARIABLE
 from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
 from litmeter.errors import ApiError, UsageError
 from litmeter.kinds.configuration import (
     ANSWER_TIMEOUT_S,
     TRY_S,
     Checked,
+    Exclusion,
     Given,
-    Machine,
+    Host,
     Pipeline,
     Tried,
     TuneSettings,
 )
 from litmeter.kinds.preflight import DIFFER, check_apis
-from litmeter.kinds.server import Launch, Server, Start, launched, of_workers
+from litmeter.kinds.server import Server, Start, started_workers
 from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings
 from litmeter.load.bodies import Bodies
 from litmeter.say.progress import print_wrapped
-from litmeter.say.tables import pluralise
 from litmeter.settings import CANDIDATE, WITHOUT_EFFECT, ParamsLoader, unknown_key
 from litmeter.system.cores import whole_cores
 from litmeter.system.temporary import lasting_log
 
 SPEC = re.compile(r"(?:[^:]*/)?[\w.-]+:\w+")
 DIRECT = "transport direct"
-"""Name of what is checked to know whether it can be served so."""
+"""In messages, the check of whether the direct transport can serve a LitAPI."""
 BATCHES: dict[str, Any] = {"max_batch_size": 4, "batch_timeout_s": 0.002}
+"""What `litmeter init` tries and suggests for batches."""
 TRANSPORTS = ("direct", "litserve") if sys.platform == "linux" else ("litserve",)
-"""The first that serves it is the one to ship."""
+"""`litmeter init` ships the first that serves the LitAPI."""
 MOST_WORKERS = 4
+"""The most workers that `litmeter init` suggests."""
 
 
 class LitApi(LitApiSettings, WorkerConfiguration):
-    """A LitAPI: its pipeline runs in-process, too, and its answers are checked before anything is timed."""
+    """A LitAPI; its answers are checked before anything is timed."""
 
     kind = key = "api"
 
@@ -58,7 +59,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
 
     @classmethod
     def recognised(cls, given: Given) -> dict[str, Any] | None:
-        """``module:Class`` or ``FILE.py:Class``, then keys as max_batch_size=8 and api_kwargs.size=small."""
+        """``module:Class`` or ``FILE.py:Class``, then keys: max_batch_size=8, api_kwargs.size=small."""
         if not SPEC.fullmatch(given.first):
             return None
         place, _, name = given.first.partition(":")
@@ -75,48 +76,30 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         return self.api
 
     def describe(self, device: str) -> str:
-        """Module and class, and what its workers are started with."""
-        workers = pluralise(self.workers_per_device, "worker")
-        if self.threads_per_worker:
-            workers += f" of {pluralise(self.threads_per_worker, 'thread')}"
-        parts = [
-            self.api,
-            *(f"{key} {value}" for key, value in self.api_kwargs.items()),
-            f"max_batch_size {self.max_batch_size}",
-            f"batch_timeout {self.batch_timeout_s:g} s" if self.batch_timeout_s else "",
-            workers,
-            "direct" if self.transport == "direct" else "",
-            "" if self.check_answers else "answers not compared",
-        ]
-        return ", ".join(filter(None, parts))
+        """The class with its arguments, batches, workers."""
+        own = [self.api, *(f"{key} {value}" for key, value in self.api_kwargs.items())]
+        return self.described(own, ["" if self.check_answers else "answers not compared"])
 
     def starting(self, how: Start) -> AbstractContextManager[Server]:
-        """Start it; what ``setup`` raises goes to a log that lasts."""
-        settings = self.model_dump(exclude_defaults=True)  # a revision's own code may lack keys
-
-        def launch(binding: Binding, listener: socket.socket, folder: Path) -> Launch:
-            found = of_workers("litmeter.direct", how, binding, listener, folder, settings=settings)
-            log = {LOG_VARIABLE: str(lasting_log(self.api))}
-            return replace(found, environment=found.environment | log)
-
-        return launched(
-            launch,
-            self.environment(),
-            self.path,
+        """Start the server; what ``setup`` raises goes to a log that lasts."""
+        return started_workers(
+            "litmeter.direct",
             how,
+            self.path,
+            self.environment() | {LOG_VARIABLE: str(lasting_log(self.api))},
             folder=self.place,
             follow=self.api,
-            metrics=True,
-            own_processes=True,
+            settings=self.model_dump(exclude_defaults=True),  # a revision's own code may lack keys
         )
 
     @classmethod
     def checked(
         cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
     ) -> dict[str, Checked]:
-        """Each is run in processes of its own: it must work, and answer alike in any batch and worker."""
+        """Run each in processes of its own: it must work, and answer alike in any batch and any worker."""
         return check_apis(own, bodies, device, timeout_s, users=users)
 
+    no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = PIPELINE_KEYS
 
     def pipeline_inputs(self, bodies: Bodies) -> Any:
@@ -124,7 +107,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         return bodies.to_json()
 
     def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
-        """It is pickled to workers that are spawned, as LitServe does."""
+        """As LitServe does, the LitAPI is pickled to workers that are spawned."""
         from litmeter.direct.lit_api import lit_server, load_class, make_api
         from litmeter.direct.pipeline import ApiPipeline, payloads_of
 
@@ -140,40 +123,41 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         """The values of all knobs; LitServe's own transport is not named."""
         return super().search_name + " direct" * (self.transport == "direct")
 
-    def tried(
-        self, configurations: Sequence[Any], machine: Machine, bodies: Bodies, timeout_s: float
-    ) -> Machine:
-        """Against batch sizes, and the direct transport, with which it fails or answers otherwise."""
+    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+        """Exclude batch sizes, or the direct transport, with which the LitAPI fails or answers otherwise."""
         workers = min(2, max(one.workers_per_device for one in configurations))
         alone: dict[str, Any] = {"workers_per_device": workers, "threads_per_worker": 1}
         alone |= {"batch_timeout_s": 0.0, "transport": "litserve"}
         by_size = {one.max_batch_size: one.model_copy(update=alone) for one in configurations}
-        names = {f"max_batch_size {size}": size for size in sorted(by_size)}
-        print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, names.values()))} are checked")
-        to_check = {name: by_size[size] for name, size in names.items()}
+        values: dict[str, dict[str, Any]] = {
+            f"max_batch_size {size}": {"max_batch_size": size} for size in sorted(by_size)
+        }
+        print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, sorted(by_size)))} are checked")
+        to_check = {name: by_size[one["max_batch_size"]] for name, one in values.items()}
         if any(one.transport == "direct" for one in configurations):
-            to_check[DIRECT] = by_size[min(by_size)].model_copy(update={"transport": "direct"})
+            values = {DIRECT: {"transport": "direct"}} | values
+            to_check[DIRECT] = by_size[min(by_size)].model_copy(update=values[DIRECT])
         checked = check_apis(to_check, bodies, machine.device, timeout_s)
         notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
         print_wrapped("\n".join(dict.fromkeys(notes)))
-        faults = {name: one.fault for name, one in checked.items() if one.fault}
-        transports = {"direct": faults.pop(DIRECT)} if DIRECT in faults else {}
-        batch_sizes = {names[name]: fault for name, fault in faults.items()}
         return replace(
             machine,
-            reasons={"max_batch_size": batch_sizes, "transport": transports},
-            faults=(*batch_sizes.values(), *transports.values()),
+            exclusions=[
+                Exclusion(own, checked[name].fault, is_fault=True)
+                for name, own in values.items()
+                if checked[name].fault
+            ],
         )
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
-        """Try it with single items and with batches; raise ApiError where it takes neither."""
+        """Try single items and batches; raise ApiError if neither works."""
         common = {knob: type(self).model_fields[knob].default for knob in self.knobs}
         common |= {"threads_per_worker": 1} if device == "cpu" else {}
         for transport in TRANSPORTS:
             alone = self.model_copy(update=common | {"transport": transport})
             both = {self.api: alone, f"{self.api} in batches": alone.model_copy(update=BATCHES)}
             single, batch = check_apis(both, bodies, device, TRY_S, quick=True).values()
-            if f"transport: {transport}" not in single.fault:  # which then cannot serve it
+            if f"transport: {transport}" not in single.fault:  # else that transport cannot serve it
                 break
         if single.fault and batch.fault:
             raise ApiError(single.fault)
@@ -195,9 +179,14 @@ class LitApi(LitApiSettings, WorkerConfiguration):
     def worth_comparing(
         self, device: str, *, single: bool = True, batches: bool = False, direct: bool = False
     ) -> dict[str, dict[str, Any]]:
-        """A first configuration, two that differ from it in one thing, and the one to ship, with all things.
+        """What `litmeter init` compares, by name, the configuration to ship last.
 
-        Where only workers can differ, it is the first and the last.
+        The first is plain; up to two more differ from it in one of batches, transport and workers; the last
+        has all of these. If only workers can differ, there is nothing between the first and the last.
+
+        Args:
+            single, batches: whether the LitAPI takes single items, and batches.
+            direct: whether the direct transport serves it.
         """
         defaults = {knob: type(self).model_fields[knob].default for knob in self.knobs}
         base = self.keys_here()
@@ -206,29 +195,29 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         workers = min(MOST_WORKERS, cores)
         in_batches = BATCHES | {key: given[key] for key in BATCHES if key in given}
         first: dict[str, Any] = {} if single else in_batches
-        things = {"batched": in_batches} if batches and single else {}
+        changes = {"batched": in_batches} if batches and single else {}
         if direct:
-            things["direct"] = {"transport": "direct", "batch_timeout_s": 0.0}
-        things["workers"] = {"workers_per_device": workers}
+            changes["direct"] = {"transport": "direct", "batch_timeout_s": 0.0}
+        changes["workers"] = {"workers_per_device": workers}
         if device == "cpu":
-            things["workers"] |= {"threads_per_worker": cores // workers}
+            changes["workers"] |= {"threads_per_worker": cores // workers}
         found = {"single" if single else "batched": first}
-        if len(things) > 1:
-            found |= {name: first | things[name] for name in list(things)[:2]}
-        shipped = defaults | first  # all keys, as -S sets no others
-        for keys in (*things.values(), given):
+        if len(changes) > 1:
+            found |= {name: first | changes[name] for name in list(changes)[:2]}
+        shipped = defaults | first  # all keys: -S can only set a key that is there
+        for keys in (*changes.values(), given):
             shipped |= keys
         found[CANDIDATE] = shipped
-        return {name: deepcopy(base) | one for name, one in found.items()}  # YAML would mark what they share
+        return {name: deepcopy(base) | one for name, one in found.items()}  # or YAML has anchors
 
     def init_files(self) -> list[Path]:
-        """The file of its module."""
+        """The file of the LitAPI's module."""
         folder = os.path.relpath(self.folder or os.curdir)
         return [Path(folder, *self.api.partition(":")[0].split(".")).with_suffix(".py")]
 
 
 def _values(given: Given) -> dict[str, Any]:
-    """Keys and values of words; raise UsageError for others than those of a LitAPI."""
+    """Keys and values of words as key=value; raise UsageError for a key that no LitAPI has."""
     found: dict[str, Any] = {}
     for word in given.words:
         key, equals, text = word.partition("=")

@@ -1,7 +1,7 @@
-"""Before anything is timed: whether each LitAPI works, and answers alike in any batch and from any worker.
+"""The check of LitAPIs before anything is timed: each must work, and answer alike in any batch and worker.
 
 LitServe calls ``predict`` with an item where max_batch_size is 1, else with a batch, even of one item. Code
-for one of both may answer wrongly, and fast, for the other.
+written for one of the two may answer wrongly, and fast, for the other.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from litmeter.system.processes import process_group
 from litmeter.system.temporary import lasting_log, scratch
 
 RELATIVE, ABSOLUTE = 0.01, 0.001
-"""Two answers agree where their numbers differ by no more than one of these: batches round differently."""
+"""Answers agree if their numbers differ by no more than one of these: batches round differently."""
 MOST_BODIES, FEWEST_BODIES = 64, 8
-"""The first bodies are tried, as many as the largest batch has, within these numbers."""
+"""Bodies that are tried: as many as the largest batch has, within these numbers."""
 AT_START = {"import", "__init__", "LitServer", "request", "pickling", "start of a worker", "setup"}
-"""What may take as long as a server's start."""
+"""Steps that may take READY_S."""
 DIFFER = "answers to body"
-"""How a fault begins, where answers differ."""
+"""How the fault of differing answers begins."""
 SHOWN = 60
 """Characters of an answer in a message."""
 
 
 @dataclass
 class _Trial:
-    """What the processes of a configuration did."""
+    """What the processes of a configuration did; ``answers`` are by worker and batch size."""
 
     log: Path
     fault: str = ""
     unavailable: str = ""
     threads: int | None = None
     answer_s: float | None = None
-    answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # by worker and batch size
+    answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)
     batch_ms: dict[int, float] = field(default_factory=dict)
 
 
@@ -63,12 +63,12 @@ def check_apis(
     """Try each LitAPI in processes of its own, which end with the check.
 
     Args:
-        bodies: of requests, of which some are answered.
+        bodies: of requests; some of them are answered.
         timeout_s: how long a method may take for a batch.
-        quick: try each in a single process instead, as its only worker; whether a LitAPI can be pickled
-            stays open.
-        users: time the largest batch that each forms at so many, and the one that it could form, where that
-            is larger; one that fails, or answers otherwise, has no time.
+        quick: try each in one process, its only worker; whether the LitAPI can be pickled stays open.
+        users: if given, time the largest batch that each configuration forms at so many users, and the
+            largest that it could form, if that is larger. A batch that fails or is answered otherwise has
+            no time.
     """
     trials: dict[str, _Trial] = {}
     first: dict[str, tuple[str, list[Any]]] = {}
@@ -80,9 +80,9 @@ def check_apis(
         trial = trials[key]
         fault = trial.fault
         if not fault and settings.check_answers and trial.answers:
+            api = settings.model_dump_json(include={"api", "api_kwargs", "folder"})
             fault = _own_disagreement(trial)
             if not fault:
-                api = settings.model_dump_json(include={"api", "api_kwargs", "folder"})
                 other, expected = first.setdefault(api, (name, trial.answers[1, 1]))
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
@@ -101,18 +101,18 @@ def _notes(name: str, settings: LitApiSettings, trial: _Trial) -> Iterator[str]:
 
 
 def _own_disagreement(trial: _Trial) -> str:
-    """The first answer of a configuration that differs by batch size or by worker; empty if none does."""
+    """The first answer that depends on the batch size or on the worker; empty if none does."""
     for (worker, size), answers in trial.answers.items():
-        labels = ("from worker 1", f"from worker {worker}")
-        if worker == 1:
-            labels = ("at batch size 1", f"at batch size {size}")
+        labels = ("at batch size 1", f"at batch size {size}")
+        if worker > 1:
+            labels = ("from worker 1", f"from worker {worker}")
         if found := _disagreement(trial.answers[1, 1], answers, *labels):
             return found
     return ""
 
 
 def _disagreement(expected: list[Any], answers: list[Any], *labels: str) -> str:
-    """The first answer that differs from the expected one; ``labels`` say where both come from."""
+    """The first answer that differs from the expected one; ``labels`` say where the two come from."""
     for number, pair in enumerate(zip(expected, answers, strict=False), 1):
         if found := difference(*pair):
             place, *values = found
@@ -122,19 +122,10 @@ def _disagreement(expected: list[Any], answers: list[Any], *labels: str) -> str:
     return ""
 
 
-def _differs(expected: list[Any], answers: list[Any], settings: LitApiSettings) -> bool:
-    pairs = zip(expected, answers, strict=False)
-    return settings.check_answers and any(difference(*pair) is not None for pair in pairs)
-
-
-def _changed(first: Any, second: Any, *, compared: bool) -> bool:
-    return second is None or (compared and difference(first, second) is not None)
-
-
 def difference(one: Any, other: Any, place: str = "") -> tuple[str, Any, Any] | None:
-    """Where two JSON values differ first, and what stands there; None where they agree.
+    """The first place where two JSON values differ, with both values there; None if they agree.
 
-    Numbers agree within RELATIVE or ABSOLUTE unless both are integers; all else is equal or differs.
+    Numbers agree within RELATIVE or ABSOLUTE unless both are integers; anything else agrees if it is equal.
     """
     pairs: Iterator[tuple[str, Any, Any]]
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
@@ -164,14 +155,19 @@ def _try(
     quick: bool,
     users: int | None,
 ) -> _Trial:
-    """Start the processes of a configuration and take their answers, until one fails."""
+    """Start the processes of a configuration, and take their answers until one fails."""
     trial, doing = _Trial(lasting_log(name)), "start"
     largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
-    tried = bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)])
-    job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s, "quick": quick}
     formed, possible = (min(size, MOST_BODIES) for size in (settings.max_batch_size, users or 1))
-    job |= {"bodies": tried.to_json(), "sizes": sorted({1, min(2, largest), largest})}
-    job |= {"timed": [formed, possible] if possible > formed else []}
+    job = {
+        "settings": settings.model_dump(),
+        "device": device,
+        "timeout_s": timeout_s,
+        "quick": quick,
+        "bodies": bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)]).to_json(),
+        "sizes": sorted({1, min(2, largest), largest}),
+        "timed": [formed, possible] if possible > formed else [],
+    }
     with (
         scratch() as folder,
         trial.log.open("wb") as log,
@@ -201,13 +197,17 @@ def _try(
                 limit_s = READY_S if method in AT_START else timeout_s
             if "answers" in message:
                 trial.answers[message["worker"], message["batch_size"]] = message["answers"]
-            if "timed" in message and not _differs(trial.answers[1, 1], message["timed"], settings):
-                trial.batch_ms[message["batch_size"]] = round(message["ms"], 3)
+            if "timed" in message:
+                differs = map(difference, trial.answers[1, 1], message["timed"])
+                if not (settings.check_answers and any(differs)):
+                    trial.batch_ms[message["batch_size"]] = round(message["ms"], 3)
             trial.threads = message.get("threads", trial.threads)
             trial.answer_s = message.get("answer_s", trial.answer_s)
             trial.unavailable = message.get("unavailable", trial.unavailable)
-            if "again" in message and _changed(*message["again"], compared=settings.check_answers):
-                trial.unavailable = "predict changes its input"
+            if "again" in message:
+                first, second = message["again"]
+                if second is None or (settings.check_answers and difference(first, second)):
+                    trial.unavailable = "predict changes its input"
             if "raised" in message:
                 trial.fault = f"{doing}: {message['raised']}"
             elif "died" in message:
@@ -218,10 +218,10 @@ def _try(
 
 
 def _lines(process: subprocess.Popen[bytes], job: bytes) -> queue.Queue[bytes]:
-    """Send the job; the lines of the answer as they come, and an empty one at the end."""
+    """Send the job; lines of the answer as they come, and at its end an empty line."""
     assert process.stdin is not None
     assert process.stdout is not None
-    with suppress(BrokenPipeError):  # it died: the end of its answer says so
+    with suppress(BrokenPipeError):  # the process died: the end of its answer says so
         process.stdin.write(job)
         process.stdin.flush()
     lines: queue.Queue[bytes] = queue.Queue()

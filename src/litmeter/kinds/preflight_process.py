@@ -1,8 +1,8 @@
 """Tries one configuration of a LitAPI: ``python -m litmeter.kinds.preflight_process``.
 
-Started by ``preflight``, which writes the job as a line of JSON. This writes a line before each call of a
-method, so that ``preflight`` knows what hangs or ends a process, and one for a worker's answers; last what
-was raised, or the end. Tracebacks go to the log.
+``preflight`` starts it, and writes the job as a line of JSON. The answer is a line before each call of a
+method, so that ``preflight`` knows which call hangs or ends the process; a line for the answers of each
+worker; and at last what was raised, or the end. Tracebacks go to the log.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from litmeter.load.bodies import Bodies
 
 Say = Callable[[dict[str, Any]], object]
 TIMED_S = 0.3
-"""For which batches of a size are timed, one at least."""
+"""How long batches of one size are timed, at least one batch."""
 
 
 class Watched(ApiPipeline):
-    """Says which method it calls, and in batches of which size."""
+    """Says which method it calls, and for which batch size."""
 
     def __init__(self, say: Say, api: LitAPI, device: str, requests: Sequence[bytes]) -> None:
         self._say, self._size, self._tried, self._timing = say, 0, requests, False
@@ -49,7 +49,7 @@ class Watched(ApiPipeline):
         return super().call(method, context, *arguments)
 
     def finish(self, inputs: Any, contexts: Any) -> list[Any]:
-        """Of a wrong number of outputs it is ``predict`` that is named."""
+        """The answers as clients get them; ``predict`` is to blame for a wrong number of outputs."""
         try:
             return [as_sent(answer) for answer in super().finish(inputs, contexts)]
         except LengthError:
@@ -63,7 +63,7 @@ class Watched(ApiPipeline):
         return [answer for batch in batches for answer in self.answers(batch)][: len(self._tried)]
 
     def again(self) -> list[Any]:
-        """The answers to a batch twice, where ``predict`` takes it again, as it must for its rate alone."""
+        """The answers to one batch twice: to time ``predict`` alone, it must leave its input as it was."""
         batch = self.batch(self._size)
         first = [self.finish(*ready) for ready in batch]
         try:
@@ -72,7 +72,7 @@ class Watched(ApiPipeline):
             return [first, None]
 
     def timed_at(self, size: int) -> dict[str, Any]:
-        """Answers in batches of ``size``, which need not be one that it forms, and milliseconds for each."""
+        """Answers in batches of ``size``, even if it forms no such batches, and milliseconds for each."""
         self.batched, self._timing = self.batched or size > 1, True
         answers, batches = self.answers_at(size), 0
         batch, began = list(itertools.islice(itertools.cycle(self._tried), size)), perf_counter()
@@ -83,7 +83,7 @@ class Watched(ApiPipeline):
 
 
 def as_sent(answer: Any) -> Any:
-    """What a client gets after the way through LitServe's queue: JSON, or a response's status and content."""
+    """What a client gets through LitServe's queue: JSON, or the status and content of a response."""
     arrived = pickle.loads(pickle.dumps(answer))  # noqa: S301
     if not isinstance(arrived, Response):
         return json.loads(bytes(JSONResponse(jsonable_encoder(arrived)).body))
@@ -94,7 +94,7 @@ def as_sent(answer: Any) -> Any:
 
 @contextmanager
 def reporting(say: Say) -> Iterator[None]:
-    """Say what is raised within, in one line; its traceback goes to the log."""
+    """Say in one line what is raised in the block; the traceback goes to the log."""
     try:
         yield
     except BaseException as error:
@@ -112,9 +112,9 @@ def run_worker(
     timed: Sequence[int] = (),
     begin: Callable[[], object] = lambda: None,
 ) -> None:
-    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it.
+    """Answer ``requests`` in batches of each of ``sizes``, then say how many threads torch has, if any.
 
-    Then, once ``begin`` returns, time batches of each of ``timed``.
+    Once ``begin`` has returned, time batches of each size in ``timed``.
     """
     with reporting(say):
         pipeline = Watched(say, api, device, requests)
@@ -133,10 +133,10 @@ def run_worker(
 def try_workers(
     say: Say, api: LitAPI, settings: LitApiSettings, job: Mapping[str, Any], requests: list[bytes]
 ) -> bool:
-    """Pass on what the workers send, one after another, as far as all goes well; whether it does.
+    """Pass on what each worker sends, until one fails; return whether none did.
 
-    The first worker takes batches of all sizes, the others those of the first size. When all are done, it
-    times batches on its own.
+    The first worker takes batches of all sizes, the others batches of the first size. When all are done, the
+    first worker alone times batches.
     """
     spawn, workers = multiprocessing.get_context("spawn"), []
     for number in range(settings.workers_per_device):
@@ -164,7 +164,7 @@ def try_workers(
             process.join()
         say({"doing": "batches", "optional": True})
         connection.send("begin")
-        with suppress(EOFError):  # it died, as a batch of another size may end it
+        with suppress(EOFError):  # a batch of another size may kill the worker
             while "all timed" not in (message := connection.recv()) and "raised" not in message:
                 say(message)
     return True
@@ -182,9 +182,9 @@ def main() -> None:
     settings = LitApiSettings.model_validate(job["settings"])
     with reporting(say):
         say({"doing": "import"})
-        kind = load_class(settings.api)
+        api_class = load_class(settings.api)
         say({"doing": "__init__"})
-        api = make_api(settings, kind)
+        api = make_api(settings, api_class)
         say({"doing": "LitServer"})
         unusual = unusual_features(api)
         server = lit_server(api, settings, job["device"], job["timeout_s"])

@@ -1,4 +1,4 @@
-"""All kinds: each is a class in a file of its own, and a place in this table."""
+"""The table of all kinds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.url import Url
 
 KINDS: tuple[type[Configuration], ...] = (Url, LitApi, Command, Classifier)
-"""In the order in which they recognise what a command line names; the last has no key of its own."""
+"""The first that recognises a server on a command line takes it. The last needs no key in params.yaml."""
 
 
 def kind_of(keys: Any) -> type[Configuration]:
-    """The kind of a configuration with these keys; one that is null is absent."""
+    """The kind of a configuration with these keys; a key with null counts as absent."""
     given = keys if isinstance(keys, Mapping) else {}
     return next((kind for kind in KINDS if given.get(kind.key) is not None), KINDS[-1])
 

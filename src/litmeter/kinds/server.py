@@ -1,4 +1,4 @@
-"""A server that is measured: one that runs already, or one in a process group that is started, and ended."""
+"""Servers that are measured: those that run already, and those that are started here and ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -26,13 +26,13 @@ from litmeter.system.processes import log_tail, process_group, send_signal, tree
 from litmeter.system.temporary import scratch
 
 READY_S = 180.0
-"""How long the workers may take to load the model."""
+"""How long a server may take to become ready."""
 READY_POLL_S = 0.05
 DOUBT_S = 5.0
-"""How long an answer such as 404 to ``health`` is taken for one of a server that starts."""
+"""After so long without 200 from the health check, litmeter says what was answered instead."""
 DYING_S = 0.5
-"""A server that dies of a request may take so long to end."""
-HEALTH, METRICS = "/health", "/metrics"
+"""How long a server that a request kills may take to end."""
+HEALTH, METRICS, PREDICT = "/health", "/metrics", "/predict"
 LOCAL = Binding(0)
 """127.0.0.1, at a free port that the kernel chooses."""
 LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
@@ -41,15 +41,34 @@ EXIT_GRACE_S = 15.0
 """How long a server may take to exit after it has drained."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """How a server is to be started.
+
+    Attributes:
+        device: cpu or cuda.
+        timeout_s: how long a request may wait in the server's queue.
+        null: serve without a model: requests do no work.
+        in_foreground: log to the terminal, and require the API key of the environment. Otherwise the server
+            has no key, as the load generator sends none.
+    """
+
+    device: str
+    timeout_s: float
+    binding: Binding = LOCAL
+    null: bool = False
+    in_foreground: bool = False
+
+
 @dataclass
 class Server:
     """A server that runs already, here or elsewhere.
 
     Attributes:
         target: URL that requests are sent to.
-        metrics: URL of what it has counted; None where it counts nothing.
-        pid: of its main process, the root of its process tree; None where it runs elsewhere.
-        ready_s: seconds from its start until it was ready; None where it ran already.
+        metrics: URL of the server's counters; None where it has none.
+        pid: of the main process, the root of the server's process tree; None where it runs elsewhere.
+        ready_s: seconds from start to ready; None where the server ran already.
     """
 
     target: str
@@ -58,43 +77,53 @@ class Server:
     ready_s: float | None = field(default=None, init=False)
 
     def ready(self, limit_s: float = READY_S, ask: Callable[[], int] = lambda: 200) -> None:
-        """Wait until it is ready, ``limit_s`` at most; ``ask`` sends a request, and returns its status."""
+        """Wait for at most ``limit_s`` until the server is ready.
+
+        ``ask`` sends a request and returns its status, for servers without a health check.
+        """
 
     def pause(self) -> None:
-        """Have it take no CPU time; no request is in flight."""
+        """Stop using CPU time; called while no request is in flight."""
 
     def resume(self) -> None:
-        """Have it go on."""
+        """Continue after ``pause``."""
 
     def check(self, dying_s: float = 0.0) -> None:
-        """Raise ServerError if it has died, or does within ``dying_s``."""
+        """Raise ServerError if the server has died, or dies within ``dying_s``."""
 
 
 @dataclass
 class StartedServer(Server):
-    """A server whose processes have been started; it answers when ``ready`` has returned."""
+    """A server whose main process was started here; it answers once ``ready`` has returned.
+
+    Attributes:
+        log: file with the server's output.
+        started: when the process was started, on the monotonic clock.
+        health: path that answers 200 once the server is ready.
+        followed: whether processes of it may leave its process group, and are paused all the same.
+    """
 
     process: subprocess.Popen[bytes] = field(kw_only=True)
     binding: Binding = field(kw_only=True)
-    log: Path = field(kw_only=True)  # file with its output
-    started: float = field(kw_only=True)  # when, on the monotonic clock
-    health: str = field(default=HEALTH, kw_only=True)  # path that answers 200 once it is ready
-    own_processes: bool = field(default=False, kw_only=True)  # it may have some outside of its group
-    status: int | None = field(default=None, init=False)  # of its last answer to ``health``
+    log: Path = field(kw_only=True)
+    started: float = field(kw_only=True)
+    health: str = field(default=HEALTH, kw_only=True)
+    followed: bool = field(default=False, kw_only=True)
+    status: int | None = field(default=None, init=False)  # of the last answer to ``health``
 
     def __post_init__(self) -> None:
         self.pid = self.process.pid
 
     @property
     def url(self) -> str:
-        """Its URL, without a slash at the end."""
+        """The server's URL, without a slash at the end."""
         return self.binding.url
 
     def ready(self, limit_s: float = READY_S, ask: Callable[[], int] = lambda: 200) -> None:
         """Wait until ``is_ready``.
 
         Raises:
-            ServerError: it died, or was not ready within ``limit_s`` of its start.
+            ServerError: the server died, or was not ready within ``limit_s`` of its start.
         """
         say_after_s = DOUBT_S
         while (waited_s := time.perf_counter() - self.started) < limit_s:
@@ -113,40 +142,39 @@ class StartedServer(Server):
         )
 
     def is_ready(self, ask: Callable[[], int] = lambda: 200) -> bool:
-        """Whether ``health`` answers with 200."""
+        """Whether ``health`` answers 200."""
         self.status = status_of(self.binding, self.health)
         return self.status == 200
 
     def settle(self) -> None:
-        """Wait until it is idle."""
+        """Wait until a server that has just become ready is idle."""
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether it answers as one that will never be ready."""
+        """Whether waiting will not help, by the last status."""
         return self.status is not None and self.status < 500
 
     @property
     def answered(self) -> str:
-        """What it answered last, to append to what is said of it."""
+        """The last answer, as the end of a sentence."""
         return ""
 
     def pause(self) -> None:
-        """Stop all its processes (SIGSTOP)."""
+        """Stop all processes (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Continue its processes (SIGCONT)."""
+        """Continue all processes (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        assert self.pid is not None
-        with suppress(ProcessLookupError, psutil.NoSuchProcess):  # it has died: ``check`` says so
-            os.killpg(self.pid, number)
-            if self.own_processes:
-                send_signal(tree(self.pid), number)
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):  # a dead server is reported by ``check``
+            os.killpg(self.process.pid, number)
+            if self.followed:
+                send_signal(tree(self.process.pid), number)
 
     def check(self, dying_s: float = 0.0) -> None:
-        """Raise ServerError, with the end of its log, if it has died, or does within ``dying_s``."""
+        """Raise ServerError, with the end of the log, if the server has died or dies within ``dying_s``."""
         with suppress(subprocess.TimeoutExpired):
             status = self.process.wait(dying_s)
             raise ServerError(
@@ -154,144 +182,135 @@ class StartedServer(Server):
             )
 
     def exit_hint(self, status: int) -> str:
-        """What to add to its exit status."""
+        """What may explain an exit status, to append to it."""
         return ""
 
 
-@dataclass(frozen=True)
-class Start:
-    """How a server is wanted.
-
-    Attributes:
-        device: cpu or cuda.
-        timeout_s: how long a request may wait in its queue.
-        null: it does no work.
-        in_foreground: with the log on the terminal, and the API key of the environment; else without a key,
-            as the load generator sends none.
-    """
-
-    device: str
-    timeout_s: float
-    binding: Binding = LOCAL
-    null: bool = False
-    in_foreground: bool = False
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a server's main process is started.
-
-    Attributes:
-        words: of its command line.
-        environment: variables that it gets besides those of its configuration.
-        inherits: whether it takes the socket that is bound to its address; else it binds the port itself.
-        stop_s: how long it may take to end after SIGTERM; 0: it is killed, as no client waits for an answer.
-    """
-
-    words: list[str]
-    environment: dict[str, str]
-    inherits: bool
-    stop_s: float = 0.0
-
-
 @contextmanager
-def launched(
-    launch: Callable[[Binding, socket.socket, Path], Launch],
-    environment: Mapping[str, str],
-    path: str,
+def started(
+    words: Sequence[str],
     how: Start,
+    path: str = PREDICT,
+    environment: Mapping[str, str] = os.environ,
     *,
-    server: type[StartedServer] = StartedServer,
     folder: Path | None = None,
     follow: str = "",
-    metrics: bool = False,
-    **options: Any,
+    stop_s: float = 0.0,
+    server: type[StartedServer] = StartedServer,
+    **fields: Any,
 ) -> Iterator[StartedServer]:
-    """Start a server until the block is left, which begins at once.
+    """Run a command that serves, until the block ends. The block begins before the server is ready.
 
     Args:
-        launch: says how, by its address, the socket that is bound to it, and a folder for its files.
-        environment: variables of its configuration.
+        words: of the command; {port} stands for the port that it must listen on.
         path: where requests are sent.
-        folder: it runs there, where its modules are found.
-        follow: what its processes outside of the group are known by.
-        metrics: whether it has METRICS.
-        options: other fields of ``server``.
+        folder: where the command runs and finds its modules.
+        follow: set where processes may leave the command's process group: the name to call them by when they
+            are ended with it.
+        stop_s: how long the command may take to end after SIGTERM; 0: it is killed.
+        server: the class of the result; ``fields`` are further fields of it.
 
     Raises:
         ServerError: the port is taken.
     """
-    with bound_socket(how.binding) as listener, scratch() as own, (log := own / "log").open("wb") as output:
-        variables = dict(environment)
-        if not how.in_foreground:
-            variables.pop(KEY_VARIABLE, None)
-        if folder is not None:
-            variables["PYTHONPATH"] = module_path(folder, variables.get("PYTHONPATH"))
+    with bound_socket(how.binding) as listener:
         binding = replace(how.binding, port=listener.getsockname()[1])
-        found = launch(binding, listener, own)
-        if not found.inherits:
-            listener.close()
-        started = time.perf_counter()
-        with process_group(
-            found.words,
-            stdout=None if how.in_foreground else output,
-            stderr=None if how.in_foreground else output,
-            env=variables | found.environment,
-            cwd=folder,
-            stop_s=found.stop_s,
-            pass_fds=[listener.fileno()] if found.inherits else [],
-            follow=follow,
-        ) as process:
-            listener.close()  # else clients of a server that has died would wait
-            yield server(
-                binding.url + path,
-                binding.url + METRICS if metrics else None,
-                process=process,
-                binding=binding,
-                log=log,
-                started=started,
-                **options,
-            )
+    words = [word.replace("{port}", str(binding.port)) for word in words]
+    with (
+        scratch() as own,
+        _main_process(words, how, environment, own, folder, stop_s=stop_s, follow=follow) as process,
+    ):
+        yield server(binding.url + path, binding=binding, followed=bool(follow), **process, **fields)
 
 
-def of_workers(
-    module: str, how: Start, binding: Binding, listener: socket.socket, own: Path, **options: Any
-) -> Launch:
-    """How ``python -m MODULE`` is started, litmeter's own: it gets its options as JSON, and the socket.
+@contextmanager
+def started_workers(
+    module: str,
+    how: Start,
+    path: str,
+    environment: Mapping[str, str],
+    *,
+    folder: Path | None = None,
+    follow: str = "",
+    **options: Any,
+) -> Iterator[StartedServer]:
+    """Run litmeter's own server, ``python -m MODULE``, until the block ends; it gets ``options`` as JSON.
 
-    Raise UsageError where the temporary folder ``own`` has too long a path.
+    See ``started`` for the other arguments.
+
+    Raises:
+        ServerError: the port is taken.
+        UsageError: the path of the temporary folder is too long.
     """
-    if (excess := len(os.fsencode(own)) - LONGEST_FOLDER) > 0:
-        raise UsageError(
-            f"TMPDIR: {own.parent} is {excess} bytes too long for the path of a socket; "
-            "set it to a shorter one"
-        )
-    (metrics := own / "metrics").mkdir()
+    with bound_socket(how.binding) as listener, scratch() as own:
+        if (excess := len(os.fsencode(own)) - LONGEST_FOLDER) > 0:
+            raise UsageError(
+                f"TMPDIR: {own.parent} is {excess} bytes too long for the path of a socket; "
+                "set it to a shorter one"
+            )
+        (metrics := own / "metrics").mkdir()
+        places = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(own)}
+        binding = replace(how.binding, port=listener.getsockname()[1])
+        words, passed = worker_words(module, how, binding, listener, **options), [listener.fileno()]
+        with _main_process(
+            words, how, {**environment, **places}, own, folder, stop_s=0.0, follow=follow, pass_fds=passed
+        ) as process:
+            listener.close()  # or clients of a server that has died would wait
+            urls = binding.url + path, binding.url + METRICS
+            yield StartedServer(*urls, binding=binding, followed=bool(follow), **process)
+
+
+def worker_words(
+    module: str, how: Start, binding: Binding, listener: socket.socket, **options: Any
+) -> list[str]:
+    """The command of litmeter's own server, which takes over ``listener``, bound to ``binding``."""
     options |= {"device": how.device, "timeout_s": how.timeout_s, "null_model": how.null}
     content = {**options, "binding": asdict(binding), "listener": listener.fileno()}
-    words = [sys.executable, "-m", module, json.dumps(content, default=str)]
-    return Launch(words, {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(own)}, inherits=True)
+    return [sys.executable, "-m", module, json.dumps(content, default=str)]
+
+
+@contextmanager
+def _main_process(
+    words: Sequence[str],
+    how: Start,
+    environment: Mapping[str, str],
+    own: Path,
+    folder: Path | None,
+    **options: Any,
+) -> Iterator[dict[str, Any]]:
+    """Run a server's main process, with its log in the folder ``own``; yield fields of StartedServer."""
+    variables, log = dict(environment), own / "log"
+    if not how.in_foreground:
+        variables.pop(KEY_VARIABLE, None)
+    if folder is not None:
+        variables["PYTHONPATH"] = module_path(folder, variables.get("PYTHONPATH"))
+    with log.open("wb") as file:
+        output = None if how.in_foreground else file
+        began = time.perf_counter()
+        with process_group(
+            words, stdout=output, stderr=output, env=variables, cwd=folder, **options
+        ) as process:
+            yield {"process": process, "log": log, "started": began}
 
 
 def module_path(folder: Path, before: str | None) -> str:
-    """PYTHONPATH with the modules of ``folder`` and its ``src`` first, also where others are installed."""
+    """PYTHONPATH that has ``folder`` and its ``src`` ahead of ``before``, and of what is installed."""
     own = [one for one in (folder.absolute() / "src", folder.absolute()) if one.is_dir()]
     return os.pathsep.join([*map(str, own), *([before] if before else [])])
 
 
-def wait_in_foreground(server: StartedServer, starts_by: str, page: str, drain_s: float) -> int:
-    """Wait until a server that has the terminal ends, by SIGTERM or Ctrl-C; return its exit status.
+def wait_in_foreground(server: StartedServer, page: str, drain_s: float) -> int:
+    """Wait until a server in the foreground ends, by SIGTERM or Ctrl-C; return its exit status.
 
-    It then drains for ``drain_s``; a second signal kills it. SIGTERM must raise SystemExit in this process.
-    The status is 0 if the server was told to stop and had answered all requests. Raise ServerError if it was
-    killed.
+    The server then drains for ``drain_s``; a second signal kills it. SIGTERM must raise SystemExit in this
+    process. The status is 0 if the server was told to stop and had answered all requests. Raise ServerError
+    if it was killed.
 
     Args:
-        starts_by: said while it is not ready.
-        page: said of it once it is, with {url}.
+        page: added to what is said once the server is ready, with {url}.
     """
     process = server.process
-    print(starts_by, flush=True)
+    print("starting the server ...", flush=True)
     try:
         while process.poll() is None and not server.is_ready():
             time.sleep(READY_POLL_S)
@@ -313,7 +332,7 @@ def wait_in_foreground(server: StartedServer, starts_by: str, page: str, drain_s
 
 
 def status_of(binding: Binding, path: str) -> int | None:
-    """The status of the server's answer to GET; None without one, as it may not listen yet.
+    """Status of the server's answer to GET; None without an answer, as before it listens.
 
     No certificate is verified.
     """
@@ -329,9 +348,9 @@ def status_of(binding: Binding, path: str) -> int | None:
 
 
 def bound_socket(binding: Binding) -> socket.socket:
-    """A socket that is bound to the address of ``binding``; raise ServerError if its port is not free.
+    """A socket bound to the address of ``binding``; raise ServerError if its port is not free.
 
-    The server inherits it, so that nobody else can take the port while the server starts.
+    A server that inherits the socket has the port from now on: nobody else can take it meanwhile.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in binding.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

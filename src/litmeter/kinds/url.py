@@ -12,9 +12,11 @@ from litmeter.kinds.server import Server, Start
 
 
 class Url(Configuration):
-    """A server that somebody else has started, and nobody pauses."""
+    """A server that somebody else has started, and that is never paused."""
 
     kind = key = "url"
+    is_started: ClassVar[bool] = False
+    no_pipeline: ClassVar[str] = "a server that runs already is not run in-process"
 
     url: str = Field(
         description="of a server that runs already: http://HOST:PORT/PATH", pattern=r"^https?://[^\s/]+\S*$"
@@ -30,18 +32,6 @@ class Url(Configuration):
         """The URL."""
         return self.url
 
-    def describe(self, device: str) -> str:
-        """The URL."""
-        return self.url
-
     def starting(self, how: Start) -> AbstractContextManager[Server]:
         """Nothing is started."""
         return nullcontext(Server(self.url))
-
-    @property
-    def workers(self) -> int:
-        """None that are started."""
-        return 0
-
-    no_pipeline: ClassVar[str] = "a server that runs already is not run in-process"
-    is_started: ClassVar[bool] = False

@@ -1,22 +1,23 @@
-"""What kinds have in common whose workers LitServe starts, or the direct transport: their knobs."""
+"""The kinds that litmeter's own server answers for: a configuration's workers, by LitServe or directly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from litmeter.direct.settings import Transport, WorkerSettings
-from litmeter.kinds.configuration import Configuration, Lever, Machine, TuneSettings
+from litmeter.kinds.configuration import Configuration, Host, Lever, TuneSettings
+from litmeter.say.tables import pluralise
 from litmeter.settings import OneOrMore, Seconds, StrictCount
 
 GPU_WORKERS = 4
-"""On a GPU, where ``tune`` does not say how many."""
+"""The most workers on a GPU, if ``tune`` names none."""
 
 
 class WorkerTuneSettings(TuneSettings):
-    """The same, and values of what the workers are started with."""
+    """What a search seeks, and the values of the knobs of workers."""
 
     transport: OneOrMore[Transport] | None = Field(
         None, description="absent: both for a LitAPI, litserve for the classifier"
@@ -34,8 +35,9 @@ class WorkerTuneSettings(TuneSettings):
 
 
 class WorkerConfiguration(WorkerSettings, Configuration):
-    """A server with workers of its own, each of which holds the model."""
+    """A configuration with workers that each hold the model."""
 
+    served_by_litmeter: ClassVar[bool] = True
     levers: ClassVar[Mapping[Lever, str]] = {
         "batch size": "max_batch_size",
         "batch window": "batch_timeout_s",
@@ -45,20 +47,33 @@ class WorkerConfiguration(WorkerSettings, Configuration):
     }
 
     def lever(self, lever: Lever) -> str | None:
-        """The transport is moved where it is LitServe's."""
-        return None if lever == "transport" and self.transport != "litserve" else self.levers[lever]
+        """The key that moves a lever; the transport has none where it is not LitServe's."""
+        if lever == "transport" and self.transport != "litserve":
+            return None
+        return super().lever(lever)
 
-    runs_litmeter: ClassVar[bool] = True
-    has_null: ClassVar[bool] = True
-    takes_binding: ClassVar[bool] = True
+    def described(self, first: Iterable[str], last: Iterable[str]) -> str:
+        """Batches, workers and transport in words, between ``first`` and ``last``, without empty words."""
+        workers = pluralise(self.workers_per_device, "worker")
+        if self.threads_per_worker:
+            workers += f" of {pluralise(self.threads_per_worker, 'thread')}"
+        parts = [
+            *first,
+            f"max_batch_size {self.max_batch_size}",
+            f"batch_timeout {self.batch_timeout_s:g} s" if self.batch_timeout_s else "",
+            workers,
+            "direct" if self.transport == "direct" else "",
+            *last,
+        ]
+        return ", ".join(filter(None, parts))
 
     knobs: ClassVar[tuple[str, ...]] = (
         *("transport", "workers_per_device", "threads_per_worker", "max_batch_size", "batch_timeout_s"),
     )
     waits: ClassVar[bool] = False
-    """Whether a request may wait for something else than a core, and more workers than cores be of use."""
+    """Whether a worker may wait for something other than a core, so that more workers than cores may help."""
 
-    def default_values(self, knob: str, machine: Machine, users: int) -> list[Any]:
+    def default_values(self, knob: str, machine: Host, users: int) -> list[Any]:
         """1, 2, 4 and so on, and the most that may be useful."""
         if knob == "transport":
             return ["litserve", "direct"] if self.waits else ["litserve"]
@@ -73,16 +88,13 @@ class WorkerConfiguration(WorkerSettings, Configuration):
             values["batch_timeout_s"] = 0.0
         return type(self).model_validate(values)
 
-    def reason_against(self, machine: Machine) -> str:
-        """Workers that would only take turns; a transport or a batch size that cannot be served."""
+    def reason_against(self, machine: Host) -> str:
+        """Workers that would only take turns, or what cannot be served here."""
         threads = self.workers_per_device * (self.threads_per_worker or machine.cores)
         may_wait = (self.waits or machine.device == "cuda") and self.threads_per_worker == 1
         if threads > machine.cores and not may_wait:
             return f"workers with more threads together than {machine.cores} cores"
-        by_size = machine.reasons.get("max_batch_size", {})
-        return machine.reasons.get("transport", {}).get(self.transport) or by_size.get(
-            self.max_batch_size, ""
-        )
+        return super().reason_against(machine)
 
     @property
     def search_name(self) -> str:

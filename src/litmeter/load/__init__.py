@@ -1,4 +1,4 @@
-"""The load generator: a process of its own that sends the requests of N users, or of a rate, to any URL."""
+"""The load generator: a separate process that sends the requests of N users, or at a rate, to any URL."""
 
 from litmeter.load.generator import LoadGenerator, LoadPlan, load_generator
 from litmeter.load.trace import Trace

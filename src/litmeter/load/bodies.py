@@ -13,13 +13,13 @@ JSON, JSON_LINES, UNKNOWN = "application/json", ".jsonl", "application/octet-str
 
 
 class Bodies(NamedTuple):
-    """Request bodies, and the content type of all of them."""
+    """Request bodies, and their common content type."""
 
     contents: list[bytes]
     content_type: str
 
     def to_json(self) -> Any:
-        """What ``from_json`` reads, in another process."""
+        """JSON for ``from_json`` in another process."""
         return [b64encode(content).decode() for content in self.contents], self.content_type
 
     @classmethod
@@ -30,9 +30,9 @@ class Bodies(NamedTuple):
 
 
 def read_bodies(path: Path, content_type: str | None = None) -> Bodies:
-    """A body for each line of a file of JSON lines, for each file of a folder, or of a single file.
+    """The bodies in a file of JSON lines (one per line), a folder (one per file) or a single file.
 
-    Raise LoadError where there is none, a file cannot be read, or the names say several content types.
+    Raise LoadError without a body, for an unreadable file, or for file names of several content types.
     """
     try:
         if path.suffix == JSON_LINES:

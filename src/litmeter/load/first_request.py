@@ -1,4 +1,4 @@
-"""The first request to a server, before any load."""
+"""The first request to a server, before the load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from litmeter.errors import ServerError
 from litmeter.system.http import CA_VARIABLE, direct_session
 
 LOADING = (404, 503)
-"""Statuses that a server without a health check may answer until its model is loaded."""
+"""Statuses that a server without a health check may send until its model is loaded."""
 
 
 def check_first_request(
@@ -25,8 +25,8 @@ def check_first_request(
 ) -> int:
     """Send one request before the load starts, so that a wrong URL or body is reported at once.
 
-    Return its status: 200, the one that counts as a good answer, or one of ``others``; raise ServerError
-    where it is another.
+    Return its status: 200, which counts as a good answer, or one of ``others``; raise ServerError for any
+    other status.
     """
     body, headers = bodies[0], {**headers, "Content-Type": content_type}
     with direct_session() as session:
@@ -50,6 +50,6 @@ def check_first_request(
 
 
 def _reason(error: requests.ConnectionError) -> str:
-    # The system's message, without urllib3's wrapping.
+    # The operating system's message, without urllib3's wrapping.
     match = re.search(r"\[Errno -?\d+\] ([\w ]+)|certificate verify failed", str(error))
     return (match[1] or match[0]) if match else type(error).__name__

@@ -1,4 +1,4 @@
-"""The load generator as others use it: what it is to send, its process, its events and its records."""
+"""The load generator as its callers use it: plans of loads, its process, and records of loads."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from litmeter.system.temporary import scratch
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """How one concurrency level is run.
+    """One load.
 
     Attributes:
-        users: requests in flight at once; with a rate, at most.
-        requests: good answers to measure in three windows, at least.
-        warmup_s: seconds of load before the first window, once every user has had an answer.
-        min_s, max_s: bounds of three windows' length, seconds.
-        max_windows: windows to measure at most, until the last three agree.
+        users: number of requests in flight; in an open loop, the most.
+        requests: fewest good answers in three windows.
+        warmup_s: seconds of load before the first window, after every user has had an answer.
+        min_s, max_s: bounds of the length of three windows, seconds.
+        max_windows: most windows to measure until the last three agree.
         timeout_s: how long a user waits for an answer.
-        seed: of the order in which the bodies are sent, and of the arrivals.
-        rate_rps: mean rate of an open loop; None is a closed loop, in which each user sends its next request
-            when the last one has been answered.
-        burstiness: of an open loop, shape of the gamma distribution of the gaps between requests: 1 is a
-            Poisson process, less is burstier, and infinity are equal gaps.
-        due_s: of an open loop that repeats a trace: when requests are due, seconds from its begin.
-        repeat: distinguishes loads that are otherwise equal, so that each has its own order and arrivals.
-        bodies: indices of the bodies to send, in this order and again; None for all, in a random order.
-        keep_answers: whether the record has the answers' bodies; they may take much memory.
-        give_up_s: how long the users of a closed loop wait for their first answers. If one waits longer, the
-            load has a single window, from its first request to its last answer, and no more is sent once
-            ``requests`` have been, or ``max_s`` are over; None: as long as ``timeout_s``.
-        begin_at: when the users start, on the monotonic clock of their machine; three windows of ``min_s``
-            together then open ``warmup_s`` later. None: at once, and windows by the rules above.
-        sender, senders: number of the one that runs this plan, and how many there are. Of the arrivals of
-            all, and of the bodies in their order, each sends every ``senders``-th.
+        seed: of the order of the bodies, and of the arrivals.
+        rate_rps: mean rate of an open loop; None: a closed loop, in which each user sends its next request
+            after the answer to its last request.
+        burstiness: shape of the gamma distribution of the gaps in an open loop: 1 is a Poisson process, less
+            is burstier, infinity is equal gaps.
+        due_s: due times of an open loop that repeats a trace, seconds from the begin.
+        repeat: gives otherwise equal loads different orders and arrivals.
+        bodies: indices of the bodies to send, in this order, repeated; None: all, in a random order.
+        keep_answers: whether the record holds the answers' bodies, which may take much memory.
+        give_up_s: how long the users of a closed loop wait for their first answers; None: ``timeout_s``. If a
+            user waits longer, the load has a single window, from its first request to its last answer, and
+            ends after ``requests`` requests or ``max_s``.
+        begin_at: when the users start, on their machine's monotonic clock; ``warmup_s`` later, three windows
+            open, ``min_s`` long together. None: at once, and windows by the rules above.
+        sender, senders: number of this sender, and of all senders. Each sender sends every ``senders``-th of
+            all arrivals and bodies.
     """
 
     users: int
@@ -71,27 +71,27 @@ class LoadPlan:
 
     @property
     def random_seed(self) -> str:
-        """Seed of this load's order of bodies and arrivals, the same from run to run."""
-        size = self.users if self.senders == 1 else self.senders  # all senders have the same
+        """Seed of the order of bodies and of the arrivals, equal in each run and for all senders."""
+        size = self.users if self.senders == 1 else self.senders
         return f"{self.seed}/{size}/{self.rate_rps}/{self.repeat}"
 
 
 OnProgress = Callable[[float], None]
-"""Called while a load runs, with the seconds measured so far."""
+"""Called during a load with the seconds measured so far."""
 
 
 class LoadGenerator:
     """The load generator's process, which runs one load after another.
 
-    A load that ends with an exception ends the process, so that nothing of it is sent or read any more; the
-    next one is run by another process.
+    An exception during a load ends the process, so that nothing of the load is sent or read afterwards;
+    another process runs the next load.
 
     Args:
-        folder: with the request bodies, and for what the process writes.
+        folder: holds the request bodies, and the files that the process writes.
 
     Attributes:
         first: the first body, in a list, its content type, and the other headers.
-        record_path: the record of the last load, as the process has written it.
+        record_path: the record of the last load.
     """
 
     first: tuple[Sequence[bytes], str, Mapping[str, str]]
@@ -107,25 +107,24 @@ class LoadGenerator:
 
     @property
     def pid(self) -> int:
-        """Process id; it is another one after a load that ended with an exception."""
+        """Process id; changes after a load that ended with an exception."""
         return self._running().pid
 
     def wait_until_ready(self) -> None:
-        """Wait until the process has started; raise LoadError if it has failed."""
+        """Wait until the process has started; raise LoadError if it failed."""
         if not self._ready:
             with self._ending_on_error():
                 assert self._running().answer() == ["ready"]
             self._ready = True
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda seconds: None) -> LoadRecord:
-        """Run one load against ``url`` by POST; when this returns or raises, no request is in flight.
+        """Run one load of POST requests to ``url``; no request is in flight when this returns or raises.
 
         Args:
-            on_progress: called a few times a second from the first to the last; an exception that it raises
-                ends the load.
+            on_progress: called a few times a second; an exception from it ends the load.
 
         Raises:
-            LoadError: the process failed, or could not begin at the time of ``plan``.
+            LoadError: the process failed, or started too late for ``plan.begin_at``.
         """
         self.wait_until_ready()
         with self._ending_on_error():
@@ -172,7 +171,7 @@ class LoadGenerator:
 def load_generator(
     bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str] | None = None
 ) -> Iterator[LoadGenerator]:
-    """Start the load generator's process, which sends ``bodies``; end it when the block is left.
+    """Start a load generator that sends ``bodies``; end its process with the block.
 
     Args:
         headers: sent with every request, besides the content type.
@@ -191,7 +190,7 @@ def load_generator(
 
 
 def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
-    """The record that a load generator's process has written of ``plan``."""
+    """Read the record that a load generator's process has written of ``plan``."""
     with np.load(source, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
         edges, cores = stored["window_edges"], float(stored["cores"])
@@ -200,11 +199,4 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
     if plan.keep_answers:
         ends = arrays["size"].cumsum().tolist()
         answers = [bytes(joined[begin:end]) for begin, end in itertools.pairwise([0, *ends])]
-    return LoadRecord(
-        users=plan.users,
-        rate_rps=plan.rate_rps,
-        window_edges=edges,
-        cores=cores,
-        answers=answers,
-        **arrays,
-    )
+    return LoadRecord(plan.users, plan.rate_rps, edges, cores=cores, answers=answers, **arrays)

@@ -1,6 +1,6 @@
-"""The load generator's process: ``python -m litmeter.load.process SETTINGS``, of a ``LoadGenerator``.
+"""The process of a ``LoadGenerator``: ``python -m litmeter.load.process SETTINGS``.
 
-Each user is a greenlet with a connection of its own; the main greenlet decides when windows begin and end.
+Each user is a greenlet with its own connection; the main greenlet decides when windows begin and end.
 """
 
 from __future__ import annotations
@@ -26,20 +26,29 @@ from gevent.event import Event
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from litmeter.load.generator import LoadPlan
-from litmeter.stats.records import FAILED, OK, TIMED_OUT, WINDOWS, fewest_answers, steady, window_means
+from litmeter.stats.records import (
+    FAILED,
+    OK,
+    REQUEST_FIELDS,
+    TIMED_OUT,
+    WINDOWS,
+    fewest_answers,
+    steady,
+    window_means,
+)
 
 TICK_S = 0.05
 PROGRESS_S = 0.25
-"""Between two progress events."""
+"""Interval of progress events."""
 PAUSE_AFTER_FAILURE_S = 0.1
-"""A refused connection fails in microseconds: without a pause, users of a closed loop would spin on it."""
+"""A refused connection fails in microseconds: without a pause, users of a closed loop would spin."""
 IDLE_S = 1.0
-"""A connection that has been idle for longer is opened anew: the server may have closed it."""
+"""A connection idle for longer is opened anew: the server may have closed it."""
 READ_BYTES = 65_536
 
 
 def post_head(url: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
-    """The head of a ``POST`` request whose body has ``body_bytes``."""
+    """The head of a POST request with a body of ``body_bytes``."""
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     defaults = {"Host": parts.netloc.rpartition("@")[2], "Accept": "*/*", "Content-Length": str(body_bytes)}
@@ -50,7 +59,7 @@ def post_head(url: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
 
 
 class _Responses:
-    """The responses of one TCP connection, one after another, with httptools' callbacks."""
+    """Successive responses of one TCP connection, by httptools' callbacks."""
 
     def __init__(self) -> None:
         self.parser = HttpResponseParser(self)
@@ -71,21 +80,21 @@ class _Responses:
         self.content += data
 
     def on_message_complete(self) -> None:
-        self.complete = self._head_ended = self.parser.get_status_code() >= 200  # an answer follows a 1xx
+        self.complete = self._head_ended = self.parser.get_status_code() >= 200  # the answer follows a 1xx
         self.closes = not self.parser.should_keep_alive()
 
     def on_connection_end(self) -> None:
-        """End a body without a length; raise ConnectionResetError if the response is cut off."""
+        """End a body without a length; raise ConnectionResetError for a truncated response."""
         if not self._head_ended or self._says_its_end:
             raise ConnectionResetError("closed before the response was complete")
         self.complete = self.closes = True
 
 
 class Connection:
-    """The keep-alive connection of one user, opened anew where it was closed.
+    """One user's keep-alive connection, reopened after it was closed.
 
-    It shares cores with the server that is measured, so a request costs as little CPU time as can be: it is
-    prepared as bytes, and its response is parsed by llhttp.
+    The load generator shares cores with the measured server, so requests must cost little CPU time: they are
+    prepared as bytes, and llhttp parses the responses.
 
     Args:
         timeout_s: of one request, from connecting to the end of the response.
@@ -105,7 +114,7 @@ class Connection:
         self._last_used = 0.0
 
     def send(self, request: bytes) -> tuple[int, bytes]:
-        """Send a request; return status and body of the response, status 0 after an error or a timeout."""
+        """Send a request; return the response's status and body, status 0 after an error or a timeout."""
         try:
             with gevent.Timeout(self._timeout_s):
                 return self._exchange(request)
@@ -114,7 +123,7 @@ class Connection:
             return 0, b""
 
     def close(self) -> None:
-        """Close the connection, if it is open; the next request opens it anew."""
+        """Close the connection, if it is open; the next request reopens it."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -125,7 +134,7 @@ class Connection:
         if self._socket is None:
             self._socket = self._open()
             self._response = _Responses()
-        # A server may answer before it has read the whole request, and close: the response can be read.
+        # A server may answer and close before it has read the whole request: the response can be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(request)
         response = self._response
@@ -147,26 +156,26 @@ class Connection:
 
 
 class ClosedLoop:
-    """Arrivals of a closed loop: a user's next request is due as soon as its last one has been answered."""
+    """Arrivals of a closed loop: a user's next request is due at the answer to its last request."""
 
-    ended = False  # the level; no more requests are sent
+    ended = False  # set when the level ends: no more requests are sent
 
     def wait(self) -> float | None:
-        """Wait until the user's next request is due; return when it was, None once the level has ended."""
+        """Wait until the user's next request is due; return the due time, None after the level's end."""
         return None if self.ended else perf_counter()
 
 
 class OpenLoop(ClosedLoop):
-    """Arrivals of an open loop: requests are due at given times, independent of the answers.
+    """Arrivals of an open loop: requests are due at given times, whatever the answers.
 
-    While every user is busy, requests are sent late. Their latency counts from the due time, so that a
-    stalled server cannot hide the stall by delaying its users (coordinated omission).
+    While all users are busy, requests are sent late. Latency counts from the due time, so that a stalled
+    server cannot hide the stall by delaying its users (coordinated omission).
 
-    One idle user waits for the next arrival; the others are parked on a stack, and the one parked last
-    is woken first. So no more connections are in use than the rate needs, and idle users cost nothing.
+    One idle user waits for the next arrival. All other idle users are parked on a stack, last in, first out:
+    idle users cost nothing, and the load uses no more connections than the rate needs.
 
     Args:
-        due_s: seconds from now at which requests are due, ascending.
+        due_s: due times, seconds from now, ascending.
     """
 
     def __init__(self, due_s: Iterator[float]) -> None:
@@ -192,7 +201,7 @@ class OpenLoop(ClosedLoop):
 
 
 def due_times(plan: LoadPlan) -> Iterator[float]:
-    """When the requests of an open loop are due that this sender sends, seconds from its begin, ascending."""
+    """Due times of this sender's requests in an open loop, seconds from the begin, ascending."""
     if plan.due_s is not None:
         due_s = iter(plan.due_s)
     else:
@@ -205,24 +214,23 @@ def due_times(plan: LoadPlan) -> Iterator[float]:
 
 
 Edge = tuple[float, float]
-"""When a window begins or ends, and this process's CPU time then, seconds."""
+"""Begin or end of a window, and this process's CPU time then, seconds."""
 
 
 class Level:
-    """One level: its users, who send ``requests`` (head and body of each), and the record of these."""
+    """One load: its users, who send ``requests`` (head and body of each), and its record."""
 
     def __init__(self, url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan) -> None:
         self._url, self._requests, self._plan = url, requests, plan
         self._rows: list[tuple[int, float, float, float, int, int, int, int]] = []
         self._answers: list[bytes] = []
-        self._good = 0  # number of requests that were answered with 200
-        self._opened = math.inf  # when the windows did; infinite before
-        self._answered = [False] * plan.users  # whether a user's first request has ended
-        # When a user's present request was due; infinite while it has none.
-        self._in_flight_since = [math.inf] * plan.users
+        self._good = 0  # number of answers with status 200
+        self._opened = math.inf  # when the first window opened; infinite before
+        self._answered = [False] * plan.users  # whether each user's first request has ended
+        self._in_flight_since = [math.inf] * plan.users  # due time of each user's request; infinite without
 
     def run(self, path: Path) -> None:
-        """Run the level and write its record to ``path``."""
+        """Run the load and write its record to ``path``."""
         plan = self._plan
         progress = gevent.spawn(self._report_progress)
         if plan.begin_at is not None:
@@ -231,7 +239,7 @@ class Level:
         arrivals = ClosedLoop() if plan.rate_rps is None else OpenLoop(due_times(plan))
         users = self._start_users(arrivals)
 
-        # In a closed loop the warm-up starts when every user has had an answer or a timeout.
+        # In a closed loop the warm-up starts after every user has had an answer or a timeout.
         if plan.begin_at is not None:
             edges = self._measure_at(plan.begin_at + plan.warmup_s)
         elif plan.rate_rps is not None or self._wait_for_first_answers():
@@ -245,7 +253,7 @@ class Level:
         wait_until(lambda: min(self._in_flight_since) == math.inf)
         if len(edges) == 1:
             edges.append((perf_counter(), process_time()))
-        gevent.killall([progress, *users])  # users may still wait for a request to become due
+        gevent.killall([progress, *users])  # users may still wait for an arrival
         times, cpu_s = np.array(edges).T
         reported = slice(-WINDOWS - 1, None)
         cores = np.ptp(cpu_s[reported]) / np.ptp(times[reported])
@@ -259,7 +267,7 @@ class Level:
     def add(
         self, user: int, body: int, due: float, sent: float, end: float, code: int, content: bytes
     ) -> bool:
-        """Record one request; return whether it was answered with 200."""
+        """Record one request; return whether its answer has status 200."""
         if code == 200:
             status = OK
         else:
@@ -272,18 +280,15 @@ class Level:
         return status == OK
 
     def arrays(self) -> dict[str, Any]:
-        """The recorded requests as one array per field, and the bytes of all answers that are kept."""
-        names = ("user", "start", "sent", "end", "status", "code", "size", "body")
-        columns = dict(zip(names, np.array(self._rows, dtype=np.float64).reshape(-1, 8).T, strict=True))
+        """The recorded requests, one array per field, and the bytes of all kept answers."""
+        columns = np.array(self._rows, dtype=np.float64).reshape(-1, len(REQUEST_FIELDS)).T
+        arrays = dict(zip(REQUEST_FIELDS, columns, strict=True))
         for name in ("user", "status", "code", "size", "body"):
-            columns[name] = columns[name].astype(np.int64)
-        return {**columns, "answers": np.frombuffer(b"".join(self._answers), dtype=np.uint8)}
+            arrays[name] = arrays[name].astype(np.int64)
+        return {**arrays, "answers": np.frombuffer(b"".join(self._answers), dtype=np.uint8)}
 
     def _start_users(self, arrivals: ClosedLoop) -> list[gevent.Greenlet]:
-        """Start the users, who send until the level has ended.
-
-        What one of them raises is raised in the main greenlet, where it ends this process.
-        """
+        """Start the users, who send until the level ends; a user's exception ends this process."""
         main = gevent.getcurrent()
         order = self._plan.bodies
         if order is None:
@@ -313,13 +318,13 @@ class Level:
         return [gevent.spawn(use, number) for number in range(self._plan.users)]
 
     def _report_progress(self) -> None:
-        """Say all the time how far the level is, so that it can be stopped at any time."""
+        """Emit progress events all the time, so that the load can be stopped at any time."""
         while True:
             gevent.sleep(PROGRESS_S)
             emit("progress", round(max(0.0, perf_counter() - self._opened), 2))
 
     def _measure_at(self, opened: float) -> list[Edge]:
-        """Measure three windows that open at a given time and last ``plan.min_s`` together."""
+        """Measure three windows from ``opened`` on, ``plan.min_s`` long together."""
         self._opened = opened
         edges = []
         for number in range(WINDOWS + 1):
@@ -329,7 +334,7 @@ class Level:
         return edges
 
     def _wait_for_first_answers(self) -> bool:
-        """Wait until every user has had an answer or a timeout; False where ``give_up_s`` is over before."""
+        """Wait until every user has had an answer or a timeout; False if ``give_up_s`` passes before."""
         give_up_s = self._plan.give_up_s
         give_up_at = math.inf if give_up_s is None else perf_counter() + give_up_s
         wait_until(lambda: all(self._answered) or perf_counter() > give_up_at)
@@ -338,7 +343,7 @@ class Level:
     def _measure(self) -> list[Edge]:
         """Measure windows until the last three agree, or ``max_windows`` are complete.
 
-        A window is complete when every request that overlaps it has ended; meanwhile the load goes on.
+        A window is complete when all requests that overlap the window have ended; meanwhile the load goes on.
         """
         plan = self._plan
         edges = [(perf_counter(), process_time())]
@@ -347,7 +352,7 @@ class Level:
         while True:
             gevent.sleep(TICK_S)
             now, answers = perf_counter(), self._good - good_at_edge
-            # Checked at ticks, not at answers, so that a window does not end exactly at an answer.
+            # Windows end at ticks, so that none ends exactly at an answer.
             seconds = now - edges[-1][0]
             enough = seconds >= plan.min_s / WINDOWS and answers >= plan.requests / WINDOWS
             if len(edges) <= plan.max_windows and (enough or seconds >= plan.max_s / WINDOWS):
@@ -365,7 +370,7 @@ class Level:
                     return edges[: complete + 1]
 
     def _agree(self, edges: list[float]) -> bool:
-        """Whether the windows between ``edges``, whose requests have all ended, agree."""
+        """Whether the complete windows between ``edges`` agree."""
         good = [(start, end) for _, start, _, end, status, *_ in self._rows if status == OK]
         if not good:
             return False
@@ -374,23 +379,23 @@ class Level:
 
 
 def sleep_until(time: float) -> None:
-    """Sleep until ``time`` on the monotonic clock, while the users go on."""
+    """Sleep until ``time`` (monotonic clock) while the users go on."""
     gevent.sleep(max(0.0, time - perf_counter()))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition`` holds, while the users go on."""
+    """Wait until ``condition`` holds while the users go on."""
     while not condition():
         gevent.sleep(TICK_S)
 
 
 def emit(event: str, *values: float) -> None:
-    """Print an event as a line of JSON, which ``LoadGenerator`` reads."""
+    """Print an event as a line of JSON for ``LoadGenerator``."""
     print(json.dumps([event, *values]), flush=True)
 
 
 def main() -> None:
-    """Run the load of each line of standard input (JSON: url, plan, path of the record)."""
+    """Run a load for each line of standard input (JSON: url, plan, path of the record)."""
     settings = json.loads(sys.argv[1])
     bodies = [path.read_bytes() for path in sorted(Path(settings["folder"]).glob("*.body"))]
     emit("ready")

@@ -1,8 +1,8 @@
 """Several load generators as one: each sends its share of a load.
 
-A process sends some thousands of requests a second at most. Of the arrivals of an open loop, each sends an
-equal part, so that the sum is what one would send. All shares begin and end at the same absolute times, and
-their records are brought together, request by request, on this machine's clock.
+One process sends at most some thousands of requests a second. The senders split the arrivals of an open loop
+equally, so that all together send what a single sender would. All shares begin and end at the same absolute
+times. Their records are merged, request by request, on this machine's clock.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from litmeter.load.generator import LoadGenerator, LoadPlan, OnProgress, load_ge
 from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
 
 START_S, DUE_S = 1.0, 2e-6
-"""From the order to begin until the first request: time for the order to reach all senders; it is longer by
-DUE_S for each request of a trace and sender."""
+"""Time from the order to begin until the first request, in which the order reaches all senders; plus DUE_S
+for each request of a trace and sender."""
 POLL_S = 0.1
 
 
 class Single(Protocol):
-    """One of several senders: a ``LoadGenerator``, or what stands for one elsewhere."""
+    """A ``LoadGenerator``, or a proxy for one on another machine."""
 
     def wait_until_ready(self) -> None:
-        """Wait until it can run a load; raise LoadError if it has died."""
+        """Wait until a load can run; raise LoadError if the sender has died."""
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
         """Run one load; see ``LoadGenerator.run``."""
@@ -40,28 +40,21 @@ class Single(Protocol):
 
 @dataclass(frozen=True)
 class Member:
-    """One of several senders."""
+    """A sender of a group."""
 
     name: str
     sender: Single
-    clock_s: float = 0.0  # its monotonic clock minus this machine's
+    clock_s: float = 0.0  # the sender's monotonic clock minus this machine's
 
 
 @dataclass(frozen=True)
 class SenderGroup:
-    """Senders that run each load together; used like a ``LoadGenerator``."""
+    """Senders that share each load; used like a ``LoadGenerator``."""
 
     members: list[Member]
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda seconds: None) -> LoadRecord:
-        """Run one load, shared by all; when this returns or raises, no request is in flight.
-
-        Args:
-            on_progress: called a few times a second; an exception that it raises ends the load.
-
-        Raises:
-            LoadError: a sender failed; what the others measured is void.
-        """
+        """Run one load, as ``LoadGenerator.run``; raise LoadError if any sender failed."""
         for member in self.members:
             with _naming(member):
                 member.sender.wait_until_ready()
@@ -94,14 +87,13 @@ class SenderGroup:
             stopped.set()
             wait(futures)
             raise
-        finally:  # threads that still wait for a sender end when its process does
+        finally:  # a thread that waits for a sender ends with the sender's process
             threads.shutdown(wait=False, cancel_futures=True)
         records = [on_this_clock(future.result(), member.clock_s) for future, member in futures.items()]
         return merged(records, plan)
 
 
 Sender = LoadGenerator | SenderGroup
-"""What runs loads."""
 
 
 @contextmanager
@@ -113,7 +105,7 @@ def _naming(member: Member) -> Iterator[None]:
 
 
 def shares_of(plan: LoadPlan, senders: int) -> list[LoadPlan | None]:
-    """The plan of each sender: its part of the users or of the rate; None for one that has no part."""
+    """The plan of each sender: its part of the users or of the rate; None for a sender without a part."""
     shares: list[LoadPlan | None] = []
     for number in range(senders):
         own = replace(plan, sender=number, senders=senders)
@@ -127,14 +119,14 @@ def shares_of(plan: LoadPlan, senders: int) -> list[LoadPlan | None]:
 
 
 def on_this_clock(record: LoadRecord, clock_s: float) -> LoadRecord:
-    """The record of a sender whose clock is ``clock_s`` ahead."""
+    """The record of a sender whose clock is ``clock_s`` ahead of this machine's."""
     names = ("window_edges", "start", "sent", "end")
     times: dict[str, Any] = {name: getattr(record, name) - clock_s for name in names}
     return replace(record, **times)
 
 
 def merged(records: Sequence[LoadRecord], plan: LoadPlan) -> LoadRecord:
-    """All requests of ``records`` in the order in which they ended, in the windows of the first one."""
+    """All requests of ``records`` in the order of their ends, in the windows of the first record."""
     users_before = np.cumsum([0, *(record.users for record in records)])
     arrays = {name: np.concatenate([getattr(record, name) for record in records]) for name in REQUEST_FIELDS}
     arrays["user"] += np.repeat(users_before[:-1], [len(record.user) for record in records])
@@ -154,7 +146,7 @@ def merged(records: Sequence[LoadRecord], plan: LoadPlan) -> LoadRecord:
 def local_senders(
     number: int, bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str] | None = None
 ) -> Iterator[SenderGroup]:
-    """Start ``number`` load generators on this machine; end them when the block is left."""
+    """Start ``number`` load generators on this machine; end them with the block."""
     with ExitStack() as stack:
         members = []
         for index in range(number):
@@ -164,9 +156,7 @@ def local_senders(
 
 
 def clock_difference(ask: Callable[[], float]) -> tuple[float, float]:
-    """Another clock, which ``ask`` reads, minus this one, and half of the fastest round trip, by which the
-    difference may be off; seconds.
-    """
+    """The clock that ``ask`` reads minus this clock, and its largest error: half the fastest round trip."""
     trips = []
     for _ in range(20):
         asked = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The section ``load`` of params.yaml."""
+"""Section ``load`` of params.yaml."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ class LoadSettings(Section):
     request_body: Literal["json", "image"] = Field(
         "image", description="what every user sends, image files or base64 in JSON; the classifier takes both"
     )
-    bodies: str | None = Field(
-        None,
-        description="what users send instead: a file, JSON lines, or a folder of files",
-    )
+    bodies: str | None = Field(None, description="sent instead: a file, JSON lines, or a folder of files")
     content_type: str | None = Field(None, description="of the bodies; absent: by the files' names")
     seed: Seed = Field(description="seed of the order in which users send them")
 

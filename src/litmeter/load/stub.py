@@ -1,8 +1,8 @@
 """A stub server of known service time and parallelism that logs arrival and departure of each request.
 
 ``python -m litmeter.load.stub SETTINGS [PORT]`` prints its port once it listens. Any POST is a request;
-``GET /log`` answers with the log so far. Bodies are read to their end, and not kept. Without a service time
-it answers at once, faster than the load generator: the rate against it is the load generator's own limit.
+``GET /log`` answers with the log so far. Bodies are read and not kept. Without a service time the stub
+answers at once, faster than the load generator sends: the rate is then the load generator's limit.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from random import Random
 from time import perf_counter
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,15 +31,15 @@ from litmeter.system.processes import log_tail, process_group
 from litmeter.system.temporary import scratch
 
 SLOWDOWN = 1.4
-"""As far as the speeds of real machines were seen to lie apart within minutes."""
+"""Ratio of speeds that real machines have had within minutes."""
 BACKLOG = 1024
 """Connections that are accepted while the process is stopped."""
 BODY = b'{"image": "%s"}' % (b"A" * 45_000)
-"""What the stub is sent: as large as a photograph of the data set in base64."""
+"""A request body of the size of a data set photograph in base64."""
 
 
 class RunningStub(NamedTuple):
-    """A stub server that is listening."""
+    """A listening stub server."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -51,7 +52,7 @@ class RunningStub(NamedTuple):
     def log(self) -> npt.NDArray[np.float64]:
         """Arrival and departure of every request so far, in the order of departure, shape (n, 2).
 
-        Times are seconds of the machine's monotonic clock, which the load generator uses as well.
+        Times are seconds of the monotonic clock that the load generator uses.
         """
         try:
             with direct_session() as session:
@@ -62,29 +63,13 @@ class RunningStub(NamedTuple):
 
 
 @contextmanager
-def running_stub(
-    service_s: float,
-    parallel: int = 1,
-    answer_status: int = 200,
-    in_step: bool = False,
-    slow_every_s: float = 0.0,
-    random: bool = False,
-) -> Iterator[RunningStub]:
-    """Run a stub server on a free port of 127.0.0.1 until the block is left.
-
-    Args:
-        service_s: how long a request occupies one of the slots; 0: it is answered at once, and not logged.
-        parallel: number of slots.
-        answer_status: the HTTP status of all answers.
-        in_step: all slots answer at the same time, as a batch does; else evenly spaced.
-        slow_every_s: every other time of this length, all stubs' service takes SLOWDOWN times as long; 0 for
-            never.
-        random: times of service are exponential, with a mean of ``service_s``; else all are equal.
+def running_stub(service_s: float, parallel: int = 1, **options: Any) -> Iterator[RunningStub]:
+    """Run a stub server on a free port of 127.0.0.1 until the block ends; arguments are those of ``Stub``.
 
     Raises:
         LoadError: the stub ended before it listened.
     """
-    settings = json.dumps([service_s, parallel, answer_status, in_step, slow_every_s, random])
+    settings = json.dumps(astuple(Stub(service_s, parallel, **options)))
     with (
         scratch() as folder,
         (log := folder / "log").open("wb") as stderr,
@@ -103,25 +88,40 @@ def running_stub(
         yield RunningStub(f"http://127.0.0.1:{port}", process)
 
 
+@dataclass
 class Stub:
-    """A queue with ``parallel`` slots of known service time, and the log; shared by all connections."""
+    """A queue with slots of known service time, and its log; all connections share it.
 
-    def __init__(
-        self, service_s: float, parallel: int, status: int, in_step: bool, slow_every_s: float, random: bool
-    ) -> None:
-        self.service_s = service_s
-        self.slow_every_s = slow_every_s
-        self.answer = response(status, b'{"label": "cat"}')
-        self.rng = Random(0) if random else None
-        self.offsets_s = [0.0 if in_step else slot * service_s / parallel for slot in range(parallel)]
+    Attributes:
+        service_s: how long a request occupies a slot; 0: requests are answered at once, and not logged.
+        parallel: number of slots.
+        answer_status: HTTP status of all answers.
+        in_step: all slots answer at the same time, as a batch does; else evenly spaced.
+        slow_every_s: length of alternating times of normal service and of service SLOWDOWN times as long; 0:
+            always normal.
+        random: service times are exponential with mean ``service_s``; else equal.
+    """
+
+    service_s: float
+    parallel: int = 1
+    answer_status: int = 200
+    in_step: bool = False
+    slow_every_s: float = 0.0
+    random: bool = False
+
+    def __post_init__(self) -> None:
+        self.answer = response(self.answer_status, b'{"label": "cat"}')
+        self.rng = Random(0) if self.random else None
+        slots = range(self.parallel)
+        self.offsets_s = [0.0 if self.in_step else slot * self.service_s / self.parallel for slot in slots]
         self.free_at: list[float] = []
         self.log: list[tuple[float, float]] = []
 
     def finish_time(self, now: float) -> float:
         """When the service of a request that arrives at ``now`` ends: first come, first served.
 
-        A slot is free again at its scheduled time, not when a late timer fires. So the errors of timers,
-        about a millisecond, do not add up, and a server that never idles serves ``parallel / service_s``.
+        A slot becomes free at its scheduled time, not when a late timer fires: the errors of timers, about a
+        millisecond, do not add up, and a server that never idles serves ``parallel / service_s``.
         """
         if not self.free_at:  # the first request starts the slots
             self.free_at = [now + offset_s for offset_s in self.offsets_s]
@@ -138,7 +138,7 @@ def response(status: int, content: bytes) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, which sends one request at a time, with httptools' callbacks."""
+    """A connection that sends one request at a time, with httptools' callbacks."""
 
     def __init__(self, stub: Stub) -> None:
         self.stub = stub
@@ -172,7 +172,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def serve(stub: Stub, host: str = "127.0.0.1", port: int = 0) -> None:
-    """Serve at ``port``, or one that the kernel chooses, until the process is killed."""
+    """Serve at ``port`` (0: the kernel chooses) until the process is killed."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(stub), host, port, backlog=BACKLOG)
     print(server.sockets[0].getsockname()[1], flush=True)

@@ -1,4 +1,4 @@
-"""Recorded traffic: when requests came, and which bodies they had."""
+"""Recorded traffic: arrival times of requests, and perhaps their bodies."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from litmeter.stats.records import Floats
 
 @dataclass(frozen=True)
 class Trace:
-    """Recorded requests, two at least, not all at once.
+    """Two or more recorded requests, not all at the same time.
 
     Attributes:
-        due_s: when each came, seconds since the first, ascending.
-        bodies: the index of each one's body; None where it is not known.
+        due_s: arrival times, seconds since the first request, ascending.
+        bodies: index of each request's body, if known.
     """
 
     due_s: Floats
@@ -33,7 +33,7 @@ class Trace:
 
     @property
     def period_s(self) -> float:
-        """After this time the trace begins again: from the first request to the last, and the mean gap."""
+        """Period with which the trace repeats: from the first request to the last, plus the mean gap."""
         return float(self.due_s[-1]) * len(self.due_s) / (len(self.due_s) - 1)
 
     @property
@@ -44,10 +44,10 @@ class Trace:
     def stretch(
         self, begin_s: float, scale: float, seconds: float
     ) -> tuple[tuple[float, ...], tuple[int, ...] | None]:
-        """The requests that come from ``begin_s`` on within ``seconds``, at ``scale`` times the trace's rate.
+        """The trace from ``begin_s`` on, played for ``seconds`` at ``scale`` times its rate.
 
-        When they are due, seconds from the begin, and the indices of their bodies, if these are known. The
-        trace repeats before its begin and after its end.
+        Return due times, seconds from ``begin_s``, and indices of bodies, if known. The trace repeats before
+        its begin and after its end.
         """
         first, end = self._number_before(begin_s), self._number_before(begin_s + scale * seconds)
         repeats, requests = np.divmod(np.arange(first, end), len(self.due_s))
@@ -66,14 +66,14 @@ def _log_seconds(text: str) -> float:
 
 
 class _Format(NamedTuple):
-    """What the lines of a file hold, and how a time in seconds, and perhaps a body, are read from one."""
+    """A file format: what its lines hold, and how to read a time and perhaps a body's index from a line."""
 
     content: str
     pattern: re.Pattern[str]
     seconds: Callable[[str], float] = float
 
     def read(self, line: str) -> tuple[float, int]:
-        """The time, and the index of the body, 0 where there is none; raise ValueError for another line."""
+        """A line's time in seconds and body index (0 without any); raise ValueError for any other line."""
         with suppress(ValueError):
             if (match := self.pattern.match(line)) and abs(time_s := self.seconds(match[1])) < math.inf:
                 return time_s, int(match[2] if match.re.groups > 1 else 0)
@@ -98,14 +98,14 @@ def _format_of(line: str) -> _Format:
 
 
 def read_trace(path: Path, bodies: int, seed: int) -> Trace:
-    """The trace in a file: ascending seconds, a line each, perhaps with the index of a body; or a log.
+    """The trace in a file: ascending seconds, one per line, perhaps with a body's index; or an access log.
 
-    Logs are those that nginx and Apache call combined or common. Their times are whole seconds, in which the
-    requests are spread at random. They are sorted, as a line is written when its request ends.
+    Logs have the format "combined" or "common" of nginx and Apache. Log times are whole seconds: requests are
+    spread at random within their second, and sorted, as servers log a request at its end.
 
     Args:
-        bodies: how many there are.
-        seed: of the spreading.
+        bodies: number of bodies.
+        seed: of the random spread.
 
     Raises:
         UsageError: the file cannot be read, or holds something else.

@@ -1,9 +1,9 @@
-"""Capacity: probes of arrivals, each for some seconds, around where the objective is just kept.
+"""Capacity: the highest rate of arrivals that keeps the objective, found by probes of some seconds each.
 
-The rate of a closed loop says where to begin. The probes then offer absolute rates, a staircase of steps
-around a pooled fit of all probes so far (litmeter.stats.curve). Every probe counts: to leave some out
-because of how they ended would move the result. A search always takes its whole time: one that ended as soon
-as its interval is narrow would have too narrow ones.
+The search begins near the rate of a closed loop. Each probe then offers an absolute rate, a step away from
+the capacity that a pooled fit of all probes so far estimates (litmeter.stats.curve). Every probe counts:
+leaving out probes by their outcome would bias the result. The search always takes its whole time: stopping at
+a narrow interval would make intervals too narrow.
 """
 
 from __future__ import annotations
@@ -29,28 +29,29 @@ from litmeter.system.files import rounded
 Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
 
 PEAK_GAIN, MORE_USERS, MOST_USERS = 1.03, 4, 256
-"""The closed loop's peak is reached where MORE_USERS times as many users bring less than this."""
+"""The closed loop has reached its peak when MORE_USERS times as many users gain less than PEAK_GAIN."""
 PEAK_S, SLOW_PEAK_S, PEAK_WARMUP_S = 1.5, 4.0, 0.3
-"""Windows of a closed loop; up to SLOW_PEAK_S, or two objectives, while there are few answers."""
+"""Windows of a closed loop, in seconds; with few answers up to SLOW_PEAK_S, or two objectives."""
 PROBE_S, WARMUP_S = 4.0, 0.7
 FEWEST_DUE, FEWEST_OBJECTIVES, WARMUP_OBJECTIVES = 50, 20, 5
-"""A probe is longer where so many requests take longer; around an estimate also where so many times the
-objective do, and its warm-up likewise."""
+"""A probe lasts at least until FEWEST_DUE requests are due and, around an estimate, FEWEST_OBJECTIVES times
+the
+objective; its warm-up then lasts WARMUP_OBJECTIVES times the objective."""
 LONGEST_SHARE = 1 / 16
-"""Share of the whole time that a probe takes at most: two at least for each block of the jackknife."""
+"""Largest share of the whole time for a probe, so that each block of the jackknife has at least two."""
 FIRST_SHARE, LOWEST_SHARE = 0.75, 0.03
-"""Shares of the peak: the first rate, and the one below which no capacity is looked for."""
+"""Shares of the peak: the first probe's rate, and the lowest rate that is searched."""
 RAISE, MOST_RAISE, LOWER = 0.12, 0.24, -0.15
-"""First steps, in ln(rate), while all probes keep the objective, or all miss it: twice as long each time."""
+"""First steps in ln(rate) while all probes keep the objective, or all miss it; each step doubles."""
 STEPS = (0.08, -0.08, 0.03, -0.03)
-"""Later probes' distances from the estimate, in ln(rate)."""
+"""Distances of later probes from the estimate, in ln(rate)."""
 FEWEST_PROBES = 3
-"""For an interval."""
+"""Minimum probes for an interval."""
 WAIT_FACTOR, SHORTEST_WAIT_S = 10.0, 2.0
-"""A request has missed long before this many times the objective; waiting on would only take time."""
+"""Timeout of a request: this multiple of the objective, but at least SHORTEST_WAIT_S."""
 EVEN_STEPS = np.array([0.5698402909980532, 0.7548776662466927])
 """Multiples of these, modulo 1, cover a square evenly: powers of 1 / p, where p**3 = p + 1 (Roberts 2018).
-Those of the second nearly repeat after four, as STEPS do, so that the first is for what matters more."""
+Multiples of the second nearly repeat after four, as STEPS do, so the first is for what matters more."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class CapacityMetrics:
 class CapacityResult:
     """The capacity, the turns that it was read from, and the curve through the probes, if there is one.
 
-    Rows of probes have ``missed`` without the load generator's own lateness; they count unless ``void``.
-    ``measured_at`` is empty of one that has just been.
+    ``missed`` of a probe's row leaves out the load generator's own lateness; a probe counts unless its row is
+    void. ``measured_at`` is empty for a capacity that was measured just now.
     """
 
     metrics: CapacityMetrics
@@ -90,13 +91,16 @@ def capacity(
     burstiness: float = 1.0,
     trace: Trace | None = None,
 ) -> Schedule[dict[str, CapacityResult]]:
-    """Search the capacities of subjects side by side, probe by probe in turn, each for ``objective.max_s``.
+    """Search the capacities of subjects in turn, probe by probe, each for ``objective.max_s``.
 
-    Those that do not fit into memory together follow. Raise LoadError where a server refused all requests.
+    Subjects that do not fit into memory together are searched one group after another.
 
     Args:
-        burstiness: of the arrivals; see ``LoadPlan``.
-        trace: its requests instead, at more or less than its mean rate.
+        burstiness: burstiness of the arrivals; see ``LoadPlan``.
+        trace: send its requests instead, at a multiple of its mean rate.
+
+    Raises:
+        LoadError: a server refused all requests.
     """
     found: dict[str, CapacityResult] = {}
     while missing := [name for name in names if name not in found]:
@@ -108,7 +112,7 @@ def capacity(
 
 
 def in_turn(schedules: Mapping[str, Schedule[Result]]) -> Schedule[dict[str, Result]]:
-    """Run schedules of one turn at least side by side, a turn of each after the other."""
+    """Run schedules in turn, a turn of each after the other; each must ask for at least one turn."""
     results: dict[str, Result] = {}
     wanted = {name: next(schedule) for name, schedule in schedules.items()}
     while wanted:
@@ -129,10 +133,10 @@ def search(
     burstiness: float = 1.0,
     trace: Trace | None = None,
 ) -> Schedule[CapacityResult]:
-    """Search the capacity of one subject that is served; see ``capacity``."""
+    """Search the capacity of one served subject; see ``capacity``."""
     slo_s = objective.slo_ms / 1000
     rows: list[TurnRow] = []
-    overloaded: list[bool] = []  # in each probe, the server
+    overloaded: list[bool] = []  # by probe
     evenly = trace is not None
     plan = LoadPlan(
         users=1,
@@ -185,10 +189,11 @@ def search(
 
 
 def of_trace(plan: LoadPlan, trace: Trace) -> LoadPlan:
-    """A probe of the stretch of a trace in which one of its requests falls, at the rate of ``plan``.
+    """The probe of ``plan`` with a stretch of the trace, sped up or slowed down to the plan's rate.
 
-    The request, and where in the stretch it falls, come from a sequence that covers the trace evenly. So a
-    stretch is taken the more often the more requests it has, and one without any never: each counts alike.
+    The stretch surrounds a request; the request, and its place in the stretch, come from a sequence that
+    covers the trace evenly. So stretches are chosen in proportion to their requests, and every request counts
+    alike.
     """
     assert plan.rate_rps is not None
     scale = plan.rate_rps / trace.rate_rps
@@ -201,7 +206,7 @@ def of_trace(plan: LoadPlan, trace: Trace) -> LoadPlan:
 
 
 def probe_row(sample: Sample, objective: ObjectiveSettings) -> TurnRow:
-    """The row of a probe: without the load generator's lateness, void where its verdict depends on that."""
+    """The row of a probe without the load generator's lateness; void if the verdict depends on lateness."""
     missed = sample.row.missed
     if missed is None:
         return replace(sample.row, void="no request was due")
@@ -211,7 +216,7 @@ def probe_row(sample: Sample, objective: ObjectiveSettings) -> TurnRow:
 
 
 def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
-    """Share of the requests that missed the objective only because the load generator sent them late.
+    """Share of requests that missed the objective only because the load generator sent them late.
 
     A request that is due while all connections are busy waits for the server, not for the load generator.
     """
@@ -233,19 +238,19 @@ def _counted(rows: Sequence[TurnRow], evenly: bool = False) -> Probes:
 
 
 def curve_of(rows: Sequence[TurnRow], miss: float, evenly: bool = False) -> Curve | None:
-    """The curve through the probes that count; None where all keep the objective, or all miss it.
+    """The curve through the probes that count; None if all keep the objective, or all miss it.
 
-    They count by their requests, or ``evenly``.
+    Probes are weighted by their requests, or ``evenly``.
     """
     probes = _counted(rows, evenly)
     return fit(probes, miss) if len({share <= miss for share in probes.shares}) == 2 else None
 
 
 def _end_of(rows: Sequence[TurnRow], overloaded: Sequence[bool], miss: float) -> tuple[Status, str] | None:
-    """The status that ends a search before its time is over, with its reason; None where it goes on."""
+    """Status and reason that end a search before its time is over; None if it goes on."""
     probes = _counted(rows)
     kept = probes.shares <= miss
-    # Whether a closed loop kept the objective, or missed it by chance:
+    # Unless a closed loop kept the objective, or missed it by chance:
     if not any(
         wilson_interval(round(row.missed * row.answers), row.answers)[0] <= miss
         for row in rows

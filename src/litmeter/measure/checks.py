@@ -25,15 +25,8 @@ def check_all(
     return {name: found[name] for name in configurations}
 
 
-def refuse_faulty(
-    configurations: Mapping[str, Configuration],
-    bodies: Bodies,
-    device: str,
-    timeout_s: float,
-    users: int | None = None,
-) -> dict[str, Checked]:
-    """The same, with its notes printed; raise ApiError for the first fault."""
-    found = check_all(configurations, bodies, device, timeout_s, users)
+def refuse_faulty(found: dict[str, Checked]) -> dict[str, Checked]:
+    """Raise ApiError for the first fault of ``check_all``, else print its notes; return ``found``."""
     for one in found.values():
         if one.fault:
             raise ApiError(one.fault)

@@ -1,4 +1,4 @@
-"""Results of a comparison from its turns: rates, ratios with intervals, ranks, latencies; pairs."""
+"""The result of a comparison, from its turns: rates, ratios with intervals, ranks, latencies; pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from statistics import geometric_mean
 from typing import Any, Literal
 
 from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.paths import COMPARISON
 from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
 from litmeter.stats.ratios import (
     Ratio,
@@ -22,26 +23,23 @@ from litmeter.stats.ratios import (
     simultaneous,
 )
 from litmeter.stats.records import Floats, joined
-from litmeter.system.files import rounded
+from litmeter.system.files import Record, read_json, rounded
 
-METRICS = (
-    *("rate_rps", "ratio", "ratio_low", "ratio_high", "share_of_fastest", "rank"),
-    *("p50_ms", "p95_ms", "efficiency", "earlier"),
-)
-"""Columns of a row that metrics/comparison/NAME.json holds."""
 RANKED_FROM_ROUNDS = 3
-"""With fewer rounds than this, and than the reference has, a configuration has no interval and no rank. With
-fewer that have the pipeline's rate as well, its efficiency has none."""
+"""Minimum rounds for an interval and a rank (fewer if the reference has fewer), and, among rounds with the
+pipeline's rate, for the efficiency's interval."""
+
+NONE = (None, None, None)
+"""A ratio that is not known, and its interval."""
 
 Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved"]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two subjects compared: rates and 95th percentiles of latency, of ``name`` over ``other``.
+    """Rates and 95th percentiles of latency of ``name`` over ``other``, with simultaneous 95% intervals.
 
-    Intervals are simultaneous 95% ones. None where a rate is unknown, nothing compares them, or a percentile
-    has too few answers.
+    A ratio is None if a rate is unknown or nothing compares the two; a percentile, with too few answers.
     """
 
     name: str
@@ -58,6 +56,54 @@ class Pair:
     p95_verdict: Verdict
 
 
+class OverBefore(Record):
+    """What changed settings of the candidate do, measured in the same rounds; None where nothing was.
+
+    Attributes:
+        ratio, low, high: of the rates after and before.
+        changes: the settings that differ, each with its value before and after.
+        p95_ms: before and after.
+        p95_ratio: after over before, with its interval.
+    """
+
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    changes: Mapping[str, tuple[Any, Any]] | None = None
+    p95_ms: tuple[float | None, float | None] | None = None
+    p95_ratio: tuple[float | None, float | None, float | None] | None = None
+
+
+class ComparisonResult(Record):
+    """What a comparison found, beside its log of turns: metrics/comparison.json.
+
+    Attributes:
+        date: when it was measured, as ISO 8601.
+        model: the served digest.
+        candidate: settings of the candidate; None without one.
+        signatures: by configuration, a hash of all that its row depends on.
+        rows: of each configuration; a row that was kept from an earlier run has that run's date.
+        unavailable: by configuration, why it was not run in-process.
+        batch_ms: by configuration, time of an answer in-process by batch size.
+        ready_s: seconds that each server took to start.
+    """
+
+    date: str
+    model: str | None
+    candidate: Mapping[str, Any] | None
+    signatures: Mapping[str, str]
+    rows: Sequence[ComparisonRow]
+    over_before: OverBefore
+    unavailable: Mapping[str, str]
+    batch_ms: Mapping[str, Mapping[int, float]]
+    ready_s: Mapping[str, float | None]
+
+
+def read_comparison() -> ComparisonResult:
+    """The last comparison; raise OSError or ValueError where there is none that can be read."""
+    return ComparisonResult.model_validate(read_json(COMPARISON))
+
+
 def comparison_rows(
     names: Sequence[str],
     reference: str,
@@ -66,13 +112,13 @@ def comparison_rows(
     miss: float,
     earlier: Sequence[ComparisonRow] = (),
 ) -> list[ComparisonRow]:
-    """One row per configuration that has been measured, in the order of ``names``.
+    """A row for each measured configuration, in the order of ``names``.
 
     Args:
-        latencies_ms: of the good answers in the measured windows, by the number of their turn.
+        latencies_ms: latencies of good answers in the measured windows, by number of the turn.
         miss: share of the answers that the objective allows to take longer.
-        earlier: rows of an earlier run, for those that this one has not measured; they are shown as they are
-            and take no part in comparisons.
+        earlier: rows of an earlier run, for configurations that this run has not measured; they are kept as
+            they are, and take no part in comparisons.
     """
     kept = {row.experiment: row for row in earlier}
     turns = _served_turns(rows)
@@ -96,11 +142,16 @@ def comparison_rows(
         one = to_reference.get(name)
         if not one and shared.get(name):
             one = Ratio(ratio(rates, name, reference, reference).ratio, None, None)
-        columns = ratio_columns(one, "ratio", "ratio_low", "ratio_high")
+        times, low, high = interval(one)
         if name not in rates:  # rounds without an answer count as bounds
             beside = [turn for turn in own if turn.round in reference_rps]
-            bounds = [turn.highest_rps / reference_rps[turn.round] for turn in beside]
-            columns["ratio_high"] = rounded(_mean(bounds), 4)
+            high = rounded(_mean([turn.highest_rps / reference_rps[turn.round] for turn in beside]), 4)
+        share, share_low, share_high = interval(to_fastest.get(name))
+        blocks = _blocks([latencies_ms[turn.turn] for turn in own if turn.turn in latencies_ms])
+        p50_ms, p50_low_ms, p50_high_ms = _percentile(blocks, 50)
+        p95_ms, p95_low_ms, p95_high_ms = _percentile(blocks, 95)
+        in_process = _in_process(name, rows)
+        efficiency, efficiency_low, efficiency_high = interval(_efficiency(in_process), 3)
         found.append(
             ComparisonRow(
                 experiment=name,
@@ -108,25 +159,32 @@ def comparison_rows(
                 rate_rps=rounded(_mean(known), 2),
                 lowest_rps=rounded(min(known, default=None), 2),
                 highest_rps=rounded(max(turn.highest_rps for turn in own) or None, 2),
-                **columns,
-                **ratio_columns(to_fastest.get(name), "share_of_fastest", "share_low", "share_high"),
+                ratio=times,
+                ratio_low=low,
+                ratio_high=high,
+                share_of_fastest=share,
+                share_low=share_low,
+                share_high=share_high,
                 rank=rank_of.get(name),
-                **_latency_columns(
-                    [latencies_ms[turn.turn] for turn in own if turn.turn in latencies_ms], miss
-                ),
+                p50_ms=p50_ms,
+                p50_low_ms=p50_low_ms,
+                p50_high_ms=p50_high_ms,
+                p95_ms=p95_ms,
+                p95_low_ms=p95_low_ms,
+                p95_high_ms=p95_high_ms,
                 answers=sum(turn.answers for turn in own),
                 failed=sum(turn.failed + turn.timed_out for turn in own),
                 rounds=len({turn.round for turn in own}),
                 turns=len(own),
-                **_in_process_columns(name, rows),
+                objective_ms=rounded(percentile(joined(blocks), objective_percent(miss)), 2),
+                model_rps=rounded(_mean([rate for rate in in_process["model"] if rate]), 2),
+                pipeline_rps=rounded(_mean(in_process["pipeline"]), 2),
+                efficiency=efficiency,
+                efficiency_low=efficiency_low,
+                efficiency_high=efficiency_high,
             )
         )
     return found
-
-
-def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | str | None]:
-    """Content of metrics/comparison/NAME.json; ``earlier`` is null for this run's."""
-    return {column: getattr(row, column) for column in METRICS} | {"earlier": row.earlier or None}
 
 
 def pairs(
@@ -136,9 +194,10 @@ def pairs(
     latencies_ms: Mapping[int, Floats],
     p95_error: float | None = None,
 ) -> list[Pair]:
-    """Each of ``names`` over each that stands before it; the variance of all that were measured is pooled.
+    """Each of ``names`` over each name before it, with the pooled variance of all that were measured.
 
-    ``reference`` compares two that share no round; ``p95_error`` is for p95 alone, instead of the common one.
+    ``reference`` compares two that share no round. ``p95_error``: error of the intervals of p95, if not the
+    common one.
     """
     chosen = list(itertools.combinations(names, 2))
     turns, error = _served_turns(rows), simultaneous(len(chosen))
@@ -157,15 +216,21 @@ def pairs(
         both = [number for number in own if number in others]
         ours, theirs = ([each[number] for number in both] for each in (own, others))
         p95 = percentile_ratio(ours, theirs, 95, p95_error or error)
+        times, low, high = interval(rate)
+        p95_ratio, p95_low, p95_high = interval(p95)
         found.append(
             Pair(
                 name=name,
                 other=other,
-                **ratio_columns(rate, "ratio", "low", "high"),
+                ratio=times,
+                low=low,
+                high=high,
                 verdict=verdict(rate),
                 p95_ms=rounded(percentile(joined(own.values()), 95), 2),
                 other_p95_ms=rounded(percentile(joined(others.values()), 95), 2),
-                **ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
+                p95_ratio=p95_ratio,
+                p95_low=p95_low,
+                p95_high=p95_high,
                 p95_verdict=verdict(p95, "slower", "faster"),
             )
         )
@@ -178,19 +243,20 @@ def over_before(
     reference: str,
     before: str,
     after: str,
-    changes: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Content of metrics/over_before.json: ``after`` over ``before``, see ``pairs``.
-
-    ``changes`` are the keys that differ, with both values. Null where either was not measured. DVC shows
-    numbers, not lists: ratio and interval stand beside the rates, and nothing else.
-    """
-    keys = ("ratio", "low", "high", "changes", "p95_ms", "p95_ratio")
+    changes: Mapping[str, tuple[Any, Any]],
+) -> OverBefore:
+    """``after`` over ``before``, see ``pairs``; nothing where either was not measured."""
     if not {before, after} <= _served_turns(rows).keys():
-        return dict.fromkeys(keys)
+        return OverBefore()
     [pair] = pairs((before, after), reference, rows, latencies_ms)
-    p95_ms, p95_ratio = [pair.other_p95_ms, pair.p95_ms], [pair.p95_ratio, pair.p95_low, pair.p95_high]
-    return dict(zip(keys, (pair.ratio, pair.low, pair.high, changes, p95_ms, p95_ratio), strict=True))
+    return OverBefore(
+        ratio=pair.ratio,
+        low=pair.low,
+        high=pair.high,
+        changes=changes,
+        p95_ms=(pair.other_p95_ms, pair.p95_ms),
+        p95_ratio=(pair.p95_ratio, pair.p95_low, pair.p95_high),
+    )
 
 
 def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
@@ -205,7 +271,7 @@ def _always_answered(turns: Mapping[str, Sequence[TurnRow]]) -> set[str]:
 
 
 def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:
-    """The served rates of ``names`` in each round; the geometric mean of several turns of a round."""
+    """The served rates of ``names`` by round; of several turns in a round, their geometric mean."""
     turns = _served_turns(rows)
     rounds = sorted({row.round for own in turns.values() for row in own})
 
@@ -216,58 +282,49 @@ def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[fl
 
 
 def _mean(rates: Sequence[float | None]) -> float | None:
-    # None where there is none, or one is unknown.
+    # None without rates, or if one is unknown.
     known = [rate for rate in rates if rate]
     return geometric_mean(known) if known and len(known) == len(rates) else None
 
 
-def ratio_columns(one: Ratio | None, *columns: str) -> dict[str, Any]:
-    """Three columns: a ratio and its interval."""
-    values = (one.ratio, one.low, one.high) if one else (None,) * 3
-    return {column: rounded(value, 4) for column, value in zip(columns, values, strict=True)}
+def interval(one: Ratio | None, digits: int = 4) -> tuple[float | None, float | None, float | None]:
+    """A ratio and the ends of its interval, rounded; three times None without."""
+    return (rounded(one.ratio, digits), rounded(one.low, digits), rounded(one.high, digits)) if one else NONE
 
 
-def _latency_columns(turns: Sequence[Floats], miss: float) -> dict[str, Any]:
-    """p50 and p95 of all turns together, with intervals over blocks of rounds, as neighbours are alike.
-
-    And what all but the share ``miss`` of the answers keep to.
-    """
-    edges = block_edges(len(turns))
-    blocks = [joined(turns[begin:end]) for begin, end in itertools.pairwise(edges)]
-    pooled = joined(blocks)
-    columns = {"objective_ms": percentile(pooled, objective_percent(miss))}
-    for percent in (50, 95):
-        low, high = percentile_interval_of_blocks(blocks, percent) or (None, None)
-        name = f"p{percent}"
-        columns |= {f"{name}_ms": percentile(pooled, percent), f"{name}_low_ms": low, f"{name}_high_ms": high}
-    return {column: rounded(ms, 2) for column, ms in columns.items()}
+def _blocks(turns: Sequence[Floats]) -> list[Floats]:
+    """Latencies of turns, joined by blocks of rounds: neighbouring rounds are alike."""
+    return [joined(turns[begin:end]) for begin, end in itertools.pairwise(block_edges(len(turns)))]
 
 
-def _in_process_columns(name: str, rows: Sequence[TurnRow]) -> dict[str, Any]:
-    """In-process rates, and the efficiency within the rounds that have the pipeline's rate beside the served.
+def _percentile(blocks: Sequence[Floats], percent: int) -> tuple[float | None, float | None, float | None]:
+    """Percentile of all blocks together and its interval over the blocks, ms."""
+    low, high = percentile_interval_of_blocks(blocks, percent) or (None, None)
+    return rounded(percentile(joined(blocks), percent), 2), rounded(low, 2), rounded(high, 2)
 
-    No efficiency where one of these served turns has no good answer.
-    """
+
+def _in_process(name: str, rows: Sequence[TurnRow]) -> dict[str, list[float | None]]:
+    """Rates of the model; of the pipeline and the server, those of the rounds that have both."""
     rates: dict[str, dict[int, float | None]] = defaultdict(dict)
     for row in rows:
         if row.subject == name and row.round >= 0:
             rates[row.work][row.round] = row.rate_rps
     rounds = [number for number, rate in rates["pipeline"].items() if rate and number in rates["served"]]
     beside = {work: [rates[work][number] for number in rounds] for work in ("served", "pipeline")}
-    columns = {
-        "model_rps": rounded(_mean([rate for rate in rates["model"].values() if rate]), 2),
-        "pipeline_rps": rounded(_mean(beside["pipeline"]), 2),
-    }
-    if not rounds or not all(beside["served"]):
-        return columns
+    return beside | {"model": list(rates["model"].values())}
+
+
+def _efficiency(rates: Mapping[str, list[float | None]]) -> Ratio | None:
+    """Served over pipeline, by ``_in_process``; None where a served turn has no good answer."""
+    if not rates["served"] or not all(rates["served"]):
+        return None
+    beside = {work: rates[work] for work in ("served", "pipeline")}
     own = ratio(beside, "served", "pipeline", "pipeline")
-    figures = (own.ratio, own.low, own.high) if len(rounds) >= RANKED_FROM_ROUNDS else (own.ratio, None, None)
-    names = ("efficiency", "efficiency_low", "efficiency_high")
-    return columns | {column: rounded(value, 3) for column, value in zip(names, figures, strict=True)}
+    return own if len(rates["served"]) >= RANKED_FROM_ROUNDS else Ratio(own.ratio, None, None)
 
 
 def verdict(one: Ratio | None, above: Verdict = "faster", below: Verdict = "slower") -> Verdict:
-    """What an interval says of two rates; of latencies a ratio above 1 is slower."""
+    """What an interval says about two rates; for latencies, pass the words for a ratio above and below 1."""
     if one is not None and one.equal:
         return "equal within 3%"
     if one is None or not one.resolved:

@@ -1,13 +1,11 @@
-"""The figures of a turn: from its requests, what the server counted, and what the machine did meanwhile."""
+"""The figures of a turn, from its requests, the server's counters and the machine's usage."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -38,20 +36,20 @@ from litmeter.system.files import rounded
 CLIENT_BUSY = 0.9
 """Share of a core: the load generator is a single thread, and may limit the rate above this."""
 IDLE_SHARE = 0.05
-"""Share of the users' time without a request in flight above which a closed loop does not count."""
+"""A closed loop is void if users were without a request in flight for a larger share of the time."""
 SLOWDOWN_SHARE = 0.1
 """Drop of the CPU's frequency above which there is a warning."""
 GROWTH_BLOCKS, GROWTH_CERTAINTY = 15, 0.975
-"""Parts of an open loop's windows, of which the last third's latencies are compared with the first's. At
-70% load 4% of the loads or fewer seem to grow, whether they have 200 requests or 3,000; simulated."""
+"""Parts of an open loop's windows (latencies of the last third are compared with the first third's), and the
+certainty. In simulations at 70% load at most 4% of loads seem to grow, with 200 requests as with 3,000."""
 MOMENT_S = 1e-6
-"""Length of a request that counts only where it ended."""
+"""Nominal length of a request that counts only at its end."""
 BATCH_GAP_S = 0.02
-"""Answers that follow each other sooner come from one batch, or from batches that ended together."""
+"""Answers closer together come from one batch, or from batches that ended together."""
 REQUEST, BATCH, NOTHING = "litmeter_request_seconds", "litmeter_batch_size", [0.0, 0.0]
-"""Histograms of the server, and the sum and count of one that has none."""
-ROLES = {"http": "http", "worker": "workers", "manager": "manager"}
-"""Columns of the server's processes: HTTP, inference, and all others, of which LitServe's manager works."""
+"""Histograms of the server; sum and count of an empty one."""
+ROLES = ("http", "worker", "manager")
+"""Roles of the server's processes: HTTP, inference, and all others, of which LitServe's manager works."""
 
 
 def served_row(
@@ -66,24 +64,23 @@ def served_row(
 ) -> TurnRow:
     """The row of a turn of requests.
 
-    A rate counts good answers only, a request in the share of it that lies within the windows. Latencies are
-    those of the good requests that ended within the windows or, in an open loop, were due there. The counts
-    are of the whole turn, warm-up and last requests included: ``sent = good + failed + timed_out``.
+    A rate counts good answers only; a request counts by the share of it that lies within the windows.
+    Latencies are those of good requests that ended within the windows or, in an open loop, were due there.
+    Counts are of the whole turn, warm-up and last requests included: ``sent = good + failed + timed_out``.
 
     Args:
-        at_s, seconds: when it began, since the log did, and what it took.
-        scrapes: the server's metrics before and after.
+        at_s, seconds: begin of the turn since the log's begin, and its duration.
+        scrapes: the server's counters before and after the turn.
     """
     assert isinstance(turn.load, LoadPlan)
     rate, latency_ms = rate_of(record), latencies_ms(record)
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
     answered = int((record.status == OK).sum())
-    return TurnRow(
-        **_common_columns(turn, number, at_s, seconds, usage),
-        work="served",
+    row = replace(
+        _machine_row(turn, number, at_s, seconds, usage, "served"),
         users=record.users,
         offered_rps=rounded(record.rate_rps, 3),
-        **(_rate_columns(rate) if rate.rps else {"bound_rps": rounded(_highest_rps(record), 3)}),
+        bound_rps=None if rate.rps else rounded(_highest_rps(record), 3),
         answers=len(latency_ms),
         sent=len(record.status),
         failed=int((record.status == FAILED).sum()),
@@ -97,67 +94,80 @@ def served_row(
         client_cores=_over(usage.client_s, usage.seconds),
         client_cpu_ms=_over(usage.client_s, answered / 1000),
         client_wait_ms=_over(usage.client_waited_s, answered / 1000),
-        **(_server_columns(*scrapes, usage, answered) if scrapes else {}),
         late_ms=_lateness_ms(record),
         memory_mib=None if memory_bytes is None else round(memory_bytes / 2**20, 1),
         void="; ".join(_void_reasons(record, rate, mean_ms, settles=turn.load.max_windows > WINDOWS)),
     )
+    if rate.rps:
+        row = _with_rate(row, rate)
+    return _with_server(row, *scrapes, usage, answered) if scrapes else row
 
 
 def inprocess_row(
     turn: Turn, number: int, at_s: float, seconds: float, blocks: Floats, cpu_ms: float, usage: Usage
 ) -> TurnRow:
-    """The row of a turn of work in-process, by what ``subjects.Done`` has."""
+    """The row of a turn of work in-process; ``blocks`` and ``cpu_ms`` as in ``subjects.Done``."""
     assert isinstance(turn.load, Work)
     rate = throughput(blocks)
     waited_s = None if usage.process_waited_s is None else sum(usage.process_waited_s.values())
-    return TurnRow(
-        **_common_columns(turn, number, at_s, seconds, usage),
-        work=turn.load.kind,
+    row = replace(
+        _machine_row(turn, number, at_s, seconds, usage, turn.load.kind),
         batch_size=turn.load.batch_size,
-        **_rate_columns(rate),
         workers_cpu_ms=round(cpu_ms, 3),
         workers_wait_ms=_over(waited_s, usage.seconds * rate.rps / 1000),
     )
+    return _with_rate(row, rate)
 
 
-def _rate_columns(rate: Throughput) -> dict[str, Any]:
-    rates = {"rate_rps": rate.rps, "low_rps": rate.low_rps, "high_rps": rate.high_rps}
-    return {name: round(value, 3) for name, value in rates.items()}
+def _machine_row(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage, work: str) -> TurnRow:
+    """The row of a turn with what the machine did meanwhile."""
+    return TurnRow(
+        turn=number,
+        at_s=round(at_s, 3),
+        seconds=round(seconds, 3),
+        round=turn.round,
+        subject=configuration_of(turn.subject),
+        work=work,
+        cpu_percent=rounded(usage.cpu_percent, 1),
+        other_percent=rounded(usage.other_percent, 1),
+        others={name: round(usage.others[name], 2) for name in busiest(usage.others)},
+        steal_percent=rounded(usage.steal_percent, 1),
+        cpu_mhz=rounded(usage.mhz, 0),
+        gpu_percent=rounded(usage.gpu_percent, 1),
+        gpu_memory_mib=rounded(usage.gpu_memory_mib, 0),
+        gpu_power_w=rounded(usage.gpu_power_w, 0),
+        warnings="; ".join(_machine_warnings(usage)),
+    )
 
 
-def _common_columns(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage) -> dict[str, Any]:
-    return {
-        "turn": number,
-        "at_s": round(at_s, 3),
-        "seconds": round(seconds, 3),
-        "round": turn.round,
-        "subject": configuration_of(turn.subject),
-        "cpu_percent": rounded(usage.cpu_percent, 1),
-        "other_percent": rounded(usage.other_percent, 1),
-        "others": json.dumps({name: round(usage.others[name], 2) for name in busiest(usage.others)}),
-        "steal_percent": rounded(usage.steal_percent, 1),
-        "cpu_mhz": rounded(usage.mhz, 0),
-        "gpu_percent": rounded(usage.gpu_percent, 1),
-        "gpu_memory_mib": rounded(usage.gpu_memory_mib, 0),
-        "gpu_power_w": rounded(usage.gpu_power_w, 0),
-        "warnings": "; ".join(_machine_warnings(usage)),
-    }
+def _with_rate(row: TurnRow, rate: Throughput) -> TurnRow:
+    return replace(
+        row, rate_rps=round(rate.rps, 3), low_rps=round(rate.low_rps, 3), high_rps=round(rate.high_rps, 3)
+    )
 
 
-def _server_columns(before: Scrape, after: Scrape, usage: Usage, answered: int) -> dict[str, Any]:
-    """What the server counted, and times by role; processes without a role count as the manager's."""
-    columns: dict[str, Any] = {}
-    for name, by_process in (("cpu", usage.process_s), ("wait", usage.process_waited_s)):
-        seconds = dict.fromkeys(ROLES if by_process is not None else (), 0.0)
-        for pid, spent in (by_process or {}).items():
+def _with_server(row: TurnRow, before: Scrape, after: Scrape, usage: Usage, answered: int) -> TurnRow:
+    """Add what the server counted, and its processes' times per answer."""
+
+    def by_role(process_s: Mapping[int, float] | None) -> dict[str, float | None]:
+        # Processes without a role count as the manager's.
+        seconds = dict.fromkeys(ROLES if process_s is not None else (), 0.0)
+        for pid, spent in (process_s or {}).items():
             seconds[after.roles.get(pid, "manager")] += spent
-        columns |= {f"{ROLES[role]}_{name}_ms": _over(own, answered / 1000) for role, own in seconds.items()}
-    if (times := between(before, after)) is not None:
-        columns["batch_size"] = rounded(times.batch_size, 2)
-        columns["stage_ms"] = json.dumps({stage: round(ms, 3) for stage, ms in times.stage_ms.items()})
-        columns["batches"] = json.dumps({size: count for size, count in times.batches.items() if count})
-    return columns
+        return {role: _over(spent, answered / 1000) for role, spent in seconds.items()}
+
+    cpu_ms, wait_ms, times = by_role(usage.process_s), by_role(usage.process_waited_s), between(before, after)
+    return replace(
+        row,
+        http_cpu_ms=cpu_ms.get("http"),
+        workers_cpu_ms=cpu_ms.get("worker"),
+        manager_cpu_ms=cpu_ms.get("manager"),
+        http_wait_ms=wait_ms.get("http"),
+        workers_wait_ms=wait_ms.get("worker"),
+        manager_wait_ms=wait_ms.get("manager"),
+        batch_size=rounded(times.batch_size, 2) if times else None,
+        stage_ms={stage: round(ms, 3) for stage, ms in times.stage_ms.items()} if times else {},
+    )
 
 
 def _over(seconds: float | None, divisor: float) -> float | None:
@@ -167,25 +177,25 @@ def _over(seconds: float | None, divisor: float) -> float | None:
 def rate_of(record: LoadRecord) -> Throughput:
     """Good answers per second, with the interval of this turn's rate alone.
 
-    Where the first answers took so long that the record has a single window, see ``slow_rate``.
+    If the first answers took so long that the record has a single window, see ``slow_rate``.
     """
     good = record.status == OK
     if len(record.window_edges) - 1 < WINDOWS:
         return slow_rate(np.sort(record.end[good]) - float(record.start.min()))
     opened, closed = record.window
-    # In an open loop a queue may grow: time that a request spends waiting in it is no work done.
+    # In an open loop a queue may grow; time in the queue is no work done.
     start = record.start if record.rate_rps is None else record.end - MOMENT_S
     return throughput(block_rates(start[good], record.end[good], opened, closed))
 
 
 def slow_rate(end: Floats) -> Throughput:
-    """The rate of all answers, which ended at these times since the users began, ascending.
+    """The rate of all answers, by their ``end`` times since the users began, ascending.
 
-    Simulated, with 1.5 to 3.5 answers of each of eight users, it is 0 to 11% too low. From the first batch of
-    answers to the last, the first not counted, it would be up to 34% too high, as the first batches of
-    several workers end soon after each other; not counting an answer per user, up to 53%.
+    In simulations with 1.5 to 3.5 answers of each of eight users the rate is 0 to 11% too low. Counting from
+    the first batch of answers would make it up to 34% too high, as first batches of several workers end soon
+    after each other; leaving out an answer per user, up to 53%.
 
-    The interval is that of a count of batches, as if they came at random: 0 to infinity for none.
+    The interval treats batches as random arrivals: 0 to infinity without any.
     """
     if not len(end):
         return Throughput(0.0, 0.0, math.inf)
@@ -195,7 +205,7 @@ def slow_rate(end: Floats) -> Throughput:
 
 
 def _highest_rps(record: LoadRecord) -> float | None:
-    """What an unmeasured rate was below: all good answers, and one more per user, over the turn's time."""
+    """Upper bound of an unmeasured rate: all good answers, and one more per user, over the turn's time."""
     if not len(record.end):
         return None
     good = int((record.status == OK).sum())
@@ -209,9 +219,9 @@ def latencies_ms(record: LoadRecord) -> Floats:
 
 
 def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *, settles: bool) -> list[str]:
-    """Why a turn's figures cannot be relied on; an open loop's can if the server kept up with the arrivals.
+    """Why a turn does not count; an open loop counts if the server kept up with the arrivals.
 
-    In one that ``settles``, windows were repeated until the last three agree.
+    If the turn ``settles``, windows were repeated until the last three agree.
     """
     reasons = []
     bad = int((record.status != OK).sum())
@@ -254,11 +264,11 @@ def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
 
 
 def latency_grows(record: LoadRecord) -> bool:
-    """Whether an open loop's requests take longer and longer, and more of them wait at the end.
+    """Whether latencies of an open loop grow, and more requests are in flight at its end than at its begin.
 
-    The mean latency of the last third of the windows lies above that of the first by more than the means
-    of their parts vary (Student's t), and more requests are in flight when the windows close than when they
-    opened. A server at its limit shows it long before it answers noticeably fewer requests than arrive.
+    The mean latency of the last third of the windows must exceed that of the first third by more than the
+    means of their parts vary (Student's t). A server at its limit shows this long before it answers
+    noticeably fewer requests than arrive.
     """
     opened, closed = record.window
     inside = (record.status == OK) & record.in_window
@@ -294,9 +304,9 @@ def _machine_warnings(usage: Usage) -> list[str]:
 
 
 def _lateness_ms(record: LoadRecord) -> float | None:
-    """99th percentile of the delay from when a request was due until it was sent, ms.
+    """99th percentile of the delay from due to sent, ms.
 
-    In a closed loop a request is due when the same user's last one has been answered with 200.
+    In a closed loop a request is due when the same user's last request has been answered with 200.
     """
     opened, closed = record.window
     if record.rate_rps is not None:
@@ -311,7 +321,7 @@ def _lateness_ms(record: LoadRecord) -> float | None:
 
 
 def failed_rows(rows: Sequence[TurnRow]) -> int:
-    """Requests of all turns that failed or timed out."""
+    """Number of requests of all turns that failed or timed out."""
     return sum(row.failed + row.timed_out for row in rows)
 
 
@@ -320,15 +330,13 @@ class Scrape:
     """One reading of ``/metrics``, cumulative since the server's start.
 
     Attributes:
-        stages, whole: sum of seconds and number of requests, by stage and from arrival to answer.
-        batches: cumulative histogram of batch sizes, by the upper bound of the bucket.
+        stages, whole: sum of seconds and number of requests, by stage, and from arrival to answer.
         batched: number of requests in batches, and number of batches.
         roles: role of each process, by process id.
     """
 
     stages: Mapping[str, Sequence[float]]
     whole: Sequence[float]
-    batches: Mapping[str, float]
     batched: Sequence[float]
     roles: Mapping[int, str]
 
@@ -338,54 +346,44 @@ class ServerTimes:
     """Stage times and batch sizes of a window.
 
     Attributes:
-        stage_ms: mean per request. "transport" is the rest of its time: HTTP, JSON, communication between
-            processes; left out where the stages' means exceed the whole, as with few requests they may.
-        batches: number of batches by the upper bound of their bucket ("+Inf" for the last).
+        stage_ms: mean per request. "transport" is the rest of the request's time: HTTP, JSON, communication
+            between processes. It is left out if the stages' means exceed the whole, as with few requests.
         batch_size: mean, None where there was no batch.
     """
 
     stage_ms: Mapping[str, float]
-    batches: Mapping[str, int]
     batch_size: float | None
 
 
 def read_scrape(text: str) -> Scrape:
-    """Parse ``/metrics``, in Prometheus' text format."""
+    """Parse ``/metrics`` (Prometheus' text format)."""
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    batches, roles = dict[str, float](), dict[int, str]()
+    roles: dict[int, str] = {}
     for sample in (one for family in text_string_to_metric_families(text) for one in family.samples):
         name, _, figure = sample.name.rpartition("_")
         if sample.name == "litmeter_process" and sample.value:
             roles[int(sample.labels["pid"])] = sample.labels["role"]
-        elif sample.name == "litmeter_batch_size_bucket":
-            batches[sample.labels["le"]] = sample.value
         elif name in ("litmeter_stage_seconds", REQUEST, BATCH) and figure in ("sum", "count"):
             totals[sample.labels.get("stage", name)][("sum", "count").index(figure)] += sample.value
     whole, batched = totals.pop(REQUEST, NOTHING), totals.pop(BATCH, NOTHING)
-    return Scrape(totals, whole, batches, batched, roles)
+    return Scrape(totals, whole, batched, roles)
 
 
 def between(before: Scrape, after: Scrape) -> ServerTimes | None:
-    """Stage times and batch sizes between two scrapes, None where no request ended.
+    """Stage times and batch size between two scrapes; None if no request ended.
 
-    A mean is the growth of a sum over the growth of its count. Of a request that straddles an edge of
-    the window, each stage counts where it ended.
+    A mean is the growth of a sum over the growth of its count. A stage counts in the window in which it
+    ended.
     """
     whole_ms = _mean_ms(before.whole, after.whole)
     if whole_ms is None:
         return None
     means = {name: _mean_ms(before.stages.get(name, NOTHING), own) for name, own in after.stages.items()}
     stage_ms = {name: mean_ms for name, mean_ms in means.items() if mean_ms is not None}
-    batches, smaller = {}, 0.0
-    for bound in sorted(after.batches, key=float):
-        count = after.batches[bound] - before.batches.get(bound, 0.0)
-        batches[bound.removesuffix(".0")] = round(count - smaller)
-        smaller = count
     transport_ms = whole_ms - sum(stage_ms.values())
     requests, batch_count = (new - old for old, new in zip(before.batched, after.batched, strict=True))
     return ServerTimes(
         stage_ms=stage_ms | ({"transport": transport_ms} if transport_ms >= 0 else {}),
-        batches=batches,
         batch_size=requests / batch_count if batch_count else None,
     )
 

@@ -1,8 +1,8 @@
 """The workers of an in-process subject: ``python -m litmeter.measure.inprocess_workers``.
 
-Started by ``subjects.InProcess``, which writes jobs as lines of JSON and reads a line for each.
-As many workers are started at first as there are cores; on a GPU, others when so many are asked for.
-A kind says whether workers are forked, once its libraries are loaded, or spawned.
+``subjects.InProcess`` starts this process, writes jobs as lines of JSON, and reads a line for each job. At
+first as many workers start as there are cores; on a GPU, more as soon as a job asks for them. The kind says
+whether workers are forked, after loading its libraries, or spawned.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from litmeter.stats.records import block_rates
 from litmeter.system.cores import available_cores
 
 BEGIN_S = 0.005
-"""After this all workers begin at once, however late one of them wakes up."""
+"""Delay until all workers begin at once, so that one may wake up late."""
 COMMON_SHARE = 0.5
-"""Share of the time in which all workers have to run."""
+"""Minimum share of the time in which all workers must run."""
 
 
 def run_worker(
@@ -37,16 +37,15 @@ def run_worker(
 ) -> None:
     """Load the model, send its number of threads, then run batches on request until the parent dies.
 
-    The request ``(kind of work, batch_size, threads)`` is answered with None after a warm-up batch. It runs
-    in so many threads of torch, or in its own for None. The request
-    ``(begin, seconds)`` that follows is answered with (start, end) of each batch from ``begin`` on, on the
-    monotonic clock, and the CPU seconds of all threads.
+    A request has two messages. ``(kind of work, batch_size, threads)`` is answered with None after a warm-up
+    batch; ``threads`` are torch's, None: unchanged. ``(begin, seconds)`` is answered with the (start, end) of
+    each batch from ``begin`` on, on the monotonic clock, and the CPU seconds of all threads.
 
     Args:
-        inherited: the parent's end of the connection, in a forked worker.
+        inherited: in a forked worker, the parent's end of the connection.
     """
     if inherited is not None:
-        inherited.close()  # or it would not see that the parent died
+        inherited.close()  # or the worker would not notice the parent's death
     pipeline = build()
     connection.send(pipeline.threads)
     with suppress(EOFError):
@@ -69,7 +68,7 @@ def run_worker(
 
 @contextmanager
 def threads_of_torch(number: int | None) -> Iterator[None]:
-    """Have torch run in so many threads within a block, where it is loaded; None: as it does."""
+    """Set torch's number of threads within the block, if torch is loaded; None: unchanged."""
     torch = sys.modules.get("torch")
     if torch is None or number is None:
         yield
@@ -90,11 +89,10 @@ def measure(
     tries: int = 3,
     threads: int | None = None,
 ) -> tuple[list[float], float]:
-    """Images per second in the blocks of the window in which all ``workers`` ran, and CPU ms per image.
+    """Images per second in blocks of the window in which all ``workers`` ran, and CPU ms per image.
 
-    They run in ``threads`` of torch each, None: in their own.
-    Measured again, for twice as long, where that window is short, as one of them was kept from running. Where
-    there is none at last, exit with the reason.
+    If a worker was kept from running, so that the window is short, measure again for twice as long; exit if
+    there is no such window at last. ``threads``: torch's, of each worker; None: unchanged.
     """
     for connection in workers:
         connection.send((kind, batch_size, threads))
@@ -125,7 +123,7 @@ def receive(connection: Connection) -> Any:
 def main() -> None:
     """Start the workers that the first line describes, then run a job per line and print its result."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a LitAPI prints goes to the log
+    os.dup2(2, 1)  # a LitAPI's prints go to the log
     setup = json.loads(sys.stdin.readline())
     found: type[Configuration] = getattr(importlib.import_module(setup["module"]), setup["class"])
     configuration = found.model_validate(setup["settings"])
@@ -142,7 +140,8 @@ def main() -> None:
 
 
 def start_workers(method: str, build: Callable[[], Pipeline], number: int) -> tuple[list[Connection], int]:
-    """Start workers that have loaded the model; return a connection to each, and the threads of one."""
+    """Start workers, which load the model; return a connection to each, and the number of a worker's
+    threads."""
     context: Any = multiprocessing.get_context(method)
     workers = []
     for _ in range(number):

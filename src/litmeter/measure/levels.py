@@ -1,4 +1,4 @@
-"""The schedule of a benchmark: one configuration alone at each number of users, and what its server costs."""
+"""The schedule of a benchmark: one configuration alone at each number of users, and its null server."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from litmeter.measure.turn import Schedule, Turn, measure, serve
 from litmeter.stats.records import OK, WINDOWS
 
 NULL_SERVER = "null server"
-"""The subject that is the same server with a model that does nothing."""
+"""The subject with the same server and a model that does nothing."""
 SECONDS = 15.0
-"""From when the servers are ready on; a slow configuration's levels run once."""
+"""Seconds after the servers are ready; the levels of a slow configuration run only once."""
 FIRST_ANSWERS_S = 4.0
-"""Who takes longer for its users' first answers is slow: see ``figures.rate_of``."""
+"""If the users' first answers take longer, the whole turn is measured: see ``figures.rate_of``."""
 NULL_S = 1.0
-"""Seconds of three windows: enough for rates of hundreds of requests per second."""
+"""Seconds of the null server's three windows: enough for rates of hundreds of requests per second."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Alone:
     """What a configuration did alone.
 
     Attributes:
-        ready_s: from its start to its first 200.
-        answers: index of the body and answer of the requests that were answered with 200: how many.
+        ready_s: seconds from its start to its first status 200.
+        answers: number of requests with status 200, by index of the body and by answer.
     """
 
     ready_s: float | None
@@ -41,18 +41,19 @@ class Alone:
 def levels(
     name: str, load: LoadSettings, bodies: int, tested: Sequence[int] = (), *, null_server: bool = True
 ) -> Schedule[Alone]:
-    """Load ``name`` at each number of users, again in the reverse order, and its null server at the most.
+    """Load ``name`` at each number of users, then again in reverse order; last, its null server.
 
-    So the level that is fastest in the first runs is reported from a second one, which had no part in the
+    The level that is fastest in the first runs is reported from its second run, which had no part in the
     choice.
 
     Args:
         bodies: number of request bodies.
-        tested: indices of those whose answers are needed; they are sent first. Without these, none is kept.
-        null_server: whether there is one.
+        tested: indices of bodies whose answers are needed; they are sent first. Without any, no answer is
+        kept.
+        null_server: whether there is a null server.
     """
     serving = yield from serve([name, NULL_SERVER] if null_server else [name])
-    answers: Counter[tuple[int, bytes]] = Counter()  # most are like another one, and they may be large
+    answers: Counter[tuple[int, bytes]] = Counter()  # answers may be large, and most are alike
     plan = replace(_plan(load), keep_answers=bool(tested))
     longest_s = 0.0
     runs = [(number, users) for number, order in enumerate((1, -1)) for users in load.users[::order]]
@@ -84,7 +85,7 @@ def _plan(load: LoadSettings) -> LoadPlan:
 
 
 def null_plan(load: LoadSettings) -> LoadPlan:
-    """The load of a server that does nothing: at the most users, for a second."""
+    """The load of the null server: the most users, for a second."""
     seconds = min(load.min_s, NULL_S)
     return replace(_plan(load), requests=1, min_s=seconds, max_s=seconds, give_up_s=None)
 
@@ -98,7 +99,7 @@ def by_users(rows: Sequence[TurnRow], name: str) -> Mapping[int, Sequence[TurnRo
 
 
 def reported(levels_of: Mapping[int, Sequence[TurnRow]]) -> TurnRow | None:
-    """The last turn of the level whose first was the fastest; None where none had an answer."""
+    """The last turn of the level whose first turn was the fastest; None without an answer."""
     answered = [rows for rows in levels_of.values() if rows[0].rate_rps]
     fastest = max(answered, key=lambda rows: rows[0].rate_rps or 0.0, default=None)
     return fastest[-1] if fastest else None

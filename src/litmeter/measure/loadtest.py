@@ -1,4 +1,4 @@
-"""A server at any URL: bodies and headers, and the levels of ``litmeter loadtest``."""
+"""Bodies, headers and levels of ``litmeter loadtest``, for a server at any URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from litmeter.say.tables import pluralise
 
 IMAGE_TOKEN = "{image}"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
-"""Endings of the files that are taken from a folder."""
+"""Endings of the files that are read from a folder."""
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
 """Name and value by RFC 9110, in ASCII."""
 GROWS = "latency grows: the server may be overloaded"
@@ -27,12 +27,12 @@ GROWS = "latency grows: the server may be overloaded"
 def bodies_to_send(
     body_files: Sequence[Path], images: Sequence[Path], content_type: str, template: str | None
 ) -> list[bytes]:
-    """The bodies of ``body_files``, as ``read_bodies`` finds them, then one per image.
+    """The bodies of ``body_files``, as ``read_bodies`` finds them, then a body per image.
 
     Args:
-        images: files, or folders whose image files are taken. They are sent as they are where the content
-            type is an image's.
-        template: else each is its base64 in this JSON.
+        images: files, or folders whose image files are read. If the content type is an image's, they are sent
+            as they are.
+        template: JSON with {image}, which else stands for the image in base64.
 
     Raises:
         LoadError: there is no body, or a file cannot be read.
@@ -66,7 +66,7 @@ def bodies_to_send(
 
 
 def request_headers(lines: Sequence[str]) -> dict[str, str]:
-    """Headers from lines of the form ``Name: value``; raise UsageError for another, and for Content-Type."""
+    """Headers from lines ``Name: value``; raise UsageError for other lines, and for Content-Type."""
     headers = {}
     for line in lines:
         match = HEADER.fullmatch(line)
@@ -79,7 +79,7 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
 
 
 def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None) -> Schedule[list[Sample]]:
-    """Load one subject by each plan; warn where an open loop's latencies grow."""
+    """Load one subject by each plan; warn if an open loop's latencies grow."""
     yield from serve([name])
     samples = []
     for number, plan in enumerate(plans):

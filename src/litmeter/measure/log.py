@@ -1,9 +1,8 @@
 """The log of turns: the one record of what was measured, from which all figures can be computed again.
 
-While a stage measures, each turn is a line of JSON in a file outside of DVC's outputs, keyed by a hash of all
-that its turns depend on. A stage that was killed is repeated from it, decision by decision, and goes on where
-it was. When it is done, the log becomes plots/turns/STAGE.csv, a row per turn, and samples/STAGE.csv, a row
-per request; the unfinished one is removed.
+While a stage measures, each turn is a line of JSON in a file outside of DVC's outputs, whose name has a hash
+of all that the turns depend on. A killed stage repeats its decisions from that file, and goes on where it
+was. A finished log becomes plots/turns/STAGE.csv, a row per turn, and samples/STAGE.csv, a row per request.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ class Log:
     """The samples of one stage or command, in their order.
 
     Attributes:
-        samples: of each turn, without the answers' bodies.
-        reached_s: how far it has come, seconds since its begin.
+        samples: the samples of all turns, without the answers' bodies.
+        reached_s: seconds from the log's begin to its last entry.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Read an unfinished log; without ``path`` it lives in memory alone."""
+        """Read an unfinished log; without ``path`` the log is in memory alone."""
         self.path = path
         self.samples: list[Sample] = []
         self.reached_s = 0.0
@@ -54,9 +53,9 @@ class Log:
         return {one.row.turn: latencies_ms(one.record) for one in self.samples if one.record is not None}
 
     def repeated(self, asked: Turn | Serve) -> Sample | Serving | None:
-        """What was answered when this was asked before; None where it has to be measured.
+        """The stopped run's answer to the same request; None if it must be measured.
 
-        What is left of an earlier log is dropped where something else is asked.
+        If the request differs from the stopped run's, the rest of that log is dropped.
         """
         if self._repeated == len(self._lines):
             return None
@@ -72,7 +71,7 @@ class Log:
         return answer
 
     def add(self, asked: Turn | Serve, answer: Sample | Serving) -> None:
-        """Keep what was measured; raise StorageError where the unfinished log cannot be written."""
+        """Keep what was measured; raise StorageError if the unfinished log cannot be written."""
         self._keep(answer)
         if self.path is not None:
             append_line(self.path, json.dumps({"asked": _asked_line(asked), **_answer_line(answer)}))
@@ -92,14 +91,14 @@ class Log:
         write_csv(samples, [row for sample in self.samples for row in request_rows(sample)], SAMPLE_FIELDS)
 
     def remove_unfinished(self) -> None:
-        """Remove the unfinished log, once its stage is done, and those of other keys of the same stage."""
+        """Remove all unfinished logs of the stage, once it is done."""
         if self.path is not None:
             for path in self.path.parent.glob(f"{self.path.name.split('-')[0]}-*.jsonl"):
                 path.unlink(missing_ok=True)
 
 
 def unfinished_log(stage: str, key: str) -> Log:
-    """The log of a stage that may have been stopped; ``key`` hashes all that its turns depend on."""
+    """The log of a stage that may have been stopped; ``key``: hash of all that its turns depend on."""
     return Log(UNFINISHED / f"{stage}-{key}.jsonl")
 
 
@@ -115,7 +114,7 @@ def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
         return asdict(answer)
     line: dict[str, Any] = {"row": asdict(answer.row)}
     if answer.record is not None:
-        # In full: what a schedule decides by its samples, it decides again by these.
+        # In full: a schedule decides again by these samples.
         line["record"] = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(answer.record).items()
@@ -135,10 +134,10 @@ def _read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of an unfinished log, without the part at its end that a killed process leaves as it writes.
+    """The lines of an unfinished log.
 
-    That part is removed from the file as well, as lines are added to it. Raise StorageError where the file
-    cannot be read or written, or is none of these.
+    A killed process may have written part of a last line: the part is removed from the file, too, as lines
+    will be added. Raise StorageError if the file cannot be read or written, or is no log.
     """
     try:
         *lines, part = path.read_text(encoding="utf-8").split("\n")

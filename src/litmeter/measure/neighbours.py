@@ -1,4 +1,4 @@
-"""Who else uses this machine's CPU: processes that are none of what is measured, if they are visible."""
+"""Other processes that use this machine's CPU, as far as they are visible."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import psutil
 from litmeter.system.processes import MARK
 
 EVERY_S = 5.0
-"""A reading takes 5 to 8 ms of CPU time for 150 processes: there is none sooner without one to be named."""
+"""Minimum seconds between readings at begins of turns: a reading takes 5 to 8 ms of CPU time."""
 LEAST_CORES = 0.05
-"""Of a process that is named."""
+"""Minimum usage of a process that is named."""
 SPECIAL = re.compile(r"[^\w .:/+-]")
-"""What a name may have that a page or a table would take for its own."""
+"""Characters that a page or a table could take for markup."""
 
 
 class Neighbours:
-    """Reads the CPU times of all processes now and then."""
+    """Reads the CPU times of all processes from time to time."""
 
     def __init__(self) -> None:
         self._read_at = -EVERY_S
         self._before: Mapping[psutil.Process, float] = {}
 
     def begin(self) -> None:
-        """Read them, unless that was done not long ago."""
+        """Read, unless the last reading is less than EVERY_S old."""
         if perf_counter() - self._read_at >= EVERY_S:
             self._read_at, self._before = perf_counter(), _cpu_s()
 
     def busiest(self) -> dict[str, float]:
-        """Mean number of cores since the last reading, by name, of other processes that are busy.
+        """Mean cores since the last reading of busy other processes, by name.
 
-        What this process has started is none of them. Of those that have begun since, all their time counts.
+        Processes that this process has started are left out. All time of newer processes counts.
         """
         before, seconds = self._before, perf_counter() - self._read_at
         self._read_at, self._before = perf_counter(), _cpu_s()
@@ -56,7 +56,7 @@ def _cpu_s() -> dict[psutil.Process, float]:
 
 
 def _is_marked(process: psutil.Process, leaders: set[int]) -> bool:
-    """Whether one of ``leaders`` has started it, though it is no longer one of its descendants."""
+    """Whether one of ``leaders`` has started the process, even if it is no longer a descendant."""
     try:
         mark = process.environ().get(MARK, "")
     except psutil.Error:  # another user's

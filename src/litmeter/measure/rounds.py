@@ -1,11 +1,10 @@
-"""Schedules of a comparison in rounds: who is loaded when, by what each turn costs and has yielded.
+"""Schedules that compare configurations in rounds.
 
-Rates of the same round are compared, so that a machine that drifts changes all of them. Of two successive
-rounds the first has a random order, the second its reverse, so that a steady drift cancels.
+A drift of the machine changes all rates of a round alike, so rates are compared within rounds. Every second
+round has the reverse order of the round before, so a steady drift cancels.
 
-The fast take a turn in each round, the slow in some, spread evenly over as many rounds as the time allows by
-what turns have cost so far. Nobody leaves because of what was found, and none gets too few turns for an
-interval, however long they take.
+Fast configurations take a turn in every round; slow ones in some rounds, spread evenly over the time. No
+result makes a configuration leave, and each gets enough turns for an interval, however long they take.
 """
 
 from __future__ import annotations
@@ -25,49 +24,50 @@ from litmeter.stats.rates import samples_needed
 from litmeter.stats.records import WINDOWS
 
 FEWEST_TURNS, SHORT_TURNS, MOST_TURNS = 7, 3, 20
-"""Turns that each configuration has at least, those far behind exactly; at most for the sake of ANSWERS."""
+"""Minimum turns; exact turns for hopeless configurations; most turns spent to collect ANSWERS."""
 ANSWERS = samples_needed(95)
-"""Good answers that each configuration has at least, for its p95."""
+"""Minimum good answers of a configuration, for its p95."""
 SLOW_BELOW, SLOW_TO_REFERENCE, SHORT_TURNS_BELOW = 0.1, 0.5, 0.01
-"""Slow is whose rate is below SLOW_BELOW of the best's and SLOW_TO_REFERENCE of the reference's; below
-SHORT_TURNS_BELOW of the best's, three short turns say enough."""
+"""A configuration is slow below SLOW_BELOW of the best rate and SLOW_TO_REFERENCE of the reference's; below
+SHORT_TURNS_BELOW of the best rate it is hopeless: SHORT_TURNS short turns say enough."""
 SLOW_SHARE = 1 / 3
-"""Share of the time for the slow ones' turns beyond the fewest."""
+"""Share of the time that slow configurations may take beyond their minimum turns."""
 LATEST = 2.0
-"""Times the budget: on a machine that is so busy, fewer turns and answers have to do."""
+"""Multiple of the budget at which a comparison ends in any case, on a busy machine with fewer turns."""
 SHORT_S, SHORT_SHARE = 80.0, 3 / 7
-"""A comparison that is shorter is a first look: a share of these turns and answers is enough."""
+"""A shorter comparison is a first look, with this share of the minimum turns and answers."""
 FEWEST_ROUNDS = 12
-"""Rounds of a comparison head to head, however short the time."""
+"""Minimum rounds of a comparison head to head."""
 
 BLOCK_S, BRIEF_TURN_S = 30.0, 0.3
-"""Of those that are restarted: seconds, or more, from one start to the next, as a server's rate differs by 1%
-from start to start; and a turn's measurement at least. On a machine whose speed changes by 1.4 every 20 s,
-1.10 times slower is found within three minutes in 93% of simulated checks, with turns of a second in 78%."""
+"""For restarted subjects: minimum seconds from one start to the next, as a server's rate differs by 1% from
+start to start; minimum seconds of a turn's measurement. On a machine whose speed changes by 1.4 every 20 s,
+93% of simulated checks find a server 1.10 times slower within three minutes; with turns of a second, 78%."""
 
 TURN_S, SLOW_TURN_S, FIRST_TURN_S = 1.0, 8.0, 4.0
-"""A turn's measurement at least (a short one no more), at most, and at most in the first turn,
-whose cost is not known yet. Short turns make more rounds, with less time between those that are compared."""
+"""Measurement of a turn: minimum (and length of a short turn), maximum, and maximum of the first turn, whose
+cost is not known yet. Short turns make more rounds, with less time between the turns that are compared."""
 WARMUP_S = 0.15
-"""Once every user has had an answer: from then on rates keep their level."""
+"""Warm-up after every user has had an answer; from then on rates keep their level."""
 ANSWERS_PER_USER = 3
-"""A turn's measurement lasts until so many answers per user, and its share of ANSWERS, within its bounds."""
+"""A turn's measurement collects so many answers per user, and its share of ANSWERS, within its bounds."""
 FIRST_ANSWERS_S = 1.0
-"""A server that takes longer for its users' first answers is slow: its whole turn is measured. It would take
-twice as long with the load kept up before and after the measurement."""
+"""If the users' first answers take longer, the whole turn is measured: keeping up the load before and after a
+measurement would double the turn of such a slow server."""
 
 WORK_S = 0.3
-"""In-process: of one measurement, and of each of two probes before the fastest batch size is chosen."""
+"""Seconds of a measurement in-process, and of a probe of a batch size."""
 PROBES = -1
-"""The round of these probes, which are beside no served turn."""
+"""Round number of probes of batch sizes, which stand beside no served turn."""
 CROWDS: tuple[WorkKind, ...] = ("crowded", "one_thread")
-"""Measured of those that have more workers than the cores can run."""
+"""Extra measurements of configurations with more workers than the cores can run."""
 LONGEST_BATCH_S = 1.0
-"""Larger batches are not tried: a slow model would take minutes for them."""
+"""Batches that would take longer are not probed."""
 START_SHARE = 1 / 3
-"""Share of the time left, at most, for the start of processes."""
+"""Largest share of the time left that starting in-process subjects may take."""
 SLOWLY_EVERY, OFTEN_EVERY = 3, 2
-"""In-process rates are measured beside every third turn, every second of those with few turns, each short."""
+"""In-process rates are measured beside every third turn of a configuration, every second turn if it has few
+turns, and every short turn."""
 
 
 def comparison(
@@ -80,15 +80,18 @@ def comparison(
     largest_batch: Mapping[str, int],
     crowded: Collection[str] = (),
 ) -> Schedule[None]:
-    """Compare configurations, served and in-process beside it, within a budget.
+    """Compare configurations, served and in-process, within a budget.
 
-    Where memory does not hold all, they are compared in groups, the reference in each; raise LitmeterError
-    where it does not hold two.
+    If memory does not hold all configurations, they are compared in groups, with the reference in each group.
 
     Args:
-        seconds: for all, starts included; exceeded only for the fewest turns and answers of each.
-        largest_batch: that each can form at this number of users; those that it lacks do not run in-process.
-        crowded: names of those with more workers than the cores can run.
+        seconds: budget, starts included; only minimum turns and answers exceed it.
+        largest_batch: by configuration, largest batch that the users can form; configurations without one do
+            not run in-process.
+        crowded: configurations with more workers than the cores can run.
+
+    Raises:
+        LitmeterError: memory does not hold two servers.
     """
     rounds = _Rounds(reference, users, seed, timeout_s, largest_batch, crowded)
     rounds.share = 1.0 if seconds >= SHORT_S else SHORT_SHARE
@@ -108,13 +111,13 @@ def comparison(
 def head_to_head(
     names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float
 ) -> Schedule[None]:
-    """Compare subjects, each in every round, for a time that nothing found shortens or extends.
+    """Compare subjects, each in every round. No result shortens or extends the time.
 
     Args:
-        seconds: for all, starts included; exceeded only for FEWEST_ROUNDS.
+        seconds: budget, starts included; only FEWEST_ROUNDS exceed it.
 
     Raises:
-        LitmeterError: memory does not hold all at once.
+        LitmeterError: memory does not hold all subjects at once.
     """
     rounds = _Rounds(names[0], users, seed, timeout_s, {})
     rounds.fewest, rounds.budget_s = FEWEST_ROUNDS, seconds
@@ -128,19 +131,20 @@ def head_to_head(
 def restarted(
     names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float
 ) -> Schedule[dict[str, list[float]]]:
-    """Compare two subjects that are started anew an even number of times, each first as often as the other.
+    """Compare two subjects that are restarted an even number of times.
 
-    Whoever starts first is a little faster, and turns are short, as a machine that changes its speed between
-    two that are compared changes their ratio. It ends early where one answers nothing.
+    The subject that starts first is a little faster, so each starts first equally often. Turns are short: a
+    change of the machine's speed between two turns changes their ratio. The comparison ends early if one
+    answers nothing.
 
     Args:
-        seconds: for all, starts included; exceeded only for FEWEST_ROUNDS.
+        seconds: budget, starts included; only FEWEST_ROUNDS exceed it.
 
     Returns:
-        how long each start took, seconds.
+        Seconds that each start took, by subject.
 
     Raises:
-        LitmeterError: memory does not hold both at once.
+        LitmeterError: memory does not hold both subjects at once.
     """
     rounds = _Rounds(names[0], users, seed, timeout_s, {}, turn_s=BRIEF_TURN_S)
     rounds.fewest, rounds.budget_s = FEWEST_ROUNDS, seconds
@@ -168,7 +172,7 @@ def restarted(
 
 
 def turn_plan(users: int, timeout_s: float, seed: int, number: int) -> LoadPlan:
-    """Plan a turn's load; each round, by its number, has an order of its own."""
+    """The load of a turn; the order of bodies differs from round to round (``number``)."""
     return LoadPlan(
         users=users,
         requests=ANSWERS_PER_USER * users,
@@ -185,7 +189,7 @@ def turn_plan(users: int, timeout_s: float, seed: int, number: int) -> LoadPlan:
 
 @dataclass
 class _Rounds:
-    """What rounds so far have yielded, and what the next one asks for."""
+    """Results of the rounds so far, and the plan of the next round."""
 
     reference: str
     users: int
@@ -196,22 +200,22 @@ class _Rounds:
     turn_s: float = TURN_S
 
     def __post_init__(self) -> None:
-        self.share = 1.0  # of the fewest turns and answers, that each has to have
-        # Where all take each turn: the fewest rounds, the time for all, and that of later starts.
+        self.share = 1.0  # of the minimum turns and answers
+        # If all subjects take every round: minimum rounds, budget, and time that later starts will take.
         self.fewest, self.budget_s, self.starts_s = 0, 0.0, 0.0
-        self.number, self.planned = 0, 0  # of the next round; rounds by the time's end
+        self.number, self.planned = 0, 0  # number of the next round; rounds expected in all
         self.now_s = 0.0  # when the last turn ended, since the log's begin
-        self.rows: dict[str, list[TurnRow]] = defaultdict(list)  # of served turns
-        self.cost_s: dict[str, float] = {}  # from the begin of the last served turn to the next turn's
-        self.work_s: dict[str, float] = defaultdict(float)  # of the last measurement in-process
-        self.batch_size: dict[str, int] = {}  # the fastest in-process
-        self.group: list[str] = []  # who is served
-        self.ready: set[str] = set()  # those of them whose in-process subject runs
-        self.due: dict[str, float] = defaultdict(float)  # share of a turn that a slow one has waited for
+        self.rows: dict[str, list[TurnRow]] = defaultdict(list)  # served turns, by configuration
+        self.cost_s: dict[str, float] = {}  # seconds of the last served turn, pauses included
+        self.work_s: dict[str, float] = defaultdict(float)  # seconds of the last measurement in-process
+        self.batch_size: dict[str, int] = {}  # the fastest one in-process
+        self.group: list[str] = []  # configurations that are served now
+        self.ready: set[str] = set()  # configurations of the group whose in-process subject runs
+        self.due: dict[str, float] = defaultdict(float)  # share of a turn that a slow configuration waits for
         self._order: list[str] = []
 
     def start(self, names: Sequence[str]) -> Schedule[Mapping[str, float | None]]:
-        """Have subjects served, as a new group of those that memory holds; return what starts took."""
+        """Serve a new group: as many of ``names`` as memory holds; return the seconds of each start."""
         serving = yield from serve(names)
         self.now_s = serving.at_s
         self.group = [name for name in names if name in serving.names]
@@ -219,9 +223,10 @@ class _Rounds:
         return serving.ready_s
 
     def run(self, until_s: float, starts_s: float) -> Schedule[None]:
-        """Run rounds of the group; after the first, in-process beside them where there is time to start it.
+        """Run rounds of the group until ``until_s``.
 
-        As much is allowed for that as the group's servers took, ``starts_s``.
+        After the first round the in-process subjects start, if there is time: they are expected to take as
+        long as the group's servers did (``starts_s``).
         """
         yield from self.run_round(self.shuffled(self.group))
         if starts_s < START_SHARE * (until_s - self.now_s):
@@ -230,7 +235,7 @@ class _Rounds:
             yield from self.run_round(self._sequence(taking))
 
     def _start_beside(self) -> Schedule[None]:
-        """Have the group in-process as well, as far as memory holds it, and find the batch sizes."""
+        """Start in-process subjects of the group, as far as memory holds them, and find their batch sizes."""
         key_of = {name: in_process(name) for name in self.group if name in self.largest_batch}
         serving = yield from serve((*self.group, *key_of.values()))
         self.now_s = serving.at_s
@@ -243,7 +248,7 @@ class _Rounds:
                     yield from self._measure(in_process(name), work, PROBES)
 
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
-        """Load each of ``order`` once, some of them in-process before or after it."""
+        """Load each configuration of ``order`` once, some also in-process before or after that turn."""
         fastest = sorted(self.rows, key=self._rate, reverse=True)[:3]
         best = ", ".join(f"{name} {significant(self._rate(name))}" for name in fastest)
         note = f"round {self.number + 1}" + (f"; fastest so far: {best} req/s" if best else "")
@@ -262,7 +267,7 @@ class _Rounds:
         self.number += 1
 
     def shuffled(self, names: Sequence[str]) -> list[str]:
-        """Put some of the group in this round's order: a random one, or the reverse of the round before."""
+        """Sort ``names`` into this round's order: random, or the reverse of the last round's."""
         if self.number % 2 == 0 or set(self._order) != set(self.group):
             self._order = sorted(self.group)
             random.Random(f"{self.seed}/{self.number}").shuffle(self._order)
@@ -270,14 +275,14 @@ class _Rounds:
         return ordered[::-1] if self.number % 2 else ordered
 
     def _sequence(self, taking: Sequence[str]) -> list[str]:
-        """Put the fast next to each other, amid the slow, whose long turns would keep them apart."""
+        """Order a round: slow configurations first and last, as their long turns would separate the fast."""
         order = self.shuffled(taking)
         slow = [name for name in order if self._is_slow(name)]
         half = (len(slow) + self.number % 2) // 2
         return [*slow[:half], *(name for name in order if name not in slow), *slow[half:]]
 
     def _taking_turns(self, until_s: float) -> list[str]:
-        """Choose who takes a turn in the next round; nobody where time is up and all have had enough."""
+        """Choose the configurations of the next round; none once time is up and each has its minimum."""
         if self.now_s > LATEST * max(until_s, SHORT_S):
             return []
         needed = {name: self._turns_needed(name) for name in self.group}
@@ -301,7 +306,7 @@ class _Rounds:
         return [*fast, *taking]
 
     def _turns_needed(self, name: str) -> int:
-        """Turns that it lacks."""
+        """Turns that the configuration still needs."""
         turns = len(self.rows[name])
         if self._has_short_turns(name):
             return max(0, math.ceil(SHORT_TURNS * self.share) - turns)
@@ -313,7 +318,7 @@ class _Rounds:
         return sum(row.answers for row in self.rows[name])
 
     def _rate(self, name: str) -> float:
-        """Geometric mean of its rates, or of what these were below; 0 where there is none."""
+        """Geometric mean of the rates, or of their upper bounds; 0 without any."""
         rates = [row.highest_rps for row in self.rows[name]]
         return math.exp(sum(map(math.log, rates)) / len(rates)) if rates and all(rates) else 0.0
 
@@ -325,21 +330,21 @@ class _Rounds:
         return self._is_slow(name, SHORT_TURNS_BELOW)
 
     def _every(self, name: str) -> int:
-        """Turns of a configuration from one that has in-process rates beside it to the next."""
+        """Every how many turns in-process rates are measured beside the configuration's turn."""
         if self._has_short_turns(name):
             return 1
         few = self._is_slow(name) or self.planned < FEWEST_ROUNDS
         return OFTEN_EVERY if few else SLOWLY_EVERY
 
     def _turn_s(self, name: str) -> float:
-        """Seconds of its next turn, with its part of what is measured in-process."""
+        """Expected seconds of the next turn, with its share of the measurements in-process."""
         return self.cost_s[name] + self.work_s[name] / self._every(name)
 
     def _round_s(self, names: Sequence[str]) -> float:
         return sum(map(self._turn_s, names))
 
     def _plan(self, name: str) -> LoadPlan:
-        """Plan its next turn: that of a slow one makes its share of ANSWERS, as they take long."""
+        """Plan the next turn; each turn of a slow configuration collects its share of ANSWERS."""
         requests, most_s = ANSWERS_PER_USER * self.users, SLOW_TURN_S
         rows = self.rows[name]
         if not rows:
@@ -354,7 +359,7 @@ class _Rounds:
         return replace(plan, requests=requests, min_s=self.turn_s, max_s=most_s)
 
     def _fastest_size(self, name: str) -> Schedule[int]:
-        """Find the batch size at which its pipeline is fastest: 1, 2, 4 and so on, and the largest."""
+        """Find the fastest batch size of the pipeline among 1, 2, 4 and so on, and the largest."""
         largest = self.largest_batch[name]
         rates: dict[int, float] = {}
         if largest == 1:
@@ -372,7 +377,7 @@ class _Rounds:
         return max(rates, key=lambda size: rates[size])
 
     def _end_s(self) -> float | None:
-        """When the fewest rounds will have been made, by what turns cost; None where there is no fewest."""
+        """When the minimum rounds will be done, by the cost of turns; None without a minimum."""
         if not self.fewest:
             return None
         turns = self.fewest * len(self.group) - sum(map(len, self.rows.values()))

@@ -1,22 +1,53 @@
-"""The rows of results: a turn, in plots/turns/STAGE.csv, and a compared configuration. None is unknown."""
+"""Rows of results: a turn (plots/turns/STAGE.csv), and a compared configuration. None means unknown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from litmeter.system.files import Record
+
+
+class BenchmarkMetrics(Record):
+    """What a configuration does alone: metrics/benchmark/NAME.json. None: not known, or the kind has no such
+    figure.
+
+    Attributes:
+        throughput_rps: rate of the level whose first turn was the fastest, from its last turn.
+        lone_p50_ms: median latency of a single user.
+        ready_s: seconds from start to ready.
+        memory_mib: largest memory of its server's processes.
+        null_rps: rate of the same server with a model that does nothing.
+        photos: test photos that were answered.
+        agreement, accuracy: shares of these photos with full precision's label, and with the right one.
+        mismatched: answers that belong to another request.
+        failed: requests that failed or timed out.
+    """
+
+    throughput_rps: float | None = None
+    lone_p50_ms: float | None = None
+    ready_s: float | None = None
+    memory_mib: float | None = None
+    null_rps: float | None = None
+    photos: int | None = None
+    agreement: float | None = None
+    accuracy: float | None = None
+    mismatched: int | None = None
+    failed: int | None = None
+
 
 OTHER_LOAD_PERCENT = 10.0
-"""Of the cores, used by other processes or by the hypervisor, above which a turn is disturbed."""
+"""Usage of the cores by other processes, or by the hypervisor, above which a turn is disturbed."""
 MOST_NAMED = 3
-"""Of other processes."""
+"""Most other processes that are named."""
 
 
 @dataclass(frozen=True)
 class TurnRow:
-    """One turn; docs/columns.md says what each column means.
+    """One turn; docs/measuring.md says what each column means.
 
-    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``stage_ms``,
-    ``batches`` and ``others`` are JSON. ``void`` is empty where the turn counts.
+    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``void`` is
+    empty if the turn counts. ``stage_ms`` and ``others`` have a column for each stage and process.
     """
 
     turn: int
@@ -41,8 +72,7 @@ class TurnRow:
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
-    stage_ms: str = "{}"
-    batches: str = "{}"
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
     cpu_percent: float | None = None
     server_cores: float | None = None
     client_cores: float | None = None
@@ -56,7 +86,7 @@ class TurnRow:
     client_wait_ms: float | None = None
     late_ms: float | None = None
     other_percent: float | None = None
-    others: str = "{}"
+    others: Mapping[str, float] = field(default_factory=dict)
     steal_percent: float | None = None
     cpu_mhz: float | None = None
     gpu_percent: float | None = None
@@ -68,16 +98,16 @@ class TurnRow:
 
     @property
     def highest_rps(self) -> float:
-        """The rate, or what it was below."""
+        """The rate, or its upper bound."""
         return self.rate_rps or self.bound_rps or 0.0
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One configuration in plots/comparison.csv; docs/columns.md says what each column means.
+    """A compared configuration; docs/measuring.md says what each column means.
 
-    Where a round had no good answer, ``highest_rps`` and ``ratio_high`` are bounds, and there is no rate and
-    no ratio. Intervals are 95% ones, those of ratio and share simultaneous over all configurations.
+    If a round had no good answer, there is no rate and no ratio, and ``highest_rps`` and ``ratio_high`` are
+    bounds. Intervals are 95% intervals; those of ratio and share are simultaneous over all configurations.
     """
 
     experiment: str
@@ -112,10 +142,10 @@ class ComparisonRow:
 
 
 def named_others(cores: Mapping[str, float]) -> str:
-    """Names of the busiest other processes, by the cores that they used; in a container none is visible."""
+    """Names of the busiest other processes; in a container none is visible."""
     return ", ".join(busiest(cores)) or "not visible from here"
 
 
 def busiest(cores: Mapping[str, float]) -> list[str]:
-    """Those that used most, MOST_NAMED at most."""
+    """The processes that used most, at most MOST_NAMED."""
     return sorted(cores, key=lambda name: -cores[name])[:MOST_NAMED]

@@ -1,7 +1,7 @@
 """The one loop that measures: it starts subjects, gives them their turns, and keeps the log.
 
-Only here are there servers, a clock, progress, limits of memory, and telemetry. An exception, Ctrl-C among
-them, ends all that was started; what was measured is in the log.
+Servers, clock, progress, limits of memory and telemetry are here alone. On an exception, such as Ctrl-C, all
+that was started is stopped; the log has what was measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from litmeter.system.processes import memory_alone
 
 Result = TypeVar("Result")
 Show = Callable[[str, float, float], None]
-"""Called with what is being done, the seconds so far, and those that all will have taken."""
+"""Shows progress: what is being done, the seconds so far, and the seconds expected in all."""
 
 
 def run(
@@ -42,12 +42,12 @@ def run(
 ) -> Result:
     """Measure what ``schedule`` asks for until it returns.
 
-    What ``log`` has of a run that was stopped is not measured again.
+    Turns that ``log`` has from a stopped run are not measured again.
 
     Args:
-        budget_s: how long it should take, for the progress.
+        budget_s: expected seconds, for the progress.
         show: None for a progress bar.
-        spent_s: seconds of it that are gone already: the log begins with them.
+        spent_s: seconds of the budget that were spent before; the log's clock begins there.
 
     Raises:
         LitmeterError: a server did not start, or died; the load generator failed; the log cannot be written.
@@ -70,7 +70,7 @@ def run(
 
 @contextmanager
 def progress(budget_s: float, title: str = "measuring", spent_s: float = 0.0) -> Iterator[Show]:
-    """Show how far a run is of which ``spent_s`` are over."""
+    """A progress bar in seconds, which begins at ``spent_s``."""
     with bar(round(budget_s), title, "s", min(round(spent_s), round(budget_s))) as shown:
 
         def show(text: str, seconds: float, end_s: float) -> None:
@@ -82,33 +82,30 @@ def progress(budget_s: float, title: str = "measuring", spent_s: float = 0.0) ->
 
 
 MEMORY_RESERVE = 1.2
-"""Workers grow under load. So the next subject starts if this times the largest worker's memory is free for
-each worker of it and of those that still start, and a fifth of it for each that is ready."""
+"""Workers grow under load: a subject starts only if for each of its workers, and of workers that are still
+starting, this multiple of the largest worker's memory is free, and a fifth of it for each ready worker."""
 STARTED_AT_ONCE = 5
-"""Subjects, once the first one is ready: each starts its processes one after another, with a core idle. On a
-GPU one, as what is free there says nothing of a single subject while others load."""
+"""Subjects that start side by side, once the first is ready: each starts its processes one after another and
+leaves a core idle. On a GPU one, as its free memory says nothing about one of several that load."""
 TAKING_S, TAKING_SHARE = 10.0, 1 / 10
-"""Taking scattered memory may last so long, and so much of the budget."""
+"""Longest time that taking scattered memory may last, in seconds and as a share of the budget."""
 
 
 @dataclass
 class Memory:
-    """A kind of memory: what is free now, if that is known, and what the largest worker took.
-
-    On a GPU that is the mean of all.
-    """
+    """A machine's or a GPU's memory: free bytes, and bytes of its largest worker (on a GPU, of the mean)."""
 
     free_bytes: Callable[[], float]
     worker_bytes: float = 0.0
 
     def fits(self, new: int, ready: int) -> bool:
-        """Whether ``new`` workers, of which some may load already, have room beside ``ready`` ones."""
+        """Whether ``new`` workers have room beside ``ready`` ones."""
         needed = self.worker_bytes * (MEMORY_RESERVE * new + (MEMORY_RESERVE - 1) * ready)
         return self.free_bytes() >= needed
 
 
 def free_gpu_bytes() -> float:
-    """Memory that is free on the first CUDA device; infinite where that is not known."""
+    """Free bytes of the first CUDA device; infinite if they are not known."""
     try:
         return read_gpu().free_mib * 2**20
     except pynvml.NVMLError:  # telemetry says it
@@ -116,7 +113,7 @@ def free_gpu_bytes() -> float:
 
 
 class _Loop:
-    """What runs, and since when."""
+    """The subjects that run, the clock, and the log."""
 
     def __init__(
         self,
@@ -142,17 +139,17 @@ class _Loop:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the log's begin; the time between a stopped run and this one does not count."""
+        """Seconds since the log's begin, without the pause between a stopped run and this run."""
         if self.began is None:  # all that was measured before has been repeated
             self.began = monotonic() - max(self.log.reached_s, self.spent_s)
         return monotonic() - self.began
 
     def show(self, text: str) -> None:
-        """Say what is being done, and how far that is."""
+        """Show what is being done."""
         self._show(text, self.seconds, self.end_s)
 
     def answer(self, asked: Turn | Serve) -> Sample | Serving:
-        """What was measured before, or is measured now."""
+        """Answer from the log, or else by measuring."""
         answer = self.log.repeated(asked)
         if answer is None:
             if isinstance(asked, Serve):
@@ -167,11 +164,11 @@ class _Loop:
         return answer
 
     def measure(self, turn: Turn) -> Sample:
-        """Wake a subject, load it, put it to sleep; raise LitmeterError where it is not ready."""
+        """Wake a subject, load it, put it to sleep; raise LitmeterError if it cannot be started."""
         at_s, subject = self.seconds, self.subjects[turn.subject]
         if subject not in self.live:
             self.serve(dict.fromkeys([*self.wanted, turn.subject]))
-            self.began = monotonic() - at_s  # what a stopped run had ready is none of the schedule's time
+            self.began = monotonic() - at_s  # a stopped run had it ready: no time of the log
         if subject not in self.live:
             raise LitmeterError(f"{turn.subject} cannot be measured: there is no memory for it")
         text = f"{turn.note}, now {turn.subject}" if turn.note else turn.subject
@@ -196,7 +193,7 @@ class _Loop:
         return Sample(turn, served_row(turn, number, at_s, seconds, found, usage, scrapes, own_bytes), found)
 
     def serve(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Have subjects ready, as many as memory holds, and no others; return their names."""
+        """Have only these subjects ready, as many as memory holds; return the names of the ready ones."""
         wanted = dict.fromkeys(self.subjects[name] for name in names)
         for subject in [one for one in self.live if one not in wanted]:
             self._end(subject)
@@ -250,7 +247,7 @@ class _Loop:
         return [name for name, one in self.subjects.items() if one is subject]
 
     def _fits(self, new: Sequence[Subject]) -> bool:
-        """Whether memory holds subjects that start; two servers are served in any case."""
+        """Whether memory holds the ``new`` subjects, too; two servers may start in any case."""
         if len(self.live) + len(new) <= 2 and all(subject.essential for subject in new):
             return True
         if self.gpu and not self.gpu.fits(

@@ -1,6 +1,6 @@
 """The subjects of turns: a served configuration, its pipeline in-process, any URL.
 
-Until a subject is started, it costs nothing; then it is one or several processes, which sleep between turns.
+A subject costs nothing until it is started; then its processes sleep between turns.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from litmeter.system.processes import JsonLinesProcess, json_lines_process
 
 @dataclass(frozen=True)
 class Done:
-    """What work in-process gave: images per second in equal parts of the turn, and CPU time of an image."""
+    """Result of work in-process: images per second in equal parts of the turn, and CPU ms per image."""
 
     blocks: Floats
     cpu_ms: float
 
 
 class Subject(ABC):
-    """What can be started, woken, loaded and put to sleep; one may have several names.
+    """What can be started, woken, loaded and put to sleep. A subject may have several names.
 
     Attributes:
-        workers, gpu_workers: number of its processes that hold a model, and of those that hold one on a GPU.
-        essential: whether nothing can be measured without it.
-        pid: root of its processes, once it is ready; None where they run elsewhere.
-        client_pid: of the process that sends it requests; None where there is none, or several.
-        ready_s: seconds from its start until it was ready; None where it ran already.
+        workers, gpu_workers: number of processes that hold a model, and that hold a model on a GPU.
+        essential: whether the measurement must fail without the subject.
+        pid: root of the subject's processes, once it is ready; None if they run elsewhere.
+        client_pid: the process that sends the requests; None if there is none, or several.
+        ready_s: seconds from start to ready; None if the subject ran already.
     """
 
     workers: int = 0
@@ -60,21 +60,21 @@ class Subject(ABC):
 
     @abstractmethod
     def start(self) -> AbstractContextManager[Callable[[], None]]:
-        """Start it until the block is left; the function waits until it is ready."""
+        """Run the subject within the block; the yielded function waits until it is ready."""
 
     def awake(self) -> AbstractContextManager[None]:
-        """Let it take CPU time within a block, at whose end no request is in flight."""
+        """Let the subject take CPU time within the block; no request is in flight at its end."""
         return nullcontext()
 
     def scrape(self) -> Scrape | None:
-        """What it has counted so far; None where it counts nothing."""
+        """The server's counters; None without any."""
         return None
 
     @abstractmethod
     def load(self, turn: Turn, tick: Callable[[], None]) -> LoadRecord | Done:
-        """Load it as ``turn`` says, and call ``tick`` a few times a second.
+        """Load the subject as ``turn`` says, and call ``tick`` a few times a second.
 
-        Raise LitmeterError if it or the load generator failed.
+        Raise LitmeterError if the subject or the load generator failed.
         """
 
 
@@ -82,8 +82,8 @@ class Subject(ABC):
 class Served(Subject):
     """A configuration behind HTTP.
 
-    What was started for it is stopped (SIGSTOP) except in its turns: LitServe polls while it is idle.
-    Its name is said with its errors; a null model, which does nothing, is served on the CPU.
+    Its processes are stopped (SIGSTOP) between turns, as LitServe polls while it is idle. A null model, which
+    does nothing, is served on the CPU.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Served(Subject):
 
     @contextmanager
     def start(self) -> Iterator[Callable[[], None]]:
-        """Start the server."""
+        """Start the server; once ready, it is paused."""
         device = "cpu" if self.null else self.device
         with (
             named(self.name),
@@ -111,7 +111,7 @@ class Served(Subject):
                 with named(self.name):
                     self.server = starting
                     starting.ready(ask=partial(self._ask, LOADING))
-                    if self.configuration.asked_first:
+                    if not self.configuration.brings_bodies:
                         self._ask()
                 self.server.pause()
                 self.pid, self.ready_s = self.server.pid, self.server.ready_s
@@ -119,16 +119,16 @@ class Served(Subject):
             yield ready
 
     def _ask(self, others: Collection[int] = ()) -> int:
-        """Send one request; return its status, 200 or one of ``others``, or raise ServerError."""
+        """Send one request; return its status, or raise ServerError if it is not 200 or one of ``others``."""
         try:
             return check_first_request(self.server.target, *self.sender.first, self.timeout_s, others)
         except ServerError:
-            self.server.check(DYING_S)  # a server that died is the cause
+            self.server.check(DYING_S)  # raises if the server's death is the cause
             raise
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Continue its processes, then stop them; raise ServerError if it has died."""
+        """Resume the server's processes within the block; raise ServerError if one has died."""
         with named(self.name):
             self.server.check()
         self.server.resume()
@@ -138,7 +138,7 @@ class Served(Subject):
             self.server.pause()
 
     def scrape(self) -> Scrape | None:
-        """Read its metrics; raise ServerError if they do not answer."""
+        """Read the server's metrics; raise ServerError without an answer."""
         if self.server.metrics is None:
             return None
         with named(self.name):
@@ -163,13 +163,13 @@ class Served(Subject):
             try:
                 return self.sender.run(self.server.target, turn.load, on_progress=on_progress)
             except LoadError:
-                self.server.check()  # a server that died is the cause
+                self.server.check()  # raises if the server's death is the cause
                 raise
 
 
 @contextmanager
 def named(configuration: str) -> Iterator[None]:
-    """Raise a server's error with the name of its configuration."""
+    """Add the configuration's name to a ServerError of the block."""
     try:
         yield
     except ServerError as error:
@@ -194,17 +194,18 @@ class Target(Subject):
 
 
 PROBE_S, SLOW_PROBE = 0.3, 1 / 3
-"""Seconds of a probe in the search for the number of busy workers. Each number has two probes, of which the
-slower one counts, as threads that outnumber the cores spin in most of them; or one, below SLOW_PROBE of the
-fastest rate so far. It ends where not even the faster probe of more workers is faster."""
+"""Seconds of a probe in the search for the fastest number of busy workers. A number has two probes, of which
+the slower counts (threads that outnumber the cores spin in most probes), or one if that is below SLOW_PROBE
+of the fastest rate so far. The search ends when even the faster probe of more workers is not faster."""
 
 
 @dataclass(eq=False)
 class InProcess(Subject):
     """A configuration's workers without a server: processes that hold the model and wait for work.
 
-    On a CPU no more of them run than there are cores: they would only take turns. ``threads`` are those of
-    the model's libraries in each. They work on what the kind makes of ``bodies``.
+    On a CPU at most as many workers run as there are cores. Their inputs are what the kind makes of
+    ``bodies``.
+    ``threads`` are the threads of the model's libraries in each worker.
     """
 
     name: str
@@ -259,8 +260,8 @@ class InProcess(Subject):
     def busiest(self) -> int:
         """The number of workers that runs the pipeline fastest, one image at a time.
 
-        As many as have a core for each of their threads, twice as many, and so on to all: fewer are slower,
-        and more can be, where their threads outnumber the cores.
+        Candidates: as many workers as have a core for each thread, twice as many, and so on up to all. Fewer
+        are slower; more can be slower if their threads outnumber the cores.
         """
         if self._busy is None:
             fewest = max(1, int(self.cores / self.threads))
@@ -281,7 +282,7 @@ class InProcess(Subject):
 def pipelines_of(
     configurations: Mapping[str, Configuration], device: str, bodies: Bodies
 ) -> dict[str, InProcess]:
-    """The in-process subject of each configuration; those with the same pipeline share one."""
+    """In-process subjects, by name; configurations with the same pipeline share a subject."""
     shared: dict[tuple[str, str], InProcess] = {}
     return {
         in_process(name): shared.setdefault(

@@ -1,6 +1,6 @@
-"""CPU and GPU usage of a turn, read as it begins, as it goes on and as it ends. Unknown is None, never 0.
+"""CPU and GPU usage of a turn, read at its begin, during it and at its end. Unknown is None, never 0.
 
-A reading that fails leaves a gap in its own values: the others go on, and it is said once.
+A reading that fails leaves only its own values unknown; the first failure is printed.
 """
 
 from __future__ import annotations
@@ -28,26 +28,25 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Usage:
-    """Resource usage from a turn's begin to its end; percentages are of the cores that this process may use.
+    """Resource usage of a turn; percentages are of the cores that this process may use.
 
-    Where a quota allows fewer cores than CPUs, it is not known what others and the hypervisor took, and
-    ``cpu_percent`` is that of server, client and this process.
+    Under a quota below the number of CPUs, usage by others and the hypervisor is unknown, and ``cpu_percent``
+    is that of server, client and this process.
 
     Attributes:
-        server_s, client_s: CPU seconds of either's process tree.
-        process_s: CPU seconds of each process of the server, by process id.
-        process_waited_s: for which threads of each of these were ready to run and had no core.
-        client_waited_s: the same of the client.
-        other_percent: by processes other than server, client and this one; not known where the server's are
-            not.
-        others: mean number of cores of those of these processes that are busy, by name; empty where
-            ``other_percent`` is no reason for a warning, and where none is visible.
-        steal_percent: what the hypervisor gave to other machines.
-        throttled_s: how long the cgroup's CPU quota stopped its processes.
-        cores: available to this process, at the begin and at the end.
-        mhz, best_mhz: mean frequency of the cores, in the turn and the highest so far.
-        gpu_percent, gpu_memory_mib, gpu_power_w: of the whole first CUDA device, stopped servers included:
-            mean, highest, mean reading; memory alone in the first AVERAGED_S, whose means began before.
+        server_s, client_s: CPU seconds of the process tree.
+        process_s: CPU seconds of the server's processes, by process id.
+        process_waited_s: seconds that threads of these processes were ready to run without a core.
+        client_waited_s: the same for the client.
+        other_percent: usage by all other processes; unknown if the server's usage is.
+        others: mean cores of busy other processes, by name; empty unless ``other_percent`` calls for
+            a warning.
+        steal_percent: time that the hypervisor gave to other machines.
+        throttled_s: seconds that the cgroup's CPU quota stopped its processes.
+        cores: cores available to this process, at the begin and at the end.
+        mhz, best_mhz: mean frequency of the cores in the turn, and its highest value so far.
+        gpu_percent, gpu_memory_mib, gpu_power_w: mean, highest and mean reading of the whole first CUDA
+            device, stopped servers included. In the first AVERAGED_S only memory is read.
     """
 
     seconds: float = 0.0
@@ -70,13 +69,13 @@ class Usage:
 
 
 AVERAGED_S = 1.0
-"""NVML's utilisation and power are means of so much, at most."""
+"""NVML averages utilisation and power over at most so many seconds before the reading."""
 _Counter = Mapping[int | str, float]
-"""What grows by id of a process or thread, or by name: seconds since its start, or the machine's."""
+"""Growing seconds, by id of a process or thread, or by name."""
 
 
 class Telemetry:
-    """Reads the usage of one turn after another; of the GPU where what is measured is ``on_gpu``."""
+    """Reads the usage of one turn after another; that of the GPU if subjects run ``on_gpu``."""
 
     def __init__(self, on_gpu: bool) -> None:
         self._on_gpu = on_gpu
@@ -93,7 +92,7 @@ class Telemetry:
         self._began, self._cores, self._before = self._counters()
 
     def tick(self) -> None:
-        """Read what has a value of the moment: frequencies, and the GPU."""
+        """Read momentary values: frequencies, and the GPU."""
         mhz = self._read("the CPU's frequency", _mhz)
         if mhz is not None:
             self._mhz.append(mhz)
@@ -140,7 +139,7 @@ class Telemetry:
         )
 
     def _counters(self) -> tuple[float, float | None, list[_Counter | None]]:
-        """The time, the number of cores, and what grows; None could not be read."""
+        """The time, the number of cores, and the counters; None for what could not be read."""
         cores = self._read("the number of cores", available_cores)
         server = self._read("the server's CPU times", lambda: tree_cpu_s(self._server))
         client = self._read("the load generator's CPU times", lambda: tree_cpu_s(self._client))
@@ -156,10 +155,10 @@ class Telemetry:
         return perf_counter(), cores, [self._read(what, reader) for what, reader in readers.items()]
 
     def _read(self, what: str, reader: Callable[[], Value]) -> Value | None:
-        """The reader's value; None, which is said the first time, where it fails."""
+        """The reader's value; None if it fails, which is printed the first time."""
         try:
             return reader()
-        except Exception as error:  # psutil's, NVML's, the system's: none is worth the other values
+        except Exception as error:  # of psutil, NVML or the system: none is worth losing the other values
             if what not in self._failed:
                 self._failed.add(what)
                 reason = str(error) or type(error).__name__
@@ -168,7 +167,7 @@ class Telemetry:
 
 
 def tree_cpu_s(root: int | None) -> _Counter | None:
-    """CPU seconds of each process of a tree, by process id; None without a root."""
+    """CPU seconds of a process tree, by process id; None without a root."""
     if root is None:
         return None
     found: dict[int | str, float] = {}
@@ -179,9 +178,9 @@ def tree_cpu_s(root: int | None) -> _Counter | None:
 
 
 def waited_s(pids: Iterable[int | str]) -> _Counter | None:
-    """Seconds for which each thread of processes was ready to run and had no core, by "PID/TID".
+    """Seconds that each thread of the processes was ready to run without a core, by "PID/TID".
 
-    None without a process, and where the system does not count them (/proc/PID/task/TID/schedstat).
+    None without a process, or if the system does not count them (/proc/PID/task/TID/schedstat).
     """
     found: dict[int | str, float] = {}
     for path in (path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")):
@@ -200,14 +199,14 @@ def _by_process(threads: _Counter) -> dict[int, float]:
 
 
 def _grown(before: _Counter | None, after: _Counter | None) -> _Counter | None:
-    # What has ended meanwhile is left out, as it is not known how much it did.
+    # Processes that have ended meanwhile are left out: their last values are unknown.
     if before is None or after is None:
         return None
     return {name: used - before.get(name, 0.0) for name, used in after.items()}
 
 
 def _machine() -> _Counter:
-    """CPU seconds of the CPUs on which this process may run, since the machine's start."""
+    """CPU seconds of the CPUs that this process may use, since the machine's start."""
     times, allowed = psutil.cpu_times(percpu=True), allowed_cpus()
     if len(times) != len(allowed):
         numbers = re.findall(r"^cpu(\d+) ", Path("/proc/stat").read_text(), re.MULTILINE)
@@ -226,7 +225,7 @@ def _machine() -> _Counter:
 
 
 def _is_quota(cores: float) -> bool:
-    """Whether ``available_cores`` are a quota of the CPUs' time, whichever of these it is spent on."""
+    """Whether ``cores`` is a quota of CPU time, spread over more CPUs."""
     return cores < len(allowed_cpus())
 
 

@@ -1,8 +1,8 @@
-"""What is measured, and what a schedule and the loop say to each other.
+"""What a schedule and the loop say to each other.
 
-A *schedule* decides what is measured next from what was measured: a generator that asks for turns, is sent
-samples, and returns its result. It knows no server and no clock: times are those of its samples, so that a
-log of turns repeats its decisions.
+A *schedule* is a generator that decides what is measured next: it yields turns, is sent their samples, and
+returns a result. It knows no server and no clock: all times come from samples, so a log of turns repeats its
+decisions.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import LoadRecord
 
 WorkKind = Literal["model", "preprocess", "pipeline", "crowded", "one_thread"]
-"""The model alone; decode and preprocess alone; all, from image bytes on; that in all workers at once, though
-fewer of them have all cores busy; and that with one thread in each."""
+"""The model alone; decoding and preprocessing alone; the pipeline, from image bytes on; the pipeline in all
+workers at once, even if fewer workers keep all cores busy; the same with one thread in each worker."""
 IN_PROCESS = " in-process"
-"""Ends the name of a subject that runs without a server."""
+"""Suffix of the name of a subject that runs without a server."""
 
 
 def in_process(configuration: str) -> str:
@@ -34,9 +34,9 @@ def configuration_of(subject: str) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """The load of a subject in-process: batches, one after another, that begin within ``seconds``.
+    """Load of a subject in-process: batches, one after another, that begin within ``seconds``.
 
-    They run in ``busy`` workers; None: as many as are fastest.
+    ``busy`` is the number of workers that run batches; None: as many as are fastest.
     """
 
     kind: WorkKind
@@ -50,11 +50,10 @@ class Turn:
     """One subject under one load for one interval.
 
     Attributes:
-        round: number of the round, the level's run, or the probe.
-        slo_ms: if given, the sample says which share of the requests failed or took longer.
-        note: what the progress says beside the subject.
-        end_s: when all will have been measured, as far as that is known, seconds since the log's begin; None
-            where it is the budget.
+        round: number of the round, of the level's run, or of the probe.
+        slo_ms: objective; the sample has the share of requests that failed or took longer.
+        note: shown by the progress bar beside the subject.
+        end_s: expected end of the whole measurement, seconds since the log's begin; None: after the budget.
     """
 
     subject: str
@@ -67,7 +66,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a turn yields: its figures, and each request if it sent some (answers empty from a log)."""
+    """Result of a turn: its figures and its requests, if any (from a log: without answers)."""
 
     turn: Turn
     row: TurnRow
@@ -75,7 +74,7 @@ class Sample:
 
     @property
     def requests(self) -> LoadRecord:
-        """Each request, of a turn that sent some."""
+        """The requests of a turn that sent some."""
         assert self.record is not None
         return self.record
 
@@ -87,16 +86,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Serve:
-    """Ask for these subjects to be ready, as many as memory holds, in this order; all others end."""
+    """Request to have these subjects ready, as many as memory holds, in this order; all others stop."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Serving:
-    """The subjects that are ready, and when the last one was, seconds since the log's begin.
+    """Answer to ``Serve``: the subjects that are ready, and when, in seconds since the log's begin.
 
-    ``ready_s`` has for each the time from its start until it was; None where it ran already.
+    ``ready_s`` has the seconds that each subject took to start; None if it ran already.
     """
 
     names: tuple[str, ...]
@@ -109,14 +108,14 @@ Schedule = Generator[Turn | Serve, Sample | Serving, Result]
 
 
 def measure(turn: Turn) -> Schedule[Sample]:
-    """Ask for a turn."""
+    """Ask for a turn, and return its sample."""
     sample = yield turn
     assert isinstance(sample, Sample)
     return sample
 
 
 def serve(names: Sequence[str]) -> Schedule[Serving]:
-    """Ask for subjects to be ready."""
+    """Ask for subjects to be ready, and return which are."""
     serving = yield Serve(tuple(names))
     assert isinstance(serving, Serving)
     return serving

@@ -1,4 +1,4 @@
-"""What changed between sets of results, and how sure that is; ``litmeter experiments`` says it of each."""
+"""What changed between sets of results, and how sure that is; and ``litmeter experiments``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from scipy.special import stdtrit
 
-from litmeter.measure.comparison_rows import verdict
+from litmeter.measure.comparison_rows import OverBefore, verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import changed_settings
-from litmeter.paths import OVER_BEFORE, SUMMARY
+from litmeter.paths import COMPARISON, SUMMARY
 from litmeter.report.claims import Claim, change, times_text
 from litmeter.report.machines import describe_machine
 from litmeter.report.snapshot import Snapshot
@@ -30,17 +30,17 @@ LONGEST_REVISION = len("workspace")
 
 
 def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
-    """What changed from ``before`` to ``after``: what is said of it, and tables in Markdown.
+    """What changed from ``before`` to ``after``: a claim about serve:, and tables in Markdown.
 
-    Rates themselves are not compared: they were measured at different times. Ratios to the same reference
-    are, at the same load, with the same model and photos; intervals hold what differs between runs, as far as
-    configurations that did not change tell it.
+    Rates are not compared, as they were measured at different times. Ratios to the same reference are, at the
+    same load, with the same model and photos. Their intervals include the variance between runs, which is
+    estimated from configurations that did not change.
     """
     changed = changed_params(*(one.params.model_dump(mode="json") for one in (before, after)))
-    table = [[f"`{key}`", *values] for key, values in changed.items()]
-    blocks = [markdown_table(["key of params.yaml", "before", "after"], table, 3)]
-    if not changed:
-        blocks = ["No key of params.yaml has changed."]
+    keys = [[f"`{key}`", *values] for key, values in changed.items()]
+    blocks = ["No key of params.yaml has changed."]
+    if keys:
+        blocks = [markdown_table(["key of params.yaml", "before", "after"], keys, 3)]
     if before.machine != after.machine:
         blocks.append(markdown_text(machine_change(before.machine, after.machine)))
     conditions = _conditions(after)
@@ -54,15 +54,25 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     unchanged = {name for name in found if settings[0].get(name) == settings[1].get(name)}
     half_width = beyond_intervals([found[name] for name in unchanged])
     found |= {name: widened(found[name], half_width) for name in found.keys() - unchanged}
-    said = {
-        name: "unchanged, so that is chance" if name in unchanged else verdict(found[name]) for name in found
-    }
+
+    def cell(row: ComparisonRow | None, reference: str) -> str:
+        if row is None or row.rate_rps is None:
+            return "-"
+        earlier = f", earlier, {row.earlier}" if row.earlier else ""
+        return f"{ratio_text(row, reference)}, {rate_cell(row.rate_rps)} req/s{earlier}"
+
+    def effect(name: str) -> str:
+        if name not in found:
+            return "-"
+        said = "unchanged, so that is chance" if name in unchanged else verdict(found[name])
+        return f"{times_text(found[name])}, {said}"
+
     rows = [
         [
             f"`{name}`",
-            _cell(old.get(name), before.reference),
-            _cell(new.get(name), after.reference),
-            f"{times_text(found[name])}, {said[name]}" if name in found else "-",
+            cell(old.get(name), before.reference),
+            cell(new.get(name), after.reference),
+            effect(name),
         ]
         for name in dict.fromkeys([*old, *new])
     ]
@@ -73,7 +83,7 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
 
 
 def machine_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """How two machines differ, or one that has the same hardware, by the keys of metrics/machine.json."""
+    """How two machines, or two environments of the same hardware, differ by keys of metrics/machine.json."""
     if before["id"] != after["id"]:
         old, new = describe_machine(before), describe_machine(after)
         return f"Another machine: {old} before, {new} after."
@@ -83,19 +93,19 @@ def machine_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _claim(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Claim | None:
-    """What other settings of the section serve did: measured in the same rounds, or through the reference."""
+    """The effect of changed settings of serve:, measured in the same rounds, or through the reference."""
     what = changed_settings(before.params.serve, after.params.serve)
-    if what and after.over_before.get("changes") == what and after.over_before["ratio"]:
-        return change(after.over_before)
+    if what and after.comparison.over_before.changes == what and after.comparison.over_before.ratio:
+        return change(after.comparison.over_before)
     if not what or ratio is None:
         return None
     old, new = (row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE)
-    found = {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high, "p95_ms": [old, new]}
-    return change(found | {"changes": what}, f" (in two runs, through `{after.reference}`)")
+    found = OverBefore(ratio=ratio.ratio, low=ratio.low, high=ratio.high, changes=what, p95_ms=(old, new))
+    return change(found, f" (in two runs, through `{after.reference}`)")
 
 
 def _conditions(snapshot: Snapshot) -> dict[str, Any]:
-    """What must be the same for ratios to be compared."""
+    """Conditions that must be the same for ratios to be compared."""
     params = snapshot.params
     return {
         "the reference": (snapshot.reference, params.configuration(snapshot.reference)),
@@ -107,10 +117,10 @@ def _conditions(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def ratio_change(before: ComparisonRow | None, after: ComparisonRow) -> Ratio | None:
-    """A configuration's ratio to the reference after, over that before, with a 95% interval.
+    """A configuration's ratio to the reference after over that before, with a 95% interval.
 
-    None for the reference, where one has no interval, and where it was not measured again. The logarithms'
-    half widths add up as those of independent measurements do.
+    None for the reference, without an interval of either, and for a row of an earlier run. The half widths of
+    the logarithms add up as those of independent measurements do.
     """
     ends: list[tuple[float, float, float]] = []
     for row in (before, after):
@@ -120,35 +130,38 @@ def ratio_change(before: ComparisonRow | None, after: ComparisonRow) -> Ratio | 
     half_width = math.hypot(*(math.log(high / low) / 2 for _, low, high in ends))
     if after.earlier or half_width == 0:
         return None
-    ratio, factor = ends[1][0] / ends[0][0], math.exp(half_width)
-    return Ratio(ratio, ratio / factor, ratio * factor)
+    return _with_half_width(ends[1][0] / ends[0][0], half_width)
 
 
 def beyond_intervals(unchanged: Sequence[Ratio]) -> float:
     """By how much two runs differ beyond their intervals: half the width of a 95% interval of a logarithm.
 
-    By what did not change between them, whose ratio is 1: the variance between runs by the method of moments
-    (DerSimonian and Laird), and Student's t. 0 where there is nothing of which to know it.
+    ``unchanged`` are ratios between the runs of configurations that did not change, whose true ratio is 1.
+    The variance between runs is estimated by the method of moments (DerSimonian and Laird), the interval by
+    Student's t. 0 without such configurations.
     """
     if not unchanged:
         return 0.0
-    weights = [(Z95 / half_width_of(one)) ** 2 for one in unchanged]
-    excess = sum(w * math.log(one.ratio) ** 2 for w, one in zip(weights, unchanged, strict=True))
+    weights = [(Z95 / _half_width(ratio)) ** 2 for ratio in unchanged]
+    excess = sum(w * math.log(ratio.ratio) ** 2 for w, ratio in zip(weights, unchanged, strict=True))
     variance = max(0.0, (excess - len(unchanged)) / sum(weights))
     return float(stdtrit(len(unchanged), 0.975)) * math.sqrt(variance)
 
 
-def half_width_of(ratio: Ratio) -> float:
-    """Half the width of the logarithm's interval, of a ratio that has one."""
+def widened(ratio: Ratio, half_width: float) -> Ratio:
+    """The ratio with an interval that an independent ``half_width`` of the logarithm makes wider."""
+    return _with_half_width(ratio.ratio, math.hypot(_half_width(ratio), half_width))
+
+
+def _half_width(ratio: Ratio) -> float:
     assert ratio.low is not None
     assert ratio.high is not None
     return math.log(ratio.high / ratio.low) / 2
 
 
-def widened(ratio: Ratio, half_width: float) -> Ratio:
-    """The ratio with an interval that is wider by that, independently."""
-    factor = math.exp(math.hypot(half_width_of(ratio), half_width))
-    return Ratio(ratio.ratio, ratio.ratio / factor, ratio.ratio * factor)
+def _with_half_width(ratio: float, half_width: float) -> Ratio:
+    factor = math.exp(half_width)
+    return Ratio(ratio, ratio / factor, ratio * factor)
 
 
 def runs_table(snapshots: Sequence[Snapshot]) -> str:
@@ -161,34 +174,32 @@ def runs_table(snapshots: Sequence[Snapshot]) -> str:
         return ""
     rows, reference = [], snapshots[-1].reference
     for name in snapshots[-1].params.configurations():
-        own = [row for one in snapshots for row in one.compared if row.experiment == name and not row.earlier]
-        runs = [Ratio(row.ratio, row.ratio_low, row.ratio_high) for row in own if row.ratio is not None]
+        known = [row for one in snapshots for row in one.compared if row.experiment == name]
+        runs = [
+            Ratio(row.ratio, row.ratio_low, row.ratio_high)
+            for row in known
+            if row.ratio is not None and not row.earlier
+        ]
         if name != reference and (ratio := over_runs(runs)) is not None:
             each = ", ".join(f"{run.ratio:.2f}" for run in runs)
             rows.append([f"`{name}`", times_text(ratio), each])
     table = markdown_table(["configuration", f"times {reference}, over all runs", "in each run"], rows)
     return (
-        f"{len(snapshots)} runs of the same code, machine and model. With 95% certainty the mean ratio of "
-        "all such runs lies in the interval, which is of what differs from run to run, too (random effects, "
-        f"Hartung and Knapp).\n\n{table}"
+        f"{len(snapshots)} runs of the same code, machine and model. With 95% certainty the interval "
+        "contains the mean ratio of all possible runs; it includes differences from run to run (random "
+        f"effects, Hartung and Knapp).\n\n{table}"
     )
-
-
-def _cell(row: ComparisonRow | None, reference: str) -> str:
-    if row is None or row.rate_rps is None:
-        return "-"
-    earlier = f", earlier, {row.earlier}" if row.earlier else ""
-    return f"{ratio_text(row, reference)}, {rate_cell(row.rate_rps)} req/s{earlier}"
 
 
 def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Values before and after of each key, with dots, that differ; a dash where there is none."""
+    """Values before and after of each dotted key that differs; a dash where there is no such key."""
     old, new = _flat(before), _flat(after)
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    before_text, after_text = (
-        {key: json.dumps(one[key]) for key in keys if key in one} for one in (old, new)
-    )
-    return {key: (before_text.get(key, "-"), after_text.get(key, "-")) for key in keys}
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+
+    def text(flat: Mapping[str, Any], key: str) -> str:
+        return json.dumps(flat[key]) if key in flat else "-"
+
+    return {key: (text(old, key), text(new, key)) for key in keys}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -201,7 +212,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def show_experiments() -> int:
     """Print a table of rates, and below it a line for each experiment; return DVC's exit status.
 
-    `dvc exp show` leaves out the columns for which the terminal has no room.
+    `dvc exp show` leaves out columns for which the terminal has no room.
     """
     command = [sys.executable, "-m", "dvc", "exp", "show", "--json"]
     shown = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -214,23 +225,23 @@ def show_experiments() -> int:
 
 
 def rates_table(shown: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of what `dvc exp show --json` has: rates by metrics/summary.json, and their time.
+    """Head and rows of the output of `dvc exp show --json`: rates of metrics/summary.json, and their time.
 
-    Below each commit are its experiments; one that has not ended has its state beside its name.
+    Below each commit are its experiments, with the state of those that have not ended.
     """
-    rows: list[tuple[str, Mapping[str, float], str]] = []
-
-    def add(name: str, revision: Mapping[str, Any]) -> None:
-        data = revision["data"] or {}
-        rates = data.get("metrics", {}).get(str(SUMMARY), {}).get("data") or {}
-        rows.append((name, rates, (data.get("timestamp") or "-")[:16].replace("T", " ")))
-
+    revisions: list[tuple[str, Mapping[str, Any]]] = []
     for commit in shown:
-        add(commit["name"] or commit["rev"][:LONGEST_REVISION], commit)
+        revisions.append((commit["name"] or commit["rev"][:LONGEST_REVISION], commit))
         for experiment in commit["experiments"] or ():
             state = f" ({experiment['executor']['state']})" if experiment["executor"] else ""
             for revision in experiment["revs"][:1]:
-                add(f"  {revision['name'] or revision['rev'][:LONGEST_REVISION]}{state}", revision)
+                name = revision["name"] or revision["rev"][:LONGEST_REVISION]
+                revisions.append((f"  {name}{state}", revision))
+    rows = []
+    for name, revision in revisions:
+        data = revision["data"] or {}
+        rates = data.get("metrics", {}).get(str(SUMMARY), {}).get("data") or {}
+        rows.append((name, rates, (data.get("timestamp") or "-")[:16].replace("T", " ")))
     names = list(dict.fromkeys(name for _, rates, _ in rows for name in rates))
     cells = [
         [name, *(f"{rates[key]:g}" if key in rates else "-" for key in names), created]
@@ -252,11 +263,11 @@ def experiments() -> Iterator[tuple[str, str, str]]:
 
 
 def describe_experiment(name: str, base: str, revision: str) -> str:
-    """What an experiment changed in params.yaml, and how its section serve compares with that before."""
+    """What an experiment changed in params.yaml, and the effect of changed settings of serve:."""
     before, after = (_read(commit, "params.yaml") for commit in (base, revision))
-    found = _read(revision, str(OVER_BEFORE))
-    # What came of an experiment whose base had it, too, is the base's.
-    compared = change(found) if found != _read(base, str(OVER_BEFORE)) else None
+    found = _over_before(revision)
+    # A result that the base had already is not of the experiment.
+    compared = change(found) if found != _over_before(base) else None
     said = [
         f"{key} {old} -> {new}"
         for key, (old, new) in changed_params(before, after).items()
@@ -266,8 +277,13 @@ def describe_experiment(name: str, base: str, revision: str) -> str:
     return f"{name}: {'; '.join(said) or 'no key of params.yaml has changed'}"
 
 
+def _over_before(commit: str) -> OverBefore:
+    """The effect of changed settings in a commit's comparison; empty where the commit has no such file."""
+    return OverBefore.model_validate(_read(commit, str(COMPARISON)).get("over_before", {}))
+
+
 def _read(commit: str, path: str) -> Mapping[str, Any]:
-    """A YAML or JSON file of a commit, below the current folder as now; empty where it has none."""
+    """A YAML or JSON file of a commit, relative to the current folder; empty where the commit has none."""
     shown = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, text=True)
     if shown.returncode:
         return {}

@@ -1,4 +1,4 @@
-"""The charts of the results, drawn by matplotlib: as PNG for pages in Markdown, as SVG within report.html."""
+"""Charts of the results, drawn by matplotlib: PNG for pages in Markdown, SVG within HTML pages."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from litmeter.tune.rows import TuneRow
 INK, PAPER = "#1a1a1a", "#ffffff"
 """Colours of a PNG; within report.html both are the page's, light or dark."""
 BLUE, PURPLE, ORANGE, GREY = "#2a78b5", "#9c36e0", "#d1600a", "#858585"
-"""Colours of what leads, the candidate, what is in doubt or lost, and the rest: seen on white and on black,
-and told apart by the colour-blind, as the colours below are."""
+"""Colours of the fastest, the candidate, doubts, and the rest. They contrast with white and black, and the
+colour-blind tell them apart, as they do those of SEQUENCE."""
 SEQUENCE = ("#6a6a6a", "#9c36e0", "#cfa5f2", "#969696", "#2a78b5", "#eda968", "#d1600a")
-"""Parts of a whole, next to each other in this order."""
+"""Colours of the parts of a whole, in this order."""
 WIDE, NARROW, PANEL = 9.0, 4.2, 5.4
-"""Inches of a drawing, of the one that a telephone shows, and of one of several side by side."""
+"""Inches of a drawing, of a drawing for telephones, and of each of several drawings side by side."""
 ROW, LINE, AXIS, LEGEND_LINE, HEIGHT = 0.16, 0.16, 0.6, 0.2, 3.6
-"""Inches of a row, a line of text in it, the axis below, a line of the legend; of a chart without rows."""
+"""Inches of a row, a line of its text, the axis below, a line of the legend, and a chart without rows."""
 LETTERS_PER_INCH = 12
 DPI = 110
 MOST_DECADES = 5
 FEW_TIMES = 4
-"""Rates of a smaller ratio have an axis that is not logarithmic."""
+"""Least ratio of the highest to the lowest rate for a logarithmic axis."""
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
     **dict.fromkeys(("grid.color", "xtick.color", "ytick.color"), INK),
@@ -53,11 +53,10 @@ STYLE: dict[Any, Any] = {
     **{f"axes.spines.{side}": False for side in ("bottom", "left", "right", "top")},
     **{"font.size": 9, "axes.axisbelow": True, "axes.grid": True, "grid.alpha": 0.2, "grid.linewidth": 0.8},
     **{"legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0, "svg.fonttype": "none"},
-    "text.parse_math": False,  # names and messages are somebody's
+    "text.parse_math": False,  # names and messages are text of other people
 }
 BEYOND, FARTHEST = 1.6, 4.0
-"""The axis of ratios reaches this factor beyond the points, and up to FARTHEST for the intervals: one that is
-wider runs out."""
+"""Factors by which the axis of ratios reaches beyond the points: at least, and at most for an interval."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,10 @@ class Chart:
     """A drawing on axes, and the texts beside it.
 
     Attributes:
-        draw: puts everything but title, note, legend and the texts of rows onto the axes.
-        note: what one must know to read it.
-        names: of a chart with a row for each, at y = 0, 1, ... from the top.
-        notes: a text behind each row's end, as many as names.
+        draw: draws everything but title, note, legend and the texts of rows onto the axes.
+        note: how to read the chart.
+        names: of rows, at y = 0, 1, ... from the top; none in a chart without rows.
+        notes: a text at the end of each row.
     """
 
     title: str
@@ -79,7 +78,7 @@ class Chart:
 
 
 def save_png(path: Path, charts: Sequence[Chart]) -> None:
-    """Draw the charts side by side, without matplotlib's version: the same results give the same bytes."""
+    """Draw the charts side by side. The same results give the same bytes with any version of matplotlib."""
     width = WIDE if len(charts) == 1 else PANEL * len(charts)
     with rc_context(STYLE), atomic_write(path) as temporary:
         figure = figure_of(charts, width, captions=True)
@@ -87,10 +86,10 @@ def save_png(path: Path, charts: Sequence[Chart]) -> None:
 
 
 def svg(chart: Chart, width: float = WIDE) -> str:
-    """The chart without title and note as an element of an HTML page; empty where there is nothing to see.
+    """The chart without title and note as an element of an HTML page; empty without data.
 
-    Texts are texts, ink and paper those of the page (``currentColor`` and ``--paper``). The ids in it follow
-    from title and width.
+    Text is text, and ink and paper have the page's colours (``currentColor``, ``--paper``). Ids follow from
+    title and width.
     """
     with rc_context(STYLE | {"svg.hashsalt": f"{chart.title} {width}"}):
         figure = figure_of([chart], width)
@@ -105,7 +104,7 @@ def svg(chart: Chart, width: float = WIDE) -> str:
 def _within_html(document: str) -> str:
     """matplotlib's document as an element: short, in the page's font and colours.
 
-    An artist's ``gid`` of several words becomes what is said where one points at it.
+    An artist's ``gid`` of several words becomes a tooltip.
     """
     _, head, content = document.partition("<svg ")
     head, _, content = content.partition(">")
@@ -123,7 +122,7 @@ def _within_html(document: str) -> str:
 
 
 def _short(tag: str) -> str:
-    """A tag with numbers of two decimals, and without what the page says for all."""
+    """A tag with numbers of two decimals, without fonts, in the page's colours."""
     tag = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag)
     tag = re.sub(r"font-family:[^;\"]*;? ?", "", re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", tag))
     tag = tag.replace(INK, "currentColor").replace(PAPER, "var(--paper)").replace("xlink:href", "href")
@@ -131,7 +130,7 @@ def _short(tag: str) -> str:
 
 
 def figure_of(charts: Sequence[Chart], width: float, captions: bool = False) -> Figure:
-    """All ``charts`` side by side, ``width`` inches together; ``captions``: with their titles and notes."""
+    """All ``charts`` side by side in ``width`` inches; with ``captions``, also their titles and notes."""
     rows_beside = width > NARROW
     letters = int(width / len(charts) * LETTERS_PER_INCH)
     figure = Figure((width, 1.0), layout="constrained")
@@ -149,7 +148,7 @@ def figure_of(charts: Sequence[Chart], width: float, captions: bool = False) -> 
 
 
 def _add_legend(figure: Figure) -> float:
-    """One of all panels, below them, in as many columns as fit; return its inches."""
+    """Add a legend of all panels below them, in as many columns as fit; return its inches."""
     known: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
@@ -164,7 +163,7 @@ def _add_legend(figure: Figure) -> float:
 
 
 def _set_rows(axes: Axes, chart: Chart, beside: bool) -> float:
-    """Put names at the left, notes at the right, or both at the left; return the inches of rows and axis."""
+    """Put names to the left, and notes to the right or below names; return the inches of rows and axis."""
     places, texts = range(len(chart.names)), list(chart.names)
     if beside:
         right = axes.secondary_yaxis("right")
@@ -181,7 +180,7 @@ def _set_rows(axes: Axes, chart: Chart, beside: bool) -> float:
 
 
 def _set_logarithmic(axis: Axis, low: float, high: float) -> None:
-    """A logarithmic axis between two ends, with ticks at 1, 2 and 5, or at decades where there are many."""
+    """Make an axis logarithmic, with ticks at 1, 2 and 5, or at decades alone where there are many."""
     name = "x" if axis is axis.axes.xaxis else "y"
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if math.log10(high / low) < MOST_DECADES else (1,)))
@@ -189,14 +188,8 @@ def _set_logarithmic(axis: Axis, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
-def _set_shares(axis: Axis, high: float = 1.0) -> None:
-    """An axis of shares from 0."""
-    axis.set_view_interval(0.0, high, ignore=True)
-    axis.set_major_formatter(PercentFormatter(1.0))
-
-
 def _draw_point(axes: Axes, x: float, y: float, colour: str, tip: str = "", *, hollow: bool = False) -> None:
-    """A point; ``tip`` is what is said where one points at it."""
+    """A point with the tooltip ``tip``."""
     face = PAPER if hollow else colour
     axes.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=6, gid=tip or None)
 
@@ -213,7 +206,7 @@ def _draw_ratio(
 
 
 def draw_pictures(results: Sequence[Result], reference: str) -> None:
-    """Draw those in assets/results/, which the results' page shows; remove others."""
+    """Draw the pictures in assets/results/, and remove others."""
     drawn = {"comparison": comparison(results, reference), "stages": stages(results)}
     pictures = {name: chart for name, chart in drawn.items() if chart.names}
     for name, chart in pictures.items():
@@ -224,7 +217,7 @@ def draw_pictures(results: Sequence[Result], reference: str) -> None:
 
 
 def comparison(results: Sequence[Result], reference: str) -> Chart:
-    """A row per configuration, fastest first: its ratio to the reference with the simultaneous interval."""
+    """A row per configuration, the fastest first: its ratio to the reference with a simultaneous interval."""
     rows = fastest_first([result.compared for result in results])
     ratios = [row.ratio for row in rows if row.ratio] or [1.0]
     ends = [end for row in rows if row.ratio for end in (row.ratio_low, row.ratio_high) if end]
@@ -250,7 +243,7 @@ def comparison(results: Sequence[Result], reference: str) -> Chart:
         elif row.earlier:
             text += f", earlier, {row.earlier}"
         own = metrics[row.experiment]
-        return f"{text}\n{number_cell(own['ready_s'], 1)} s to start, {number_cell(own['memory_mib'], 0)} MiB"
+        return f"{text}\n{number_cell(own.ready_s, 1)} s to start, {number_cell(own.memory_mib, 0)} MiB"
 
     cut = any(end < low or end > high for end in ends)
     return Chart(
@@ -281,7 +274,8 @@ def stages(results: Sequence[Result]) -> Chart:
             for bar, (name, own) in zip(bars, times.items(), strict=True):
                 bar.set_gid(f"{name}: {stage}, {own.get(stage, 0.0):,.4g} ms")
             begins += shares
-        _set_shares(axes.xaxis)
+        axes.set_xlim(0.0, 1.0)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel("share of a request's mean time")
 
     return Chart(
@@ -301,7 +295,7 @@ WORDS = {
     r"\d+ms": "0ms: the timeout of a batch",
     "keep": "keep: freed memory kept",
 }
-"""Patterns of a configuration's name, and what the chart's note says of it."""
+"""Patterns of words in a configuration's name, and their explanations."""
 
 
 def tune(rows: Sequence[TuneRow]) -> Chart:
@@ -336,12 +330,12 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
 
 
 POOLED = 5
-"""Neighbouring probes whose latencies are one point of a line."""
+"""Neighbouring probes whose median is a point of a line."""
 PERCENTILES = {"p50": ":", "p95": "-", "p99": "--"}
 
 
 def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
-    """Latencies, and requests that were answered in time, over the offered rate: of all configurations."""
+    """Latencies, and requests answered in time, over the offered rate, of all configurations."""
     names = [name for name in found if name != CANDIDATE]
     colours = {CANDIDATE: PURPLE} | dict(zip(names, cycle((BLUE, GREY, INK)), strict=False))
     probes = {name: _probes(result) for name, result in found.items()}
@@ -414,13 +408,13 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
 
 
 def _probes(result: CapacityResult) -> list[tuple[float, TurnRow]]:
-    """The probes that count with their rates, the lowest first."""
+    """The probes that are not void, with their rates, the lowest rate first."""
     rows = [row for row in result.rows if row.missed is not None and not row.void]
     return sorted(((row.offered_rps, row) for row in rows if row.offered_rps), key=lambda pair: pair[0])
 
 
 def _pooled(probes: Sequence[tuple[float, TurnRow]], column: str) -> list[tuple[float, float]]:
-    """Rates and medians of ``column`` of POOLED neighbours each; none where a probe has too few answers."""
+    """Median rate and ``column`` of each POOLED neighbours; none where a probe has too few answers."""
     points = []
     for group in np.array_split(np.arange(len(probes)), max(1, len(probes) // POOLED)):
         rates, rows = [probes[place][0] for place in group], [probes[place][1] for place in group]
@@ -431,7 +425,7 @@ def _pooled(probes: Sequence[tuple[float, TurnRow]], column: str) -> list[tuple[
 
 
 def prices(offers: Sequence[Offer], rate_rps: float) -> Chart:
-    """A row per configuration and machine, the cheapest first: the price of a million requests."""
+    """A row per offer, the cheapest first: the price of a million requests."""
     places = ranked(offers)
     names = [one.title.replace("`", "") for _, one in places]
     highest = max((one.million[1] for _, one in places if one.million), default=1.0)
@@ -452,7 +446,7 @@ def prices(offers: Sequence[Offer], rate_rps: float) -> Chart:
     return Chart(
         f"What a million requests cost, and how many machines {rate_rps:,g} a second need",
         draw,
-        f"Point: at {PLANNED_SHARE:g} of the capacity's low end, by which one plans. Line: its interval. "
+        f"Point: at {PLANNED_SHARE:g} of the capacity's low end, for planning. Line: the price's interval. "
         "Blue: the cheapest, and what cannot be told from it.",
         names=names,
         notes=[note(one) for _, one in places],

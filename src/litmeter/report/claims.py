@@ -1,8 +1,7 @@
-"""What pages and terminal say of the results: each claim is worded here, once."""
+"""Sentences about the results, for pages and terminal: each is worded here, once."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from litmeter.kinds.configuration import Configuration
-from litmeter.measure.comparison_rows import verdict
+from litmeter.measure.comparison_rows import OverBefore, verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
 from litmeter.params import ObjectiveSettings, changed_settings
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
@@ -26,23 +25,22 @@ from litmeter.stats.ratios import Ratio
 from litmeter.system.device import BLOCKING
 
 FEW_ROUNDS = 10
-"""Rounds below which the claims point it out: with ten an interval is about as wide as one round's noise."""
+"""Rounds below which wide intervals are pointed out: with ten they are about as wide as a round's noise."""
 DISTURBED = 0.05
-"""Share of the turns above which it is said that others used the machine."""
+"""Share of disturbed turns above which the disturbance is pointed out."""
 MOST_KEYS = 2
 """Keys that a sentence names; more are counted."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the results say.
+    """A sentence about the results.
 
     Attributes:
-        kind: "change": what other settings of serve: did; "fastest"; "form": what else than settings of
-            the model its ratio contains; "limit": what holds the fastest back;
-            "next": what to try; "objective": who keeps to it; "capacity": how much traffic one takes;
-            "doubt": what else one must know.
-        sentence: names in it stand between backticks.
+        kind: "change": the effect of changed settings of serve:; "fastest"; "form": of what users send;
+            "limit": what holds the fastest back; "next": what to try; "objective": which configuration keeps
+            to it; "capacity": traffic that a configuration takes; "doubt": a caveat.
+        sentence: with names between backticks.
     """
 
     kind: Literal["change", "fastest", "form", "limit", "next", "objective", "capacity", "doubt"]
@@ -61,7 +59,7 @@ ANSWER = ("change", "fastest", "limit", "next", "capacity")
 def claims(snapshot: Snapshot) -> list[Claim]:
     """All claims, the most important first."""
     found = [
-        change(snapshot.over_before),
+        change(snapshot.comparison.over_before),
         fastest(snapshot.compared, snapshot.reference),
         carried(snapshot),
         limit(snapshot),
@@ -72,17 +70,14 @@ def claims(snapshot: Snapshot) -> list[Claim]:
     return [*filter(None, found), *doubts(snapshot)]
 
 
-def change(found: Mapping[str, Any], how: str = "") -> Claim | None:
-    """What other settings of serve: do, by metrics/over_before.json, and ``how`` that was found.
-
-    None where that has no ratio, or is of earlier code, which had no values of "changes".
-    """
-    if not found.get("ratio") or not isinstance(found.get("changes"), dict):
+def change(found: OverBefore, how: str = "") -> Claim | None:
+    """The effect of changed settings of serve:, and ``how`` it was found; None where it was not measured."""
+    if found.ratio is None or not found.changes:
         return None
-    ratio = Ratio(found["ratio"], found["low"], found["high"])
-    sentence = f"{changes_text(found['changes'])}{how}: {times_text(ratio)} times as fast, {verdict(ratio)}"
-    if all(found["p95_ms"]):
-        sentence += "; p95 {:.0f} -> {:.0f} ms".format(*found["p95_ms"])
+    ratio = Ratio(found.ratio, found.low, found.high)
+    sentence = f"{changes_text(found.changes)}{how}: {times_text(ratio)} times as fast, {verdict(ratio)}"
+    if found.p95_ms and all(found.p95_ms):
+        sentence += "; p95 {:.0f} -> {:.0f} ms".format(*found.p95_ms)
     return Claim("change", f"{sentence}.")
 
 
@@ -92,14 +87,14 @@ def times_text(ratio: Ratio) -> str:
 
 
 def ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Those that have a rank, the fastest first."""
+    """Rows with a rank, the fastest first."""
     return [row for row in fastest_first(rows) if row.rank]
 
 
 def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
-    """Who is fastest, how much faster than the reference and the second, and how sure.
+    """The fastest configuration, its ratios to the reference and to the second.
 
-    Sure where it alone has rank 1, and no interval of what it leads by holds 1.
+    It is certainly the fastest where it alone has rank 1, and no interval of its lead contains 1.
     """
     if not ranked(rows):
         return Claim("fastest", "No configuration could be compared: the reference answered nothing.")
@@ -107,54 +102,51 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     tied = _tied(first, others)
     name = f"`{first.experiment}`"
     rate = f"{rate_cell(first.rate_rps)} requests/s from {pluralise(first.users, 'user')}"
-    if first.experiment != reference and not any(row.experiment == reference for row in tied):
+    if reference not in [row.experiment for row in (first, *tied)]:
         rate += f", {ratio_text(first, reference)} times `{reference}`"
     if tied:
         names = ", ".join(f"`{row.experiment}`" for row in tied)
-        sentence = f"{name} does {rate}; whether it or {names} is fastest is not resolved."
-    elif others:
-        sentence = f"Of {1 + len(others)} configurations {name} is fastest (95% certain): {rate}"
-        second = others[0]
-        if (lead := _lead(second)) is not None and second.experiment != reference:
-            sentence += f", and {times_text(lead)} times the second, `{second.experiment}`"
-        sentence += "."
-    else:
-        sentence = f"{name} does {rate}; nothing else was ranked."
-    return Claim("fastest", sentence)
+        return Claim("fastest", f"{name} does {rate}; whether it or {names} is fastest is not resolved.")
+    if not others:
+        return Claim("fastest", f"{name} does {rate}; nothing else was ranked.")
+    sentence = f"Of {1 + len(others)} configurations {name} is fastest (95% certain): {rate}"
+    if (lead := _lead(others[0])) is not None and others[0].experiment != reference:
+        sentence += f", and {times_text(lead)} times the second, `{others[0].experiment}`"
+    return Claim("fastest", f"{sentence}.")
 
 
 def _tied(first: ComparisonRow, others: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Those of ``others`` that may be faster: of the rank of ``first``, or near it by their interval.
+    """The rows of ``others`` that may be faster: of the same rank, or with a lead that is not resolved.
 
-    The intervals are of all over the fastest: of another ``first`` ranks alone tell.
+    Intervals of leads are of the fastest over each other row: behind another ``first`` ranks alone decide.
     """
-    is_fastest = first.share_of_fastest == 1
 
     def may_be_faster(row: ComparisonRow) -> bool:
         lead = _lead(row)
-        return row.rank == first.rank or (is_fastest and (lead is None or not lead.resolved))
+        near = first.share_of_fastest == 1 and (lead is None or not lead.resolved)
+        return near or row.rank == first.rank
 
     return [row for row in others if may_be_faster(row)]
 
 
 def _lead(row: ComparisonRow) -> Ratio | None:
-    """How many times its rate the fastest does; None where it is unknown."""
+    """The rate of the fastest over that of ``row``; None where it is unknown."""
     if not (row.share_of_fastest and row.share_low and row.share_high):
         return None
     return Ratio(1 / row.share_of_fastest, 1 / row.share_high, 1 / row.share_low)
 
 
 def carried(snapshot: Snapshot) -> Claim | None:
-    """Who gets images as base64, and what its server takes of a request, where ratios contain it.
+    """Configurations that get images as base64, and what that costs; None where all get the same form.
 
-    None where all get them alike. LitServe's transport passes an image on as JSON; the direct one as it is.
+    LitServe's transport passes an image on as JSON; the direct transport passes it on as it is.
     """
     if snapshot.params.load.request_body != "image" or snapshot.params.load.bodies is not None:
         return None
-    own = {one.name: one for one in snapshot.results if one.serve.recodes is not None}
-    encoded = [one for one in own.values() if one.serve.recodes]
-    whole = [row.experiment for row in fastest_first(snapshot.compared) if row.experiment in own]
-    whole = [name for name in whole if not own[name].serve.recodes]
+    of_images = {one.name: one for one in snapshot.results if one.serve.recodes is not None}
+    encoded = [one for one in of_images.values() if one.serve.recodes]
+    whole = [row.experiment for row in fastest_first(snapshot.compared) if row.experiment in of_images]
+    whole = [name for name in whole if not of_images[name].serve.recodes]
     if not encoded or not whole:
         return None
     encoded.sort(key=lambda one: one.name != snapshot.reference)
@@ -166,17 +158,17 @@ def carried(snapshot: Snapshot) -> Claim | None:
         taken = low if low == high else f"{low} to {high}"
     return Claim(
         "form",
-        f"Images reach {names} as base64 through LitServe's HTTP process, and `{whole[0]}` as the files that "
-        "they are. Ratios between them contain that: HTTP process and LitServe's manager take "
-        f"{taken} of the cores' time for a request to the former.",
+        f"{names} get images as base64 from LitServe's HTTP process, `{whole[0]}` gets them as files. Ratios "
+        f"between them contain that: HTTP process and manager take {taken} of the cores' time for a request "
+        "in base64.",
     )
 
 
 LOST = {
-    ROOFLINE: "the hardware's measured peak allows {lower} of the datasheet's {upper} images/s ({share})",
+    ROOFLINE: "the hardware's peak allows {lower} of the datasheet's {upper} images/s ({share})",
     MODEL: "the model alone does {lower} of the {upper} images/s that the hardware's peak allows ({share})",
-    PIPELINE: "the model alone does {upper} {item}s/s, with all that is around it {lower} ({share})",
-    SERVED: "it serves {lower} of the {upper} {item}s/s that it does without a server ({share})",
+    PIPELINE: "the model alone does {upper} {item}s/s, the whole pipeline {lower} ({share})",
+    SERVED: "it serves {lower} of the {upper} {item}s/s that its pipeline does without a server ({share})",
 }
 """Losses down to each bound, in words."""
 
@@ -195,72 +187,68 @@ def limit(snapshot: Snapshot) -> Claim | None:
 
 
 def next_step(snapshot: Snapshot) -> Claim | None:
-    """What to try: the fastest one's settings, the search's winner, a search, or a key.
+    """What to try: the search's winner, the fastest one's settings, a search, or a key.
 
     None for a revision, of which it is not known whether anything was searched, and without a candidate.
     """
     serve = snapshot.params.configurations().get(CANDIDATE)
     if snapshot.label or serve is None:
         return None
-    tune = "make" if snapshot.params.stages else "litmeter"
-    search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.knobs else ""
     if snapshot.tuned is not None:
         sentence = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
         return Claim("next", sentence + on_day("; searched", snapshot.tuned.metrics.get("measured_at", "")))
-    own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
-    if own.rank in (None, 1) or (gain := _lead(own)) is None or not gain.resolved:
-        diagnosis = snapshot.diagnoses[CANDIDATE]
-        parameter, brings = diagnosis.parameter, f": {diagnosis.brings}" if diagnosis.brings else ""
-        section = "" if parameter and "." in parameter else "serve."
-        key = f"`{section}{parameter}`{brings}" if parameter else ""
+    tune = "make" if snapshot.params.stages else "litmeter"
+    search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.knobs else ""
+    candidate = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
+    if candidate.rank in (None, 1) or (gain := _lead(candidate)) is None or not gain.resolved:
+        diagnosis, key = snapshot.diagnoses[CANDIDATE], ""
+        if diagnosis.parameter:
+            section = "" if "." in diagnosis.parameter else "serve."
+            key = f"`{section}{diagnosis.parameter}`" + (f": {diagnosis.brings}" if diagnosis.brings else "")
         advice = "; or ".join(filter(None, [search, key]))
         return Claim("next", f"Try next: {advice}.") if advice else None
-    leader, second, *_ = (row.experiment for row in ranked(snapshot.compared))
-    best = next(one for one in snapshot.results if one.name == leader)
+    leader = ranked(snapshot.compared)[0].experiment
     found = changed_settings(serve, snapshot.params.configuration(leader))
     changes = [f"-S serve.{key}={value_text(new)}" for key, (_, new) in found.items()]
     advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
     if len(changes) > MOST_KEYS or any(" " in change.partition("=")[2] for change in changes):
         advice = f"`serve:` with the settings of `{leader}`"
-    # Where it is the second, the first claim has its ratio.
-    said = [] if second == CANDIDATE else [f"{times_text(gain)} times as fast"]
-    if (same := best.metrics["agreement"]) is not None:
-        said.append(f"{same:.1%} of {best.metrics['photos']} test photos keep the checkpoint's label")
-    text = f"Try next: {': '.join(filter(None, [advice, '; '.join(said)]))}."
-    return Claim("next", text + (f" Or {search}." if search else ""))
+    text = f"Try next: {advice}, {times_text(gain)} times as fast"
+    metrics = next(one.metrics for one in snapshot.results if one.name == leader)
+    if metrics.agreement is not None:
+        text += f"; {metrics.agreement:.1%} of {metrics.photos} test photos keep the checkpoint's label"
+    return Claim("next", f"{text}." + (f" Or {search}." if search else ""))
 
 
 def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
-    """What the search has found, and whether ``serve`` has it already."""
+    """The result of the search, and whether ``serve`` has it already."""
     winner = tuned.rows[0]
     found = changed_settings(serve, serve.model_copy(update=tuned.metrics["winner"]))
-    changed = [f"`{key}: {value_text(value)}`" for key, (_, value) in found.items()]
-    keys = " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
-    advice = f"Try next: `litmeter tune --apply`, which sets {keys}"
-    gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
-    if not changed:
+    if not found:
         return f"`serve:` is what the search found: `{winner.name}`."
     if winner.incumbent:
         return "The search found nothing faster than the candidate as it was."
+    changed = " and ".join(f"`{key}: {value_text(value)}`" for key, (_, value) in found.items())
+    keys = changed if len(found) <= MOST_KEYS else f"{len(found)} keys of `serve:`"
+    advice = f"Try next: `litmeter tune --apply`, which sets {keys}"
     if tuned.metrics["goal"] == "capacity":
-        return f"{advice}: of those that the search measured it takes most requests within the objective."
+        return f"{advice}: of what the search measured, this takes most requests within the objective."
+    gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    incumbents = [row.knobs for row in tuned.rows if row.incumbent]
-    now = {knob: "" if (value := getattr(serve, knob)) is None else str(value) for knob in serve.knobs}
-    same = all(now.items() <= own.items() for own in incumbents)
-    than = "the candidate" if same else "what `serve:` was then"
-    return f"{advice}, for {gain} times {than} at {pluralise(tuned.metrics['users'], 'user')}."
+    users = pluralise(tuned.metrics["users"], "user")
+    return f"{advice}: {gain} times the rate of the `serve:` that the search started from, at {users}."
 
 
 def objective(rows: Sequence[ComparisonRow], objective: ObjectiveSettings) -> Claim:
-    """Who is fastest among those that keep to the objective."""
+    """The fastest configuration among those that keep to the objective."""
     percent, slo_ms = objective_percent(objective.miss), objective.slo_ms
-    known = {row.experiment: ms for row in ranked(rows) if (ms := _percentile_ms(row, percent)) is not None}
+    known = {row.experiment: ms for row in ranked(rows) if (ms := row.objective_ms) is not None}
     within = [row for row in ranked(rows) if known.get(row.experiment, math.inf) <= slo_ms and not row.failed]
     if not within:
         few = "" if known else f", which takes {samples_needed(percent):,} answers"
-        return Claim("objective", f"None is known to keep its p{percent:g} below {slo_ms:g} ms{few}.")
+        sentence = f"No configuration is known to keep its p{percent:g} below {slo_ms:g} ms{few}."
+        return Claim("objective", sentence)
     first, *others = within
     tied = [first, *_tied(first, others)]
     names = " or ".join(f"`{row.experiment}`, {known[row.experiment]:.0f} ms" for row in tied)
@@ -268,13 +256,8 @@ def objective(rows: Sequence[ComparisonRow], objective: ObjectiveSettings) -> Cl
     return Claim("objective", f"Fastest with p{percent:g} below {slo_ms:g} ms: {names}{doubt}.")
 
 
-def _percentile_ms(row: ComparisonRow, percent: float) -> float | None:
-    """Of ``objective_ms``, or of the column that a row of earlier code has; None where it is not known."""
-    return row.objective_ms or {50.0: row.p50_ms, 95.0: row.p95_ms}.get(percent)
-
-
 def capacities(snapshot: Snapshot) -> Iterator[Claim]:
-    """How much traffic the fastest and the candidate take, and on how many machines they would take more."""
+    """The capacities of the fastest and the candidate, and the machines for more."""
     names = [*(row.experiment for row in ranked(snapshot.compared)[:1]), CANDIDATE]
     for name in dict.fromkeys(names):
         if name in snapshot.capacities:
@@ -284,27 +267,16 @@ def capacities(snapshot: Snapshot) -> Iterator[Claim]:
 
 
 def on_day(done: str, time: str) -> str:
-    """The end of a sentence of what was done in a run of its own, maybe an earlier one, with its day."""
+    """The end of a sentence about a run of its own: what was done, and the day."""
     return f"{done} {time.split()[0]}." if time else "."
 
 
 def doubts(snapshot: Snapshot) -> Iterator[Claim]:
-    """What else must be known: of the machine, of rows without figures of this run, of errors."""
+    """Caveats: few rounds, disturbances, rows without figures of this run, errors."""
     rows = snapshot.compared
     rounds = max(row.rounds for row in rows)
     if rounds < FEW_ROUNDS:
         yield Claim("doubt", f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
-    errors = {
-        name: f"({bound.name} is {times_text(bound.share)} times {bound.upper}, its upper bound)"
-        for name, bounds in snapshot.bounds.items()
-        for bound in bounds
-        if bound.is_error
-    }
-    void = {}
-    for result in snapshot.results:
-        if reasons := Counter(row.void for row in result.turns if row.void):
-            usual = reasons.most_common(1)[0][0]
-            void[result.name] = f"({reasons.total()} of {len(result.turns)} turns: {usual})"
     yield from disturbances([row for result in snapshot.results for row in result.turns])
     if snapshot.results[0].device == "cuda" and not BLOCKING:
         yield Claim(
@@ -319,17 +291,31 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             f"{significant(bound.rate_rps)} images/s, {times_text(bound.share)} times as much. That rate "
             "takes its place.",
         )
-    emulated = {result.name: "" for result in snapshot.results if result.emulated}
-    silent = {row.experiment: "" for row in rows if row.rate_rps is None}
-    failed = {row.experiment: f"({row.failed})" for row in rows if row.failed}
-    earlier = {row.experiment: f"({row.earlier})" for row in rows if row.earlier}
+    void = {}
+    for result in snapshot.results:
+        if reasons := Counter(row.void for row in result.turns if row.void):
+            usual = reasons.most_common(1)[0][0]
+            void[result.name] = f"({reasons.total()} of {len(result.turns)} turns: {usual})"
     for what, names in {
-        "This CPU has no instructions for bfloat16 and emulates it, many times slower": emulated,
-        "Without an answer in one round or more": silent,
-        "Requests failed, and count in no rate": failed,
+        "This CPU has no instructions for bfloat16 and emulates it, many times slower": {
+            result.name: "" for result in snapshot.results if result.emulated
+        },
+        "Without an answer in one round or more": {
+            row.experiment: "" for row in rows if row.rate_rps is None
+        },
+        "Requests failed, and count in no rate": {
+            row.experiment: f"({row.failed})" for row in rows if row.failed
+        },
         OUTDATED: dict.fromkeys(map(str, snapshot.outdated), ""),
-        "Kept from an earlier run, as nothing that they depend on has changed": earlier,
-        "Errors of measuring": errors,
+        "Kept from an earlier run, as nothing that they depend on has changed": {
+            row.experiment: f"({row.earlier})" for row in rows if row.earlier
+        },
+        "Errors of measuring": {
+            name: f"({bound.name} is {times_text(bound.share)} times {bound.upper}, its upper bound)"
+            for name, bounds in snapshot.bounds.items()
+            for bound in bounds
+            if bound.is_error
+        },
         "Answers that fail or cannot be relied on": void,
     }.items():
         if names:
@@ -338,13 +324,14 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
 
 
 def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
-    """Who else used the cores, and what else may have changed rates, where that was so in many turns."""
-    taken = [max(row.other_percent or 0.0, row.steal_percent or 0.0) for row in turns]
-    others = [row for row, percent in zip(turns, taken, strict=True) if percent > OTHER_LOAD_PERCENT]
+    """Others' use of the cores, and other warnings, each if more than DISTURBED of the turns have it."""
+    others = [
+        row for row in turns if max(row.other_percent or 0.0, row.steal_percent or 0.0) > OTHER_LOAD_PERCENT
+    ]
     if len(others) > DISTURBED * len(turns):
         most = max((row.other_percent or 0.0) + (row.steal_percent or 0.0) for row in others)
         cores: dict[str, float] = defaultdict(float)
-        for name, used in (pair for row in others for pair in json.loads(row.others).items()):
+        for name, used in (pair for row in others for pair in row.others.items()):
             cores[name] += used
         yield Claim(
             "doubt",
@@ -360,7 +347,7 @@ def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
 
 
 def subject(snapshot: Snapshot) -> str:
-    """What is served: the model that stages make, or each server of one's own."""
+    """The served model, or each server of one's own."""
     if snapshot.ceilings:
         return str(snapshot.ceilings["architecture"])
     served = (
@@ -370,35 +357,33 @@ def subject(snapshot: Snapshot) -> str:
 
 
 def setting(snapshot: Snapshot) -> str:
-    """The model that stages make, and the machine."""
+    """The machine, after the model of the pipeline."""
+    machine = describe_machine(snapshot.machine)
     if not snapshot.ceilings:
-        return describe_machine(snapshot.machine)
-    model = f"{subject(snapshot)} at {snapshot.params.model.side} px"
-    return f"{model}, on {describe_machine(snapshot.machine)}"
+        return machine
+    return f"{subject(snapshot)} at {snapshot.params.model.side} px, on {machine}"
 
 
 def reading(snapshot: Snapshot) -> str:
-    """How the table of results is read."""
-    params = snapshot.params
-    users = pluralise(params.comparison.users, "user")
+    """How to read the table of results."""
+    users = pluralise(snapshot.params.comparison.users, "user")
     candidate = ""
-    if CANDIDATE in params.configurations():
+    if CANDIDATE in snapshot.params.configurations():
         candidate = f" `{CANDIDATE}` is the section `serve:` of params.yaml."
-    model = ", then of what the model loses to the hardware's peak, if that is as much"
+    model = ", then in the model, if that is as much"
     return (
-        f"All configurations were served at once and loaded in turn by {users}, each of which sends its "
+        f"All configurations were served at once and loaded in turn by {users}, each sending its "
         f"next request when the last one is answered.{candidate} "
-        "Ratios are taken within rounds, with 95% intervals for all together; the fastest, and all that "
-        "cannot be told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. "
-        "Slow ones have fewer turns, and a ratio of these rounds alone. Held back by: the main cause of what "
-        f"is lost in serving{model if snapshot.ceilings else ''}."
+        "Ratios are taken within rounds, with simultaneous 95% intervals. The fastest, and all that cannot "
+        "be told from it, have rank 1. p95: 95% of the requests took no longer. Held back by: the main cause "
+        f"of what is lost in serving{model if snapshot.ceilings else ''}."
     )
 
 
 def provenance(snapshot: Snapshot) -> str:
     """The machine, the model with its accuracy and cost, and the peaks."""
     params, ceilings, train = snapshot.params, snapshot.ceilings, snapshot.train
-    if not snapshot.train:
+    if not train:
         return f"Measured: {setting(snapshot)}. Users send what is in `{params.load.bodies}`."
     form = "image files" if params.load.request_body == "image" else "base64 in JSON"
     peaks = " and ".join(
@@ -425,7 +410,7 @@ def accuracy_interval(train: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def tuned_text(tuned: Tuned) -> str:
-    """Which configuration won, how much it gains, and which are not slower."""
+    """The winner, its gain, and configurations that cannot be told from it."""
     metrics, rows = tuned.metrics, tuned.rows
     winner, incumbent = rows[0], next(row for row in rows if row.incumbent)
     text = (

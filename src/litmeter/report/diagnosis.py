@@ -1,14 +1,14 @@
 """What limits a configuration: bounds of its rate, and causes of the losses from one bound to the next.
 
-Bounds are in images/s = requests/s, from the hardware's peak down to the served rate. A LitAPI of one's own
-has none above the model, its ``predict``, and what cannot be run in-process has none at all. Each limits the
-next; its share of the one before it is what is left of the rate. A share above 1 by more than its interval is
-a bug of the bound above, and then no cause is named; but a roofline, which is measured, gives way to the rate
-of the model that exceeds it.
+Bounds are in images/s = requests/s, from the hardware's peak down to the served rate. Each bound limits the
+next; a bound's share of the one before it is what is left of the rate. A LitAPI has no bound above the model
+(its ``predict``), and a server that cannot be run in-process has the served rate alone. A share above 1 by
+more than its interval is a bug of the bound above, and then no cause is named; but a measured roofline gives
+way to the rate of a model that exceeds it.
 
-docs/bounds-and-diagnosis.md has all causes. Those of the loss in serving (from the model in-process down to
-the served rate), which losses.py tells apart, come first; one above the model follows where it is as large.
-What moves a loss is read from what this run has timed: other configurations, packages of other precisions,
+docs/bounds-and-diagnosis.md has all causes. The causes of the loss in serving (from the model in-process down
+to the served rate, see losses.py) come first; the cause of a loss above the model follows if that loss is as
+large. Advice is read from what the run has timed: other configurations, packages of other precisions,
 pipelines in-process. Whatever the cause, the key is named that brings most of what was timed.
 """
 
@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from litmeter.classifier.model.rows import PackageRow, PrecisionRow
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.params import changed_settings
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
@@ -31,33 +30,34 @@ from litmeter.stats.ratios import FAMILY_ERROR, Ratio, ratio, simultaneous
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")
 DATASHEET, ROOFLINE, MODEL, PIPELINE, SERVED = BOUND_NAMES
 Rates = list[float | None]
-"""A rate by round, None where it is unknown."""
+"""Rates by round, None where a rate is unknown."""
 UNKNOWN = Ratio(1.0, None, None)
 SHARES = 24
-"""About as many shares has a report: with individual intervals one would lie above 1 by chance."""
+"""Usual number of shares in a report: with individual intervals one of them would exceed 1 by chance."""
 CPU_FULL_PERCENT = 80.0
-"""CPU in use of a full machine: even a saturated server leaves cores idle between one batch and the next."""
+"""CPU use of a full machine: even a saturated server leaves cores idle between one batch and the next."""
 CLOSE_TO_ROOFLINE = 0.7
-"""The roofline counts convolutions and matrix products only, so no model reaches 1."""
+"""Share of the roofline from which the hardware is the cause: the roofline counts convolutions and matrix
+products only, so no model reaches 1."""
 ROUNDS = 3
-"""Of fewer the interval of a rate says nothing."""
+"""Fewest rounds for the interval of a rate."""
 MOST_KEYS = 2
-"""Keys by which configurations may differ that show what one key brings, as a batch size and its timeout."""
+"""Most keys by which two configurations may differ to show what one key brings: a batch size, its timeout."""
 WORTH = 1.05
-"""Times the rate that a key must bring to be advised."""
+"""Least gain of an advised key, as a factor of the rate."""
 EMULATED, PREPROCESSING = "half precision is emulated", "preprocessing"
 NOT_AVAILABLE = "not available"
-"""The cause of what cannot be run in-process."""
+"""The cause where the server cannot be run in-process."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """One bound of the rate.
+    """A bound of the rate.
 
     Attributes:
-        upper, upper_rps: name and rate of the bound before it; empty and 0 for the first.
-        share: of the bound before it, with a 95% interval where one is known; 1 for the first.
-        is_error: it lies above the bound before it by more than an interval that holds for all shares.
+        upper, upper_rps: name and rate of the bound before; empty and 0 for the first.
+        share: of the bound before, with a 95% interval where one is known; 1 for the first.
+        is_error: whether the rate exceeds the bound before, by an interval that holds for all shares.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Bound:
 
     @property
     def is_loss(self) -> bool:
-        """Whether it lies below the bound before it by more than the interval of their ratio."""
+        """Whether the rate lies below the bound before by more than the share's interval."""
         return self.share.resolved and self.share.ratio < 1
 
 
 class Exceeded(NamedTuple):
-    """A measured roofline that is none: the configuration that exceeds it, its precision, and its bound."""
+    """A measured roofline that a model exceeds: the configuration, its precision, and its bound."""
 
     name: str
     precision: str
@@ -89,7 +89,7 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     3. model in-process; 4. pipeline in-process: decode, preprocess and model, at the same batch size;
     5. served.
 
-    The last three are of the comparison, their ratios within its rounds.
+    The last three were measured by the comparison, and their ratios are taken within its rounds.
     """
     row = result.compared
     served = result.rates("served")
@@ -117,9 +117,10 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
 
 
 def raised(results: Sequence[Result], ceilings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Exceeded]]:
-    """metrics/ceilings.json with the rooflines that models leave, and who exceeds the measured ones most.
+    """metrics/ceilings.json with rooflines raised to the models that exceed them, and the largest excesses.
 
-    A peak is the rate of what was tried; a served model that is faster by more than the interval was not.
+    A measured peak is the highest rate that was tried; a model that is faster by more than the interval shows
+    that the peak is higher.
     """
     found: dict[str, Exceeded] = {}
     for result in results:
@@ -128,7 +129,7 @@ def raised(results: Sequence[Result], ceilings: Mapping[str, Any]) -> tuple[dict
             most = found[ceiling].bound.rate_rps if ceiling in found else 0.0
             if bound.upper == ROOFLINE and bound.is_error and bound.rate_rps > most:
                 found[ceiling] = Exceeded(result.name, ceiling, bound)
-    rooflines = {f"roofline_{ceiling}_rps": one.bound.rate_rps for ceiling, one in found.items()}
+    rooflines = {f"roofline_{ceiling}_rps": excess.bound.rate_rps for ceiling, excess in found.items()}
     return {**ceilings, **rooflines}, [*found.values()]
 
 
@@ -140,32 +141,17 @@ def _share(rates: Rates, above: Rates, error: float = FAMILY_ERROR) -> Ratio | N
 
 
 @dataclass(frozen=True)
-class Timed:
-    """What a run has timed, by which advice is checked.
-
-    Attributes:
-        results: of all configurations.
-        packages: times of the compiled models.
-        changes: what precisions change in the answers.
-    """
-
-    results: Sequence[Result] = ()
-    packages: Sequence[PackageRow] = ()
-    changes: Sequence[PrecisionRow] = ()
-
-
-@dataclass(frozen=True)
 class Diagnosis:
     """What limits a configuration, or explains one of its losses.
 
     Attributes:
-        cause: the name of a cause; of several "A and B", and ", then C" for one above the model; empty where
-            nothing is lost, or a bound is none.
-        parameter: the key of params.yaml that would change the rate, None where there is none.
-        brings: what it would bring, where that was timed.
+        cause: the name of a cause, "A and B" of two, ", then C" for a cause above the model; empty where
+            nothing is lost, or a bound is wrong.
+        parameter: the key of params.yaml that would change the rate, None without one.
         text: sentences with the figures that are evidence of the cause.
-        without: why no cause is named, in few words.
         loss: the lower bound of the first loss.
+        brings: the effect of ``parameter``, where it was timed.
+        without: why no cause is named, in a few words.
     """
 
     cause: str
@@ -182,12 +168,11 @@ class Diagnosis:
 
 
 def diagnose(
-    result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any], timed: Timed | None = None
+    result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any], timed: Sequence[Result] = ()
 ) -> Diagnosis:
-    """Diagnose one configuration, by its bounds, metrics/ceilings.json, and what its run has timed."""
-    timed = timed or Timed()
+    """Diagnose one configuration by its bounds, metrics/ceilings.json, and all results of the run."""
     found = _explained(result, bounds, ceilings, timed)
-    options = [one for one in (*_measured(result, timed), *_in_process(result, timed)) if one.key]
+    options = [option for option in (*_measured(result, timed), *_in_process(result, timed)) if option.key]
     best = max(options, key=lambda option: option.gain, default=None)
     if best is None or best.gain < WORTH or not result.served or any(bound.is_error for bound in bounds):
         return found
@@ -198,15 +183,15 @@ def diagnose(
 
 
 def _explained(
-    result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any], timed: Timed
+    result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any], timed: Sequence[Result]
 ) -> Diagnosis:
     if result.emulated:
-        return _emulated(result, timed)
+        return _emulated(result)
     if result.unavailable:
         text = f"Bounds and causes are not available: {result.unavailable}."
         return Diagnosis(NOT_AVAILABLE, None, text, without=result.unavailable)
     if not result.served:
-        text = "There are no turns of this run to explain its rate by."
+        text = "This run has no turns that explain its rate."
         return Diagnosis("", None, text, without="not known: not of this run")
     if len(bounds) == 1:
         text = (
@@ -216,7 +201,7 @@ def _explained(
     if wrong := [bound for bound in bounds if bound.is_error]:
         unit = f"{result.item}s/s"
         rates = ", ".join(f"{bound.name} {_rates(bound, f'the {bound.upper} of', unit)}" for bound in wrong)
-        text = f"No cause is named, as a bound is none: {rates}."
+        text = f"No cause is named, as a rate exceeds its upper bound: {rates}."
         return Diagnosis("", None, text, without="not known: an error of measuring")
     above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.upper]
     above = sorted(above, key=lambda bound: (not bound.is_loss, bound.share.ratio))[:1]
@@ -227,20 +212,20 @@ def _explained(
         found.append(_serving(result, bounds, whole, timed))
         named.append(found[0].cause)
     for loss in above:
-        found.append(_model(result, loss, ceilings, timed))
+        found.append(_model(result, loss, ceilings))
         larger = loss.share.ratio < whole.ratio or loss.share.overlaps(whole)
         if len(found) == 1 or (loss.is_loss and larger):
             named.append(found[-1].cause)
     if not found:
         text = "No bound lies below the one above it by more than their interval."
         return Diagnosis("", None, text, without="nothing lost")
-    moved = next((one for one in found if one.parameter), found[0])
-    text = " ".join(one.text for one in found)
+    moved = next((each for each in found if each.parameter), found[0])
+    text = " ".join(each.text for each in found)
     return Diagnosis(", then ".join(named), moved.parameter, text, found[0].loss, moved.brings)
 
 
 def share_cell(share: Ratio) -> str:
-    """A share in percent, with a decimal below a tenth, and with its interval where it is above the whole."""
+    """A share in percent: below a tenth with a decimal, above the whole with its interval."""
     text = f"{share.ratio:.0%}" if share.ratio >= 0.1 else f"{share.ratio:.1%}"
     if share.ratio < 1.005:
         return text
@@ -254,30 +239,21 @@ def _rates(loss: Bound, owner: str, unit: str) -> str:
     return f"{rates} {significant(loss.upper_rps)}"
 
 
-def _emulated(result: Result, timed: Timed) -> Diagnosis:
-    text = "this CPU has no instructions for bfloat16"
-    native = result.serve.native(half_is_native=False)
-    [key] = changed_settings(result.serve, native)
-    levers = (result.serve.lever("batch size"), result.serve.lever("batch window"))
-    batching = {key for key in levers if key}
-    full, own_rps = native.model_dump(exclude=batching), result.compared.pipeline_rps
-    same = [one for one in timed.results if one.serve.model_dump(exclude=batching) == full]
-    if same and own_rps and (full_rps := same[0].compared.pipeline_rps):
-        times = f"{significant(full_rps / own_rps)} times as many images/s"
-        text += f"; in-process, full precision (`{same[0].name}`) does {times}"
-    sentence = f"{EMULATED.capitalize()}: {text}; `{key}` (full, or auto) moves it."
-    return Diagnosis(EMULATED, key, sentence)
+def _emulated(result: Result) -> Diagnosis:
+    [key] = changed_settings(result.serve, result.serve.native(half_is_native=False))
+    text = f"this CPU has no instructions for bfloat16; `{key}` (full, or auto) moves it"
+    return Diagnosis(EMULATED, key, f"{EMULATED.capitalize()}: {text}.")
 
 
-def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any], timed: Timed) -> Diagnosis:
+def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnosis:
     """The loss from the datasheet to the roofline, or from the roofline to the model in-process."""
     binding = ceilings[f"roofline_{result.serve.ceiling}_bound"]
     reached = loss.name == ROOFLINE or (loss.share.low or 0.0) >= CLOSE_TO_ROOFLINE
     doubtful = not reached and (loss.share.high or 1.0) >= CLOSE_TO_ROOFLINE
     cause = "hardware" if reached else "hardware or kernels" if doubtful else "kernels"
-    options = [*_models(result, timed)]
+    options = [*_models(result)]
     higher = result.serve.higher_ceilings(ceilings, result.half_is_native, result.device)
-    parameter, advice = _advice(options or [Option(*one) for one in higher])
+    parameter, advice = _advice(options or [Option(*option) for option in higher])
     what = "the roofline measured here is" if loss.name == ROOFLINE else "the model in-process does"
     rate = _rates(loss, f"the {loss.upper}'s", "images/s")
     doubt = f"whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved; " if doubtful else ""
@@ -286,9 +262,8 @@ def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any], timed: Time
     return Diagnosis(cause, parameter, text, loss, brings)
 
 
-@dataclass(frozen=True)
-class Option:
-    """Another value of a key, and how many times the rate it brings, served or in-process."""
+class Option(NamedTuple):
+    """Another value of a key, and the factor by which it raises the rate, served or in-process."""
 
     key: str | None
     gain: float
@@ -296,7 +271,7 @@ class Option:
 
 
 def _advice(options: Sequence[Option]) -> tuple[str | None, str]:
-    """The key that brings most, and what to say of it."""
+    """The key that brings most, and the text about it."""
     best = max(options, key=lambda option: option.gain, default=None)
     if best is None:
         return None, NO_KEY
@@ -305,62 +280,59 @@ def _advice(options: Sequence[Option]) -> tuple[str | None, str]:
     return best.key, f"`{best.key}` moves it: {best.text}"
 
 
-def _measured(result: Result, timed: Timed) -> Iterator[Option]:
-    """Configurations that differ by MOST_KEYS at most, and served more in the rounds of both, for certain."""
+def _measured(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
+    """Configurations that differ by MOST_KEYS at most, and certainly served more in the rounds of both."""
     knobs, near = set(result.serve.knobs), []
-    for other in timed.results:
-        before, after = (one.serve.model_dump(mode="json") for one in (result, other))
+    for other in timed:
+        before, after = (each.serve.model_dump(mode="json") for each in (result, other))
         changed = {key: value for key, value in after.items() if value != before.get(key)}
         if changed and changed.keys() <= knobs and len(changed) <= MOST_KEYS and other.compared.rate_rps:
             near.append((other, changed))
     for other, changed in near:
-        rounds = list(zip_longest(other.rates("served"), result.rates("served")))
-        over = _share([own for own, _ in rounds], [own for _, own in rounds], simultaneous(len(near)))
+        rates, before_rates = zip(*zip_longest(other.rates("served"), result.rates("served")), strict=True)
+        over = _share([*rates], [*before_rates], simultaneous(len(near)))
         if over is None or over.low is None or over.low <= 1:
             continue
         values = {key: json.dumps(value).strip('"') for key, value in changed.items()}
         key, *others = values
-        beside = "".join(f", with `{other}: {values[other]}`," for other in others)
+        beside = "".join(f", with `{other_key}: {values[other_key]}`," for other_key in others)
         times = ratio_cell(over.ratio, over.low, over.high)
         text = f"{values[key]}{beside} does {times} times the requests/s (as in `{other.name}`)"
         yield Option(key, over.ratio, text)
 
 
-def _in_process(result: Result, timed: Timed) -> Iterator[Option]:
+def _in_process(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
     """What was timed without a server: models, preprocessing, batches, fewer workers, fewer threads."""
-    yield from _models(result, timed)
+    yield from _models(result)
     yield from _decoders(result, timed)
     if len(result.batch_ms) > 1:
         formed, larger = min(result.batch_ms), max(result.batch_ms)
         gain = result.batch_ms[formed] / result.batch_ms[larger]
-        yield Option(
-            result.serve.lever("batch size"),
-            gain,
-            f"{larger} does {gain:.2f} times as many requests/s in-process",
-        )
+        text = f"{larger} does {gain:.2f} times as many requests/s in-process"
+        yield Option(result.serve.lever("batch size"), gain, text)
     if (crowded_rps := mean(result.crowded, "rate_rps")) is None:
         return
-    alone_rps, all_rps = result.compared.pipeline_rps, mean(result.one_thread, "rate_rps")
-    if alone_rps:
-        text = f"fewer do {alone_rps / crowded_rps:.2f} times as many {result.item}s/s in-process"
-        yield Option(result.serve.lever("workers"), alone_rps / crowded_rps, text)
-    if all_rps:
-        text = f"1 does {all_rps / crowded_rps:.2f} times as many {result.item}s/s in-process"
-        yield Option(result.serve.lever("threads"), all_rps / crowded_rps, text)
+    times = f"times as many {result.item}s/s in-process"
+    if fitting_rps := result.compared.pipeline_rps:
+        gain = fitting_rps / crowded_rps
+        yield Option(result.serve.lever("workers"), gain, f"fewer do {gain:.2f} {times}")
+    if one_thread_rps := mean(result.one_thread, "rate_rps"):
+        gain = one_thread_rps / crowded_rps
+        yield Option(result.serve.lever("threads"), gain, f"1 does {gain:.2f} {times}")
 
 
-def _models(result: Result, timed: Timed) -> Iterator[Option]:
-    """What makes the model faster, by the times of its packages, and with it the pipeline."""
+def _models(result: Result) -> Iterator[Option]:
+    """Keys that make the model faster, by the times of its packages, and with it the pipeline."""
     model_rps, pipeline_rps = result.compared.model_rps, result.compared.pipeline_rps
     if not model_rps or not pipeline_rps:
         return
-    for key, faster, what in result.serve.faster_models(timed.packages, timed.changes):
+    for key, faster, what in result.faster:
         gain = 1 / (1 - pipeline_rps / model_rps * (1 - 1 / faster))
         text = f"{what}, and the pipeline would do {gain:.2f} times as many images/s in-process"
         yield Option(key, gain, text)
 
 
-def _preprocessing(result: Result, timed: Timed) -> Why:
+def _preprocessing(result: Result, timed: Sequence[Result]) -> Why:
     idle = (mean(result.in_process("pipeline"), "cpu_percent") or 100.0) < CPU_FULL_PERCENT
     parameter: str | None
     if idle and result.serve.workers < result.cores:
@@ -372,24 +344,23 @@ def _preprocessing(result: Result, timed: Timed) -> Why:
     return Why(PREPROCESSING, parameter, text)
 
 
-def _decoders(result: Result, timed: Timed) -> Iterator[Option]:
-    """Other ways to preprocess, by what other configurations' pipelines take beyond the model."""
-    own_ms, whole_ms = _preprocess_ms(result), mean(result.in_process("pipeline"), "workers_cpu_ms")
-    if (key := result.serve.preprocess_key) is None:
+def _decoders(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
+    """Other ways to preprocess, by the CPU time of other configurations' pipelines beyond the model."""
+    preprocess_ms, whole_ms = _preprocess_ms(result), mean(result.in_process("pipeline"), "workers_cpu_ms")
+    if (key := result.serve.lever("preprocessing")) is None:
         return
-    for other in timed.results:
-        if type(other.serve) is not type(result.serve):
+    for other in timed:
+        if type(other.serve) is not type(result.serve) or other.emulated:  # lost in an emulated model's noise
             continue
-        ms = None if other.emulated else _preprocess_ms(other)  # there it is lost in the model's noise
-        own, another = getattr(result.serve, key), getattr(other.serve, key)
-        if own != another and own_ms and whole_ms and ms:
-            gain = whole_ms / max(whole_ms - own_ms + ms, 1e-3)
-            text = f"{another} takes {ms:.1f} ms of CPU (in `{other.name}`), not {own_ms:.1f}"
+        value, ms = getattr(other.serve, key), _preprocess_ms(other)
+        if value != getattr(result.serve, key) and preprocess_ms and whole_ms and ms:
+            gain = whole_ms / max(whole_ms - preprocess_ms + ms, 1e-3)
+            text = f"{value} takes {ms:.1f} ms of CPU (in `{other.name}`), not {preprocess_ms:.1f}"
             yield Option(key, gain, text)
 
 
 def _preprocess_ms(result: Result) -> float | None:
-    """CPU time of decoding and preprocessing an image in-process; None where it was not measured."""
+    """CPU time to decode and preprocess an image in-process; None where it was not measured."""
     whole, model = (mean(result.in_process(work), "workers_cpu_ms") for work in ("pipeline", "model"))
     return None if whole is None or model is None else max(0.0, whole - model)
 
@@ -411,8 +382,8 @@ def _allowed(result: Result, served: Bound, upper: Bound, whole: Ratio) -> str:
     return f"{measured} while others take {percent:.0f}% of the cores (undisturbed: not known beside others)"
 
 
-def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed) -> Diagnosis:
-    """The loss from the model in-process, undisturbed, down to the served rate, by its largest causes."""
+def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Sequence[Result]) -> Diagnosis:
+    """The loss from the undisturbed model in-process down to the served rate, by its largest causes."""
     users, losses = result.compared.users, {bound.name: bound for bound in bounds}
     served = losses[SERVED]
     rate = f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {significant(served.rate_rps)} req/s, "
@@ -420,12 +391,12 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed
     found = losses_of(result, _preprocessing(result, timed))
     if not found:
         return Diagnosis("unexplained", None, f"Unexplained: {rate}.", served)
-    if found[0].why.cause == PREPROCESSING and sum(one.core_ms for one in found[1:]) > found[0].core_ms:
+    if found[0].why.cause == PREPROCESSING and sum(loss.core_ms for loss in found[1:]) > found[0].core_ms:
         found[:2] = reversed(found[:2])  # served and pipeline lie farther apart than pipeline and model
-    overlapping = [one for one in found if one.share.overlaps(found[0].share)]
-    named = [one for one in overlapping if one.core_ms >= found[0].core_ms / 2]
-    cause = " and ".join(dict.fromkeys(one.why.cause for one in named))
-    evidence = " ".join(f"{share_cell(one.share)} of the loss: {one.why.text}." for one in named)
+    overlapping = [loss for loss in found if loss.share.overlaps(found[0].share)]
+    named = [loss for loss in overlapping if loss.core_ms >= found[0].core_ms / 2]
+    cause = " and ".join(dict.fromkeys(loss.why.cause for loss in named))
+    evidence = " ".join(f"{share_cell(loss.share)} of the loss: {loss.why.text}." for loss in named)
     text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
     first = losses.get(PIPELINE, served) if named[0].why.cause == PREPROCESSING else served
     return Diagnosis(cause, named[0].why.key, text, first)

@@ -1,4 +1,4 @@
-"""Revisions of a git repository, each laid out in a temporary folder while it is used."""
+"""Revisions of a git repository, in temporary worktrees."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from litmeter.system.processes import process_group
 from litmeter.system.temporary import PREFIX, scratch
 
 EXPERIMENTS = "refs/exps/*/*/"
-"""Where DVC keeps the commits of experiments, by that on which they were run, and their name."""
+"""Commits of DVC's experiments, below the commit that they started from."""
 NOT_SHARED = ("__pycache__", "*.py[co]", "*.so", "*.pyd", "*.egg-info", "build", "dist", ".*_cache", "tmp")
-"""What is made from code, or belongs to one tree alone."""
+"""Files that are made from code, or belong to a single tree."""
 
 
 def git(*words: str | Path) -> str:
-    """What a command of git's prints; raise UsageError where it fails.
+    """The output of a git command; raise UsageError where it fails.
 
-    It is ended with the git processes that it starts, one of which writes a worktree's files.
+    The processes that it starts end with it: one of them writes a worktree's files.
     """
     if shutil.which("git") is None:
         raise UsageError("git is not installed")
@@ -37,7 +37,7 @@ def git(*words: str | Path) -> str:
 
 def commit_of(name: str) -> str:
     """The commit of a revision, or of DVC's experiment ``name``; raise UsageError where there is none."""
-    git("rev-parse", "--git-dir")  # else it is no repository
+    git("rev-parse", "--git-dir")  # raises outside of a repository
     try:
         return git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}").strip()
     except UsageError:
@@ -55,8 +55,7 @@ def commit_of(name: str) -> str:
 def worktree(commit: str) -> Iterator[Path]:
     """Check out ``commit`` in a worktree until the block is left.
 
-    The worktree of a process that was killed is removed by ``report_stale_files``, and its registration by
-    the next call.
+    After a kill, ``report_stale_files`` removes the worktree, and the next call removes its registration.
     """
     try:
         with scratch() as folder:
@@ -68,7 +67,7 @@ def worktree(commit: str) -> Iterator[Path]:
 
 
 def forget_removed() -> None:
-    """Remove the registrations of temporary worktrees that are not there any more; no others."""
+    """Remove the registrations of temporary worktrees that no longer exist; no others."""
     lines = git("worktree", "list", "--porcelain", "-z").split("\0")
     paths = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
     for path in paths:
@@ -77,9 +76,9 @@ def forget_removed() -> None:
 
 
 def share_ignored(source: Path, target: Path) -> list[str]:
-    """Link what git ignores in ``source`` (models, data, environments) into another tree that lacks it.
+    """Link files that git ignores in ``source`` (models, data, environments) into another tree without them.
 
-    Return the linked paths. What is made from code is left out.
+    Return the linked paths. Files of NOT_SHARED are left out.
     """
     options = ("--others", "--ignored", "--exclude-standard", "--directory", "-z")
     linked: list[str] = []
@@ -102,7 +101,7 @@ def _link(source: Path, path: Path, target: Path, linked: list[str]) -> None:
 
 
 def changes(commit: str) -> str:
-    """What differs below the current folder from ``commit``, by file, in short; empty where nothing does."""
+    """Changed files below the current folder since ``commit``, as `git diff --stat` lists them."""
     tracked = git("diff", "--stat=80,60,12", commit, "--", ".").rstrip("\n")
     untracked = git("ls-files", "--others", "--exclude-standard").splitlines()
     return "\n".join([*filter(None, [tracked]), *(f" {name} | not tracked" for name in untracked)])

@@ -1,11 +1,11 @@
-"""What a served request costs beyond the model in-process, and why: the causes of the loss, with shares.
+"""What a served request costs beyond the model in-process: the causes of the loss, with shares.
 
-In a closed loop all cores together spend cores / rate on a request, whoever uses them: workers, HTTP process
+In a closed loop, all cores together spend cores / rate on a request, whoever uses them: workers, HTTP process
 and LitServe's manager, load generator, other processes, the hypervisor, or nobody. The same holds for an
-image in-process. So the differences of the parts add up to the whole loss from the model to the served rate,
-and each has a share of it. What runs in-process is taken as on an undisturbed machine. What other processes
-use is lost as far as threads that were ready had to wait for a core; the rest, and what nobody uses, is laid
-to what a request waits for.
+image in-process. So the differences of these parts add up to the whole loss from the model to the served
+rate, and each part has a share of it. The pipeline in-process counts as on an undisturbed machine. Of the
+time that other processes use, as much is lost as threads that were ready waited for a core; the rest, and
+idle time, is attributed to what a request waits for.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from litmeter.stats.records import Floats
 WORKERS, SERVER, CLIENT = "workers", "server", "client"
 OTHERS, HYPERVISOR, IDLE = "others", "hypervisor", "idle"
 PARTS = (WORKERS, SERVER, CLIENT, OTHERS, HYPERVISOR, IDLE)
-"""Who uses the cores; SERVER is its processes without a model."""
+"""Users of the cores; SERVER is the server's processes without a model."""
 CORE_BUSY = 0.9
 """Cores in use above which a process with one busy thread is at its limit."""
 NO_KEY = "no key of `serve:` moves it"
 
 
 class Why(NamedTuple):
-    """A cause, the key of params.yaml that moves it, and sentences with the evidence."""
+    """A cause, the key of params.yaml that moves it, and a sentence with the evidence."""
 
     cause: str
     key: str | None
@@ -43,11 +43,11 @@ class Why(NamedTuple):
 
 @dataclass(frozen=True)
 class Loss:
-    """One cause's part of the loss.
+    """The part of the loss that one cause explains.
 
     Attributes:
-        core_ms: of all cores, for a request.
-        share: of the whole loss, with a 95% interval; negative where serving costs less of it.
+        core_ms: time of all cores for a request.
+        share: of the whole loss, with a 95% interval; negative where serving spends less than the pipeline.
     """
 
     why: Why
@@ -58,24 +58,25 @@ class Loss:
 def losses_of(result: Result, preprocessing: Why) -> list[Loss]:
     """The causes of the loss from the model to the served rate, the largest first.
 
-    One is decoding and preprocessing, as ``preprocessing`` says. Empty where the served or the in-process
+    ``preprocessing`` describes the cause decoding and preprocessing. Empty where the served or the in-process
     rate was not measured, or nothing is lost.
     """
-    served = [parts for row in result.served if (parts := core_ms(row, result))]
-    alone = [parts for row in result.in_process("pipeline") if (parts := core_ms(row, result))]
+    served, alone, model = (
+        [parts for row in rows if (parts := core_ms(row, result))]
+        for rows in (result.served, result.in_process("pipeline"), result.in_process("model"))
+    )
     if not served or not alone:
         return []
-    in_process = {part: float(np.mean([own[part] for own in alone])) for part in PARTS}
+    in_process = {part: float(np.mean([each[part] for each in alone])) for part in PARTS}
     in_process |= {OTHERS: 0.0, HYPERVISOR: 0.0}
-    excess = {part: np.array([own[part] for own in served]) - in_process[part] for part in PARTS}
-    model = [parts for row in result.in_process("model") if (parts := core_ms(row, result))]
+    excess = {part: np.array([each[part] for each in served]) - in_process[part] for part in PARTS}
     preprocess_ms = max(0.0, _undisturbed_ms(alone) - _undisturbed_ms(model)) if model else 0.0
     found: list[tuple[Why, Floats]] = [(preprocessing, np.full(len(served), preprocess_ms))]
     whole: Floats = sum(excess.values(), found[0][1])
     if whole.mean() <= 0:
         return []
     left = excess[WORKERS]
-    for explain in (_batches, _crowding):  # no more than all that the workers take
+    for explain in (_batches, _crowding):  # together at most the workers' whole excess
         if (explained := explain(result, in_process[WORKERS])) is not None:
             why, ms = explained
             found.append((why, np.full(len(served), max(0.0, min(ms, float(left.mean()))))))
@@ -85,7 +86,7 @@ def losses_of(result: Result, preprocessing: Why) -> list[Loss]:
         SERVER: _transport,
         CLIENT: _load_generator,
         OTHERS: _others,
-        HYPERVISOR: lambda own: Why("hypervisor", None, "the hypervisor takes the cores"),
+        HYPERVISOR: lambda _: Why("hypervisor", None, "the hypervisor takes the cores"),
         IDLE: _waiting,
     }
     found += [(explain(result), excess[part]) for part, explain in others.items()]
@@ -94,7 +95,7 @@ def losses_of(result: Result, preprocessing: Why) -> list[Loss]:
 
 
 def core_ms(row: TurnRow, result: Result) -> dict[str, float] | None:
-    """Cores' time for a request of a turn, by PARTS; None where it has no rate or no CPU time."""
+    """Time of all cores for a request of a turn, by PARTS; None where the turn has no rate or CPU time."""
     if not row.rate_rps or row.workers_cpu_ms is None:
         return None
     whole, lost = 1000 * result.cores / row.rate_rps, result.taken(row) or Taken()
@@ -113,16 +114,16 @@ def server_share(result: Result) -> Ratio | None:
     served = [parts for row in result.served if (parts := core_ms(row, result))]
     if not served:
         return None
-    server, whole = ([own[SERVER] for own in served], [sum(own.values()) for own in served])
-    return _share(np.array(server), np.array(whole))
+    whole = np.array([sum(parts.values()) for parts in served])
+    return _share(np.array([parts[SERVER] for parts in served]), whole)
 
 
 def _undisturbed_ms(rows: Sequence[Mapping[str, float]]) -> float:
-    return float(np.mean([sum(own.values()) - own[OTHERS] - own[HYPERVISOR] for own in rows]))
+    return float(np.mean([sum(parts.values()) - parts[OTHERS] - parts[HYPERVISOR] for parts in rows]))
 
 
 def _share(ms: Floats, whole: Floats) -> Ratio:
-    """The share of the sum, with Student's interval of a ratio of means over turns, three at least."""
+    """The ratio of two means over turns; from three turns on with Student's interval."""
     share, turns = float(ms.mean() / whole.mean()), len(ms)
     if turns < 3:
         return Ratio(share, None, None)
@@ -132,7 +133,7 @@ def _share(ms: Floats, whole: Floats) -> Ratio:
 
 
 def _batches(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
-    """Batches that are smaller or larger than the pipeline's fastest."""
+    """Served batches that are smaller or larger than the pipeline's fastest; CPU time that they cost."""
     serve, size, fastest = result.serve, mean(result.served, "batch_size"), result.in_process_size
     at_size_ms = result.pipeline_cpu_ms(size) if size else None
     if not size or not fastest or at_size_ms is None or round(size) == fastest:
@@ -155,10 +156,9 @@ def _batches(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
 
 
 def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
-    """All workers at once, where fewer of them are as many as the cores can run.
+    """More workers than the cores can run, where fewer of them do more.
 
-    If that is slower, all that the workers take is laid to it: their contention with the server is of
-    the same making.
+    The workers' whole excess is then attributed to it: their contention with the server has the same cause.
     """
     if not (crowded := result.crowded):
         return None
@@ -179,7 +179,7 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
 
 
 def moves(what: str, key: str | None, verb: str = "moves it") -> str:
-    """Advice to move a key; where there is none, that."""
+    """Advice to move ``key``; NO_KEY without one."""
     return f"{what} {verb}" if key else NO_KEY
 
 
@@ -188,18 +188,16 @@ def _contention(result: Result, in_process_ms: float) -> Why:
         f"the workers take {mean(result.served, 'workers_cpu_ms') or 0.0:.1f} ms of CPU per {result.item}, "
         f"{in_process_ms:.1f} ms in-process, as server and load generator use the same cores and caches"
     )
-    key = result.serve.lever("threads")
-    if result.device == "cpu" and result.threads > 1 and key:
-        advice = f"fewer `{key}` may move it: threads that share a batch wait for each other"
-        return Why("contention", key, f"{text}; {advice}")
-    return Why("contention", None, f"{text}; {NO_KEY}")
+    key = result.serve.lever("threads") if result.device == "cpu" and result.threads > 1 else None
+    advice = moves(f"fewer `{key}`", key, "may move it: threads that share a batch wait for each other")
+    return Why("contention", key, f"{text}; {advice}")
 
 
 def _transport(result: Result) -> Why:
-    columns = {"http_cpu_ms": "HTTP process", "manager_cpu_ms": "LitServe's manager"}
+    columns = {"http_cpu_ms": "the HTTP process", "manager_cpu_ms": "LitServe's manager"}
     times = {name: mean(result.served, column) for column, name in columns.items()}
-    used = " and ".join(f"{name} {ms:.1f} ms" for name, ms in times.items() if ms)
-    return _direct(result, "transport", f"of CPU for a request {used}")
+    used = " and ".join(f"{ms:.1f} ms of CPU in {name}" for name, ms in times.items() if ms)
+    return _direct(result, "transport", f"a request takes {used}")
 
 
 def _direct(result: Result, cause: str, text: str) -> Why:
@@ -227,11 +225,15 @@ def _waiting(result: Result) -> Why:
         text = "others have the cores, or they are idle: what threads waited for them is not known here"
         return Why("other processes or idle cores", None, text)
     rate_rps, serve, stages = result.compared.rate_rps or 0.0, result.serve, result.stage_ms
+
+    def cores(column: str) -> float:
+        return (mean(result.served, column) or 0.0) * rate_rps / 1000
+
     for column, name in (("http_cpu_ms", "HTTP process"), ("manager_cpu_ms", "manager process")):
-        if (cores := (mean(result.served, column) or 0.0) * rate_rps / 1000) >= CORE_BUSY:
-            return _direct(result, name, f"the {name} uses {cores:.2f} of one core")
-    if (cores := (mean(result.served, "client_cpu_ms") or 0.0) * rate_rps / 1000) >= CORE_BUSY:
-        return Why("load generator", None, f"the load generator uses {cores:.2f} of its one core")
+        if cores(column) >= CORE_BUSY:
+            return _direct(result, name, f"the {name} uses {cores(column):.2f} of one core")
+    if (used := cores("client_cpu_ms")) >= CORE_BUSY:
+        return Why("load generator", None, f"the load generator uses {used:.2f} of its one core")
     if not stages or not rate_rps:
         return Why("idle cores", None, "cores are idle")
     whole_ms = 1000 * result.compared.users / rate_rps
@@ -258,7 +260,7 @@ def _waiting(result: Result) -> Why:
 
 
 def more_workers(result: Result) -> str:
-    """Advice to start more workers, with fewer threads each where these would outnumber the cores."""
+    """Advice to start more workers, with fewer threads each where their threads would outnumber the cores."""
     key, threads = result.serve.lever("workers"), result.threads
     text = moves(f"more `{key}`", key, "move it")
     crowded = threads > 1 and threads * (result.serve.workers + 1) > result.cores

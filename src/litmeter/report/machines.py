@@ -1,4 +1,4 @@
-"""How many machines a rate of requests needs, and at what price, by measured capacities."""
+"""Number and price of machines for a rate of requests, by measured capacities."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from litmeter.say.tables import pluralise, significant
 from litmeter.system.files import read_json, reading
 
 PLANNED_SHARE = 0.9
-"""Of the low end of a capacity, by which one plans: docs/capacity.md says how often that is too much."""
+"""Planned load as a share of a capacity's low end: docs/capacity.md says how often that is too much."""
 EXAMPLE_RPS = 1000.0
-"""For which machines are counted where nobody named a rate."""
+"""Default rate for which machines are counted."""
 MILLION, HOUR_S = 1e6, 3600.0
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A configuration on a machine: its capacity, and what the machine costs.
+    """A configuration on a machine: its capacity and the machine's price.
 
     Attributes:
         label: name of the revision, folder or node; empty for this tree.
         name: of the configuration.
         machine: metrics/machine.json.
-        measured_at: the capacity's time; empty where it is unknown.
-        price: of the machine, an hour.
+        measured_at: when the capacity was measured; empty where that is unknown.
+        price: of an hour of the machine.
         outdated: whether the capacity is OUTDATED.
     """
 
@@ -46,14 +46,14 @@ class Offer:
 
     @property
     def title(self) -> str:
-        """Its names in a sentence."""
+        """Label and name for a sentence."""
         return " ".join(f"`{name}`" for name in (self.label, self.name) if name)
 
     @property
     def million(self) -> tuple[float, float] | None:
-        """Lowest and highest price of a million requests, at PLANNED_SHARE of the ends of the capacity.
+        """Lowest and highest price of a million requests, by PLANNED_SHARE of both ends of the capacity.
 
-        One plans with the highest. The lowest is 0 where there is no high end. None without a low end.
+        The lowest price is 0 where the capacity has no high end. None without a low end.
         """
         low, high = (
             end and self.price * MILLION / (HOUR_S * PLANNED_SHARE * end)
@@ -73,12 +73,12 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
 
 
 def machines_for(rate_rps: float, metrics: CapacityMetrics) -> int | None:
-    """Machines that take ``rate_rps``, each PLANNED_SHARE of its capacity's low end; None without one."""
+    """Machines for ``rate_rps``, each with PLANNED_SHARE of the capacity's low end; None without one."""
     return math.ceil(rate_rps / (PLANNED_SHARE * metrics.low_rps)) if metrics.low_rps else None
 
 
 def capacity_sentence(name: str, metrics: CapacityMetrics, rate_rps: float = EXAMPLE_RPS) -> str:
-    """What a configuration takes, and how many machines ``rate_rps`` needs; without a full stop."""
+    """The capacity of a configuration and the machines for ``rate_rps``, without a full stop."""
     text = f"{name} {capacity_text(metrics)}"
     if count := machines_for(rate_rps, metrics):
         text += f"; for {rate_rps:,g} a second plan {pluralise(count, 'machine')}, {count + 1} with one spare"
@@ -86,7 +86,7 @@ def capacity_sentence(name: str, metrics: CapacityMetrics, rate_rps: float = EXA
 
 
 def plan_cells(rate_rps: float, metrics: CapacityMetrics) -> list[str]:
-    """Under PLAN: the capacity's interval, and machines for ``rate_rps``, without a spare and with one."""
+    """Cells below PLAN: the capacity's interval, machines for ``rate_rps``, and these with a spare."""
     low, high = (end and significant(end) for end in (metrics.low_rps, metrics.high_rps))
     capacity = f"{low} to {high}" if high else f"at least {low}" if low else "-"
     count = machines_for(rate_rps, metrics)
@@ -98,7 +98,7 @@ PLAN = ("requests/s", "machines", "with a spare")
 
 
 def read_offers(label: str, price: float, configuration: str | None = None) -> list[Offer]:
-    """Those of all configurations below the current folder, or of one.
+    """Offers of all configurations below the current folder, or of ``configuration``.
 
     Raise ReportError where no capacity is known.
     """
@@ -106,30 +106,31 @@ def read_offers(label: str, price: float, configuration: str | None = None) -> l
         machine = read_json(MACHINE)
         params, _ = params_on(machine)
     known = read_capacities(params)
-    names = [name for name in known if configuration in (None, name)]
-    if not names:
+    found = {name: one for name, one in known.items() if configuration in (None, name)}
+    if not found:
         what = configuration or ", ".join(params.objective.configurations)
         raise ReportError(
             f"no capacity of {what} for this machine and these settings; `make capacity` makes it"
         )
-    offers = []
-    for one in names:
-        found, late = known[one], bool(outdated(CapacityPaths(one).metrics))
-        offers.append(Offer(label, one, machine, found.metrics, found.measured_at, price, late))
-    return offers
+    late = {name: bool(outdated(CapacityPaths(name).metrics)) for name in found}
+    return [
+        Offer(label, name, machine, one.metrics, one.measured_at, price, late[name])
+        for name, one in found.items()
+    ]
 
 
 def ranked(offers: Sequence[Offer]) -> list[tuple[int | None, Offer]]:
-    """The cheapest first, with ranks: those whose intervals overlap with the cheapest one's have rank 1.
+    """Offers with their ranks, the cheapest first; the rank is None without a price.
 
-    Ranks of the others likewise; None without a price. Raise ReportError where objectives differ.
+    An offer's rank is 1 more than the number of offers that are certainly cheaper, by intervals of prices.
+    Raise ReportError where objectives differ.
     """
     objectives = {f"{100 * (1 - one.metrics.miss):.4g}% within {one.metrics.slo_ms:g} ms" for one in offers}
     if len(objectives) > 1:
         raise ReportError(f"prices compare under one objective, not {' and '.join(sorted(objectives))}")
     prices = [one.million for one in offers if one.million]
     found = [
-        (None if (own := one.million) is None else 1 + sum(high < own[0] for _, high in prices), one)
+        (None if (price := one.million) is None else 1 + sum(high < price[0] for _, high in prices), one)
         for one in offers
     ]
     return sorted(found, key=lambda pair: pair[1].million[1] if pair[1].million else math.inf)
@@ -156,7 +157,7 @@ def offers_table(offers: Sequence[Offer], rate_rps: float) -> tuple[list[str], l
 
 
 def million_cell(offer: Offer) -> str:
-    """Lowest and highest price of a million requests; one plans with the highest."""
+    """Lowest and highest price of a million requests."""
     if offer.million is None:
         return "-"
     low, high = map(significant, offer.million)
@@ -164,16 +165,16 @@ def million_cell(offer: Offer) -> str:
 
 
 def offers_text(offers: Sequence[Offer], rate_rps: float) -> list[str]:
-    """Sentences of this tree's configurations, or of the cheapest and those without a price; and caveats."""
+    """Sentences about this tree's offers, the cheapest ones and those without a price; and caveats."""
     places, said = ranked(offers), []
-    leaders = [one for rank, one in places if rank == 1]
     for one in (one for rank, one in places if rank in (1, None) or not one.label):
         text = capacity_sentence(one.title, one.metrics, rate_rps)
         if one.million:
             text += f"; a million cost at most {significant(one.million[1])} at {one.price:g} an hour"
         said.append(f"{text}.")
-    if len(leaders) > 1:
-        tied = ", ".join(one.title for one in leaders)
+    cheapest = [one.title for rank, one in places if rank == 1]
+    if len(cheapest) > 1:
+        tied = ", ".join(cheapest)
         said.append(f"Which of {tied} is cheapest is not resolved: their intervals overlap.")
     if late := [one.title for one in offers if one.outdated]:
         said.append(f"{OUTDATED}: {', '.join(late)}.")

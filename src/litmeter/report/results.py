@@ -1,8 +1,7 @@
-"""Results of one configuration, and what follows from them."""
+"""Results of one configuration, and figures that follow from them."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,13 @@ import numpy as np
 
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.levels import NULL_SERVER
-from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow
+from litmeter.measure.rows import OTHER_LOAD_PERCENT, BenchmarkMetrics, ComparisonRow, TurnRow
 from litmeter.params import half_is_native
 
 ROLES = ("http", "workers", "manager", "client")
-"""Whose times a turn has."""
+"""Processes whose CPU and waiting times a turn has."""
 MOST_TAKEN = 0.9
-"""Share of the work above which what is left says too little of the rest."""
+"""Largest share taken by others from which an undisturbed rate is extrapolated."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +29,31 @@ class Result:
     Attributes:
         device: cpu or cuda.
         machine: metrics/machine.json.
-        metrics: metrics/benchmark/NAME.json; None where it has no such figure, or its stage has not run.
-        compared: its row of the comparison.
-        turns: the comparison's turns of it; none where its row is an earlier run's.
-        alone: turns of its own stage, those of its null server among them.
-        unavailable: why it was not run in-process; empty where it was.
-        batch_ms: of a LitAPI, time of an answer in-process, by batch size; empty where its own is as large
-            as users can form.
+        metrics: what the configuration does alone.
+        compared: the configuration's row of the comparison.
+        turns: the configuration's turns in the comparison; none where the row is of an earlier run.
+        alone: turns of the configuration's own stage, with those of its null server.
+        unavailable: why the pipeline was not run in-process; empty where it was.
+        batch_ms: of a LitAPI, time of an answer in-process by batch size; empty where the configured batch
+            size is as large as its users can fill.
+        faster: keys that make the model faster, how many times, and a text (``faster_models`` of a kind).
     """
 
     name: str
     serve: Configuration
     device: str
     machine: Mapping[str, Any]
-    metrics: Mapping[str, Any]
+    metrics: BenchmarkMetrics
     compared: ComparisonRow
     turns: Sequence[TurnRow]
     alone: Sequence[TurnRow]
     unavailable: str = ""
     batch_ms: Mapping[int, float] = field(default_factory=dict)
+    faster: Sequence[tuple[str, float, str]] = ()
 
     @property
     def cores(self) -> float:
-        """Cores that it may use."""
+        """Cores that the configuration may use."""
         return float(self.machine["cores"])
 
     @property
@@ -63,32 +64,32 @@ class Result:
 
     @property
     def item(self) -> str:
-        """What its rates count."""
+        """What rates count: image or request."""
         return self.serve.item
 
     @property
     def half_is_native(self) -> bool:
-        """Whether its device has instructions for half precision."""
+        """Whether the device has instructions for half precision."""
         return half_is_native(self.machine, self.device)
 
     @property
     def emulated(self) -> bool:
-        """Whether it computes in a number format that the device has no instructions for."""
+        """Whether the device lacks instructions for the configured precision."""
         return self.serve.native(self.half_is_native) != self.serve
 
     @property
     def served(self) -> list[TurnRow]:
-        """The comparison's turns of its server."""
+        """The comparison's turns of the server."""
         return [row for row in self.turns if row.work == "served"]
 
     @property
     def null(self) -> TurnRow | None:
-        """The turn of its server with a model that does nothing, None where it answered nothing."""
+        """The turn of the null server (a model that does nothing); None without an answer."""
         return next((row for row in self.alone if row.subject == NULL_SERVER and row.rate_rps), None)
 
     @property
     def in_process_size(self) -> int | None:
-        """Images in a batch of model and pipeline in-process; None where they were not measured."""
+        """Batch size of model and pipeline in-process; None where they were not measured."""
         sizes = Counter(row.batch_size for row in self.turns if row.work == "model" and row.batch_size)
         return round(sizes.most_common(1)[0][0] or 1) if sizes else None
 
@@ -101,14 +102,14 @@ class Result:
         return self.by_round(self.served if work == "served" else self.in_process(work))
 
     def by_round(self, rows: Sequence[TurnRow]) -> list[float | None]:
-        """Rates by round from 0 on, geometric means of the round's turns; None where there was none."""
+        """Geometric mean rate of ``rows`` in each round of the comparison; None in a round without a rate."""
         rounds = range(1 + max((row.round for row in self.turns), default=-1))
         rates = [[row.rate_rps for row in rows if row.rate_rps and row.round == number] for number in rounds]
-        return [geometric_mean(own) if own else None for own in rates]
+        return [geometric_mean(known) if known else None for known in rates]
 
     @property
     def undisturbed_model(self) -> list[float | None]:
-        """Rates of the model by round, had it done what it did not for other processes and the hypervisor."""
+        """Rates of the model by round, without what other processes and the hypervisor took."""
         return self.by_round(
             [
                 replace(row, rate_rps=row.rate_rps / (1 - min(MOST_TAKEN, sum(self.taken(row) or Taken()))))
@@ -118,29 +119,29 @@ class Result:
         )
 
     def taken(self, row: TurnRow) -> Taken | None:
-        """What others took from one of its turns."""
+        """What others took from one of the configuration's turns; None where it is not known."""
         return taken(row, self.cores, self.serve.workers)
 
     def disturbed_percent(self, work: str) -> float | None:
-        """Of the cores, what others and the hypervisor took beside ``work`` in-process; None: not known."""
+        """Percent of the cores that others and the hypervisor used beside ``work``; None: not known."""
         rows = self.in_process(work)
         other = mean(rows, "other_percent")
         return None if other is None else other + (mean(rows, "steal_percent") or 0.0)
 
     @property
     def crowded(self) -> list[TurnRow]:
-        """Turns of its pipeline in all workers at once, where that is slower than in as many as can run."""
+        """Turns of the pipeline in all workers, where that is slower than in as many as the cores can run."""
         rows, pipeline_rps = self.in_process("crowded"), self.compared.pipeline_rps
         slower = rows and rows[0].high_rps and pipeline_rps and rows[0].high_rps < pipeline_rps
         return rows if slower else []
 
     @property
     def one_thread(self) -> list[TurnRow]:
-        """Turns of its pipeline in all workers with one thread each, where its own threads are more."""
+        """Turns of the pipeline in all workers of one thread; none where that is the configured number."""
         return self.in_process("one_thread") if self.threads > 1 else []
 
     def pipeline_cpu_ms(self, batch_size: float) -> float | None:
-        """CPU time of an image in-process, interpolated, and constant outside of the measured batch sizes."""
+        """CPU time of an image in-process, interpolated between measured batch sizes, constant beyond."""
         times: dict[float, list[float]] = {}
         for row in self.turns:
             if row.work == "pipeline" and row.batch_size and row.workers_cpu_ms:
@@ -152,14 +153,13 @@ class Result:
     @property
     def stage_ms(self) -> dict[str, float]:
         """Mean time of a request in each stage of the server, in the order of the stages."""
-        rows = [row for row in self.served if row.stage_ms != "{}"]
-        known = [(json.loads(row.stage_ms), max(row.answers, 1)) for row in rows]
-        stages, whole = dict.fromkeys(name for own, _ in known for name in own), sum(w for _, w in known)
-        return {name: sum(own.get(name, 0.0) * weight for own, weight in known) / whole for name in stages}
+        known = [(row.stage_ms, max(row.answers, 1)) for row in self.served if row.stage_ms]
+        stages, whole = dict.fromkeys(name for ms, _ in known for name in ms), sum(w for _, w in known)
+        return {name: sum(ms.get(name, 0.0) * weight for ms, weight in known) / whole for name in stages}
 
 
 class Taken(NamedTuple):
-    """Shares of what a turn would have done that it did not, as others had the cores."""
+    """Shares of a turn's possible work that were not done because others had the cores."""
 
     others: float = 0.0
     hypervisor: float = 0.0
@@ -168,12 +168,12 @@ class Taken(NamedTuple):
 def taken(row: TurnRow, cores: float, workers: int) -> Taken | None:
     """What other processes and the hypervisor took from a turn with a rate; None where it is not known.
 
-    A turn is as fast as its busiest process, which others hold up while it is ready and has no core; what
-    they used beside that, it would have left idle. Where none is busy all the time, a request waits for cores
-    in one process after another. The hypervisor takes from whoever runs.
+    A turn is as fast as its busiest process. Others slow that process down while it is ready and has no core;
+    whatever else they use, the turn would have left idle. Where no process is busy all the time, a request
+    waits for a core in one process after another. The hypervisor takes from whichever process runs.
 
     Args:
-        workers: processes that work at once; of the others each has one busy thread.
+        workers: worker processes; every other role has one busy thread.
     """
     used, waited = (
         {role: (row.rate_rps or 0.0) * (getattr(row, f"{role}_{what}_ms") or 0.0) / 1000 for role in ROLES}
@@ -196,11 +196,11 @@ def taken(row: TurnRow, cores: float, workers: int) -> Taken | None:
 
 
 def mean(rows: Sequence[TurnRow], column: str) -> float | None:
-    """The mean of a column, each turn weighted by its answers; None where it is unknown."""
+    """The mean of a column, each turn weighted by its answers; None where no turn has the column."""
     known = [(getattr(row, column), max(row.answers, 1)) for row in rows if getattr(row, column) is not None]
     return sum(value * weight for value, weight in known) / sum(w for _, w in known) if known else None
 
 
 def fastest_first(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Ranked ones by rank and ratio, then the others by ratio."""
+    """Rows with a rank, by rank and ratio, then the others by ratio."""
     return sorted(rows, key=lambda row: (row.rank or len(rows) + 1, -(row.ratio or 0.0)))

@@ -1,4 +1,4 @@
-"""All results of a tree: of this one, or of a revision, laid out from git while it is read."""
+"""All results of this tree, or of a revision, whose files are laid out from git while they are read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from litmeter.classifier.model.rows import PackageRow, PrecisionRow
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
-from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.measure.comparison_rows import ComparisonResult, read_comparison
+from litmeter.measure.rows import BenchmarkMetrics, ComparisonRow, TurnRow
 from litmeter.params import Params, params_on
-from litmeter.report.diagnosis import Bound, Diagnosis, Exceeded, Timed, bounds_of, diagnose, raised
+from litmeter.report.diagnosis import Bound, Diagnosis, Exceeded, bounds_of, diagnose, raised
 from litmeter.report.git import commit_of
 from litmeter.report.results import Result, fastest_first
-from litmeter.report.tables import ALONE, BUSY, comparison_table
+from litmeter.report.tables import comparison_table
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import PARAMS_FILE
 from litmeter.system.files import digest, read_json, read_rows
@@ -34,12 +35,12 @@ from litmeter.tune.rows import KnobRow, TuneRow
 
 OUTDATED = "Measured with other libraries, cores or environment variables than metrics/machine.json has"
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
-"""Files and folders of a revision that are read."""
+"""Files and folders of a revision that reading its results needs."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search has found; the winner is the first row."""
+    """The result of a search; the first row is the winner."""
 
     metrics: Mapping[str, Any]
     rows: Sequence[TuneRow]
@@ -52,15 +53,16 @@ class Snapshot:
 
     Attributes:
         label: the revision; empty for this tree.
-        ceilings, train: metrics/ceilings.json and train.json, empty without such stages; rooflines
-            that ``exceeded`` has are raised.
+        ceilings: metrics/ceilings.json with raised rooflines, see ``exceeded``; empty without that stage.
+        exceeded: measured rooflines that a model exceeds.
+        train: metrics/train.json; empty without that stage.
         results, bounds, diagnoses: of each configuration, in the order of params.yaml.
-        over_before: metrics/over_before.json, empty where there is none.
-        measured_with: what the comparison depended on, by its stage in dvc.lock; None where it is not there.
-        changes, packages: what each precision changes in the answers, and its times.
-        tuned: what a search has found for this machine and model.
-        capacities: those that hold for this machine, model and settings, by configuration.
-        outdated: the files of these that are OUTDATED.
+        comparison: metrics/comparison.json, with rows of configurations that params.yaml no longer has.
+        measured_with: dependencies and params of the comparison in dvc.lock; None where it is not there.
+        changes, packages: effects of each precision on the answers, and times of compiled models.
+        tuned: the last search, if it was for this machine and model.
+        capacities: by configuration, those for this machine, model and settings.
+        outdated: files of searches and capacities that are OUTDATED.
     """
 
     label: str
@@ -72,7 +74,7 @@ class Snapshot:
     results: Sequence[Result]
     bounds: Mapping[str, Sequence[Bound]]
     diagnoses: Mapping[str, Diagnosis]
-    over_before: Mapping[str, Any]
+    comparison: ComparisonResult
     measured_with: Any
     changes: Sequence[PrecisionRow]
     packages: Sequence[PackageRow]
@@ -82,42 +84,44 @@ class Snapshot:
 
     @property
     def reference(self) -> str:
-        """The configuration that all ratios are taken to."""
+        """The configuration to which all ratios are taken."""
         return self.params.comparison.reference
 
     @property
     def compared(self) -> list[ComparisonRow]:
-        """The rows of the comparison."""
+        """The rows of the comparison, of configurations that params.yaml has."""
         return [result.compared for result in self.results]
 
     def table(self, *, terminal: bool = False) -> str:
         """The table of results."""
-        causes = {name: one.held_back_by for name, one in self.diagnoses.items()}
+        causes = {name: diagnosis.held_back_by for name, diagnosis in self.diagnoses.items()}
         device = None if terminal else self.results[0].device
         settings = {result.name: result.serve for result in self.results}
         return comparison_table(self.compared, self.reference, settings, causes, device)
 
 
 def read_snapshot(label: str = "") -> Snapshot:
-    """Read the results below the current folder.
+    """Read the results below the current folder of all configurations in params.yaml.
 
-    Those of configurations that params.yaml has not are left out. Raise ReportError where a result is missing
-    or malformed.
+    Raise ReportError where a result is missing or malformed.
     """
     try:
         machine = read_json(paths.MACHINE)
         params, device = params_on(machine)
-        ceilings = read_json(paths.CEILINGS) if "ceilings" in params.stages else {}
         machine = machine if device == "cuda" else machine | {"gpu": None}
-        # `litmeter quick` and servers of one's own have none.
+        # `litmeter quick` and projects without a model have no such table.
         changes = read_rows(paths.PRECISIONS_TABLE, PrecisionRow) if paths.PRECISIONS_TABLE.exists() else []
         packages = read_rows(paths.COMPILED_TABLE, PackageRow) if "compile" in params.stages else []
-        settings = {name: one.as_run(packages) for name, one in params.configurations().items()}
-        results = _read_results(params, settings, machine, device)
+        settings = {name: serve.as_run(packages) for name, serve in params.configurations().items()}
+        comparison = read_comparison()
+        results = [
+            replace(result, faster=[*result.serve.faster_models(packages, changes)])
+            for result in _read_results(params, settings, machine, device, comparison)
+        ]
+        ceilings = read_json(paths.CEILINGS) if "ceilings" in params.stages else {}
         ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
-        timed = Timed(results, packages, changes)
-        # It holds for the exported model, which git does not keep.
+        # A search is for the exported model, which git does not keep.
         tuned, capacities = None if label else _tuned_here(params), read_capacities(params)
         shown = [paths.CapacityPaths(name).metrics for name in capacities]
         shown += [paths.TUNE_METRICS] if tuned else []
@@ -130,11 +134,11 @@ def read_snapshot(label: str = "") -> Snapshot:
             train=read_json(paths.TRAIN_METRICS) if "train" in params.stages else {},
             results=results,
             bounds=bounds,
-            diagnoses={one.name: diagnose(one, bounds[one.name], ceilings, timed) for one in results},
-            over_before=read_json(paths.OVER_BEFORE) if paths.OVER_BEFORE.exists() else {},
+            diagnoses={one.name: diagnose(one, bounds[one.name], ceilings, results) for one in results},
+            comparison=comparison,
             measured_with=_measured_with(),
-            changes=timed.changes,
-            packages=timed.packages,
+            changes=changes,
+            packages=packages,
             tuned=tuned,
             capacities=capacities,
             outdated=outdated(*shown),
@@ -146,11 +150,14 @@ def read_snapshot(label: str = "") -> Snapshot:
 
 
 def _read_results(
-    params: Params, configurations: Mapping[str, Configuration], machine: Mapping[str, Any], device: str
-) -> list[Result]:
-    """Those of every configuration, in their order."""
-    turns = read_rows(paths.COMPARISON_TURNS, TurnRow)
-    rows = read_rows(paths.COMPARISON, ComparisonRow)
+    params: Params,
+    configurations: Mapping[str, Configuration],
+    machine: Mapping[str, Any],
+    device: str,
+    comparison: ComparisonResult,
+) -> Iterator[Result]:
+    """The results of every configuration, in their order."""
+    turns, rows = read_rows(paths.COMPARISON_TURNS, TurnRow), comparison.rows
     compared = {row.experiment: row for row in only(configurations, rows)}
     if missing := [name for name in configurations if name not in compared]:
         what = f"no row of {', '.join(missing)}"
@@ -160,40 +167,32 @@ def _read_results(
             f"{paths.COMPARISON}: rows of {', '.join(others)}, which params.yaml has not, are left out; "
             "`dvc repro` compares the others anew"
         )
-    facts = read_json(paths.COMPARISON_RUN) if paths.COMPARISON_RUN.exists() else {}
     benchmarked = paths.BENCHMARKS.exists()  # `litmeter compare` of servers has the comparison alone
-
-    def metrics_of(name: str, serve: Configuration) -> dict[str, Any]:
+    for name, serve in configurations.items():
+        own = [row for row in turns if row.subject == name]
         if benchmarked:
-            own = read_json(paths.BenchmarkPaths(name).metrics)
+            metrics = BenchmarkMetrics.model_validate(read_json(paths.BenchmarkPaths(name).metrics))
         else:
-            memory_mib = [row.memory_mib for row in turns if row.subject == name and row.memory_mib]
-            own = {"ready_s": facts["ready_s"].get(name), "memory_mib": max(memory_mib, default=None)}
-        if not serve.stages or params.load.bodies is not None:  # its answers are not compared with known ones
-            own = dict.fromkeys(ALONE) | own
-        return {key: own[key] for key in ALONE if key not in BUSY}
-
-    return [
-        Result(
+            memory_mib = max((row.memory_mib for row in own if row.memory_mib), default=None)
+            metrics = BenchmarkMetrics(ready_s=comparison.ready_s.get(name), memory_mib=memory_mib)
+        yield Result(
             name=name,
             serve=serve,
             device=device,
             machine=machine,
-            metrics=metrics_of(name, serve),
+            metrics=metrics,
             compared=compared[name],
-            turns=[row for row in turns if row.subject == name],
+            turns=own,
             alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow) if benchmarked else [],
-            unavailable=facts.get("unavailable", {}).get(name, ""),
-            batch_ms={int(size): ms for size, ms in facts.get("batch_ms", {}).get(name, {}).items()},
+            unavailable=comparison.unavailable.get(name, ""),
+            batch_ms=comparison.batch_ms.get(name, {}),
         )
-        for name, serve in configurations.items()
-    ]
 
 
 def only(names: Collection[str], rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows of ``names``; without those of others, ranks and shares are among themselves.
+    """The rows of ``names``, with ranks and shares among themselves.
 
-    A share of another's rate has an interval no more.
+    A share of the rate of another configuration than before has no interval.
     """
     own = [row for row in rows if row.experiment in names]
     ranks = [row.rank for row in own if row.rank]
@@ -214,7 +213,7 @@ def only(names: Collection[str], rows: Sequence[ComparisonRow]) -> list[Comparis
 
 
 def _measured_with() -> Any:
-    """Code, machine, model, photos and params of the comparison."""
+    """Dependencies (code, machine, model, photos) and params of the comparison in dvc.lock."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     lock = yaml.load(paths.DVC_LOCK.read_bytes(), loader) if paths.DVC_LOCK.exists() else {"stages": {}}  # noqa: S506
     stage = lock["stages"].get("comparison")
@@ -222,13 +221,13 @@ def _measured_with() -> Any:
 
 
 def read_tuned() -> Tuned:
-    """The last search; raise OSError, KeyError or ValueError where there is none that can be read."""
+    """The last search; raise OSError, KeyError or ValueError where it is missing or malformed."""
     rows, knobs = read_rows(paths.TUNE_TABLE, TuneRow), read_rows(paths.TUNE_KNOBS, KnobRow)
     return Tuned(read_json(paths.TUNE_METRICS), rows, knobs)
 
 
 def _tuned_here(params: Params) -> Tuned | None:
-    """What was found for this model on this machine; None where nothing was searched."""
+    """The last search, if it was for this model on this machine."""
     try:
         tuned = read_tuned()
         return tuned if is_of_this_tree(tuned.metrics, params) else None
@@ -237,24 +236,24 @@ def _tuned_here(params: Params) -> Tuned | None:
 
 
 def is_of_this_tree(metrics: Mapping[str, Any], params: Params) -> bool:
-    """Whether a search was made on this machine, and for what is served now, or else was compared."""
+    """Whether a search or capacity is of this machine, and of the model that is served or was compared."""
     served = params.served_digest()
-    if served is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
-        served = read_json(paths.COMPARISON_RUN).get("model")
+    if served is None and paths.COMPARISON.exists():  # git does not keep the model
+        served = read_comparison().model
     same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
     return same_machine and served in (None, metrics.get("weights_sha256"))
 
 
 def outdated(*results: Path) -> list[Path]:
-    """Those files of searches and capacities that are OUTDATED."""
+    """The files among ``results``, metrics of searches and capacities, that are OUTDATED."""
     now = recorded_machine()["environment"]
     return [path for path in results if read_json(path).get("environment") != now]
 
 
 def read_capacities(params: Params) -> dict[str, CapacityResult]:
-    """Those of ``objective.configurations`` that hold for this machine and model, and for ``params``.
+    """Capacities of ``objective.configurations`` for this machine, model and ``params``.
 
-    One that other code has written costs no more than a line.
+    A line is printed for a capacity that another version of litmeter wrote.
     """
     found = {}
     for name in params.objective.configurations:
@@ -271,7 +270,7 @@ def read_capacities(params: Params) -> dict[str, CapacityResult]:
 
 
 def read_capacity(name: str) -> CapacityResult:
-    """What ``make capacity`` has measured of a configuration, anywhere; raise ReportError without it."""
+    """The last capacity of a configuration, of any machine; raise ReportError without one."""
     own = paths.CapacityPaths(name)
     try:
         content = read_json(own.metrics)
@@ -286,16 +285,16 @@ def read_capacity(name: str) -> CapacityResult:
 
 
 def read_revision(name: str) -> Snapshot:
-    """All results of a revision or folder, by ``entered``; raise ReportError where they are not complete."""
+    """All results of a revision or folder; raise ReportError where they are not complete."""
     with entered(name):
         return read_snapshot(name)
 
 
 @contextmanager
 def entered(name: str) -> Iterator[None]:
-    """Make a commit's files, an experiment's (`dvc exp run`) or a project's folder the current folder.
+    """Make the files of a commit, experiment (`dvc exp run`) or project's folder the current folder.
 
-    Raise UsageError where there is no such revision; name it in errors of the block.
+    Raise UsageError where there is no such revision. Errors of the block begin with ``name``.
     """
     before = Path.cwd()
     with scratch() as folder:
@@ -312,7 +311,7 @@ def entered(name: str) -> Iterator[None]:
 
 
 def _archived(name: str) -> bytes:
-    """Those of a revision's files that are read, as a zip file."""
+    """OF_A_REVISION as a zip file."""
     try:
         command = ["git", "archive", "--format=zip", commit_of(name), *OF_A_REVISION]
     except UsageError as error:

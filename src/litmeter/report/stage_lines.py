@@ -1,4 +1,4 @@
-"""What is said of a stage as it begins, and of its result when it is done."""
+"""Lines about a stage: its settings as it begins, its result when it is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from litmeter.classifier.model.card import WEIGHTS_NAME
 from litmeter.classifier.model.compiled.manifest import Manifest
 from litmeter.classifier.model.precision import PRECISIONS
 from litmeter.classifier.model.rows import PackageRow
-from litmeter.measure.rows import TurnRow
+from litmeter.measure.rows import BenchmarkMetrics, TurnRow
 from litmeter.params import params_on
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, TUNE_METRICS
 from litmeter.report.claims import accuracy_interval, change, disturbances
@@ -29,12 +29,12 @@ def begin(stage: str, *arguments: str) -> None:
     params, device = params_on(read_json(MACHINE))
     settings = {name: params.configuration(name) for name in arguments or params.objective.configurations}
     for name, serve in settings.items():
-        first = next(other for other, own in settings.items() if own == serve)
+        first = next(other for other, same in settings.items() if same == serve)
         print_wrapped(f"{name}: {serve.describe(device) if name == first else f'same as {first}'}")
 
 
 def done(stage: str, result: Any, *arguments: str) -> None:
-    """Print what ``stage``, run with ``arguments``, has found: the ``result`` of its main."""
+    """Print the result of ``stage``, which was run with ``arguments``: what its main returned."""
     match stage:
         case "machine":
             machine, ahead = result
@@ -57,13 +57,13 @@ def done(stage: str, result: Any, *arguments: str) -> None:
         case "benchmark":
             print_wrapped("\n".join(benchmark_lines(arguments[0], *result)))
         case "comparison":
-            _, rows, over_before = result
+            _, found = result
             params, _ = params_on(read_json(MACHINE))
-            print(comparison_table(rows, params.comparison.reference, params.configurations()))
-            if claim := change(over_before):
+            print(comparison_table(found.rows, params.comparison.reference, params.configurations()))
+            if claim := change(found.over_before):
                 print_wrapped(claim.sentence)
         case "capacity":
-            print_wrapped("\n".join(capacity_sentence(*found) for found in result.items()))
+            print_wrapped("\n".join(capacity_sentence(*capacity) for capacity in result.items()))
         case "tune":
             outcome, turns = result
             print(text_table(*tune_table(outcome.rows)))
@@ -76,7 +76,7 @@ def split_lines(index: Index) -> Iterator[str]:
     """A line for each split: its photos, by class."""
     for name in SPLITS:
         counts = Counter(index.classes[photo.label] for photo in index.split(name))
-        sizes = ", ".join(f"{counts[c]} {c}" for c in index.classes[:4])
+        sizes = ", ".join(f"{counts[label]} {label}" for label in index.classes[:4])
         more = f", … ({len(index.classes)} classes)" if len(index.classes) > 4 else ""
         yield f"{name:5} {sum(counts.values()):5} photos: {sizes}{more}"
 
@@ -86,7 +86,7 @@ def package_lines(manifest: Manifest) -> Iterator[str]:
     if manifest.skipped_reason:
         yield f"not compiled: {manifest.skipped_reason}; models run in torch"
     for package in manifest.packages:
-        told = {
+        values = {
             ", compiled in {:.0f} s": package.compile_s if package.file is not None else None,
             ": {:.1f} ms": package.compiled_ms,
             ", {:.1f} ms in torch": package.eager_ms,
@@ -94,15 +94,15 @@ def package_lines(manifest: Manifest) -> Iterator[str]:
             "; not used: {}": package.skipped_reason,
             "; used, {}": package.remark,
         }
-        texts = (text.format(value) for text, value in told.items() if value is not None)
+        texts = (text.format(value) for text, value in values.items() if value is not None)
         yield "".join([f"{package.precision}, batch {package.batch_size}", *texts])
 
 
 def ceiling_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """The model's cost, what each precision allows, and the load generator's limit."""
+    """The model's cost, the bounds in each precision, and the load generator's limit."""
     architecture = metrics["architecture"]
     if metrics["flops"] is None:
-        yield f"{architecture}: its FLOPs, and what follows from them, are not available"
+        yield f"{architecture}: its FLOPs, and the bounds that follow from them, are not available"
         return
     yield (
         f"{architecture}: {metrics['parameters'] / 1e6:.2f} M parameters, {metrics['macs'] / 1e9:.3f} GMACs, "
@@ -123,18 +123,18 @@ def ceiling_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"load generator: {metrics['client_limit_rps']:,.0f} req/s against a server that answers at once"
 
 
-def benchmark_lines(name: str, rows: Sequence[TurnRow], metrics: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each turn, and one of the whole."""
+def benchmark_lines(name: str, rows: Sequence[TurnRow], metrics: BenchmarkMetrics) -> Iterator[str]:
+    """A line for each turn, and a line for the whole benchmark."""
     for row in rows:
         p50, p95 = (number_cell(ms, 0) for ms in (row.p50_ms, row.p95_ms))
         said = [f"p50 {p50} ms, p95 {p95} ms", row.void and f"void: {row.void}", row.warnings]
         rate = f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s"
         yield f"{rate}, {'; '.join(filter(None, said))}"
-    said = [f"{name}: ready after {metrics['ready_s']} s, {metrics['memory_mib']} MiB"]
-    if "accuracy" in metrics:
+    said = [f"{name}: ready after {metrics.ready_s} s, {metrics.memory_mib} MiB"]
+    if metrics.accuracy is not None:
         said += [
-            f"{metrics['agreement']:.1%} of {metrics['photos']} test photos have full precision's label and "
-            f"{metrics['accuracy']:.1%} the right one",
-            f"{metrics['mismatched']} answers belong to another request",
+            f"{metrics.agreement:.1%} of {metrics.photos} test photos have full precision's label and "
+            f"{metrics.accuracy:.1%} the right one",
+            f"{metrics.mismatched} answers belong to another request",
         ]
     yield "; ".join(said)

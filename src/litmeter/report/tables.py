@@ -1,4 +1,4 @@
-"""Tables, rows of the files that DVC plots, and words for what stands in them."""
+"""Tables for terminal and pages, rows of the files that DVC plots, and texts in both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, TuneRow
 
 P95_ANSWERS = 130
-"""Answers that a 95th percentile needs."""
+"""Fewest answers for a 95th percentile."""
 Row = dict[str, Any]
 BUSY = ("cpu_percent", "gpu_percent")
 ALONE = {
@@ -49,7 +49,7 @@ ALONE = {
     "accuracy": ("accuracy", 3),
     "failed": ("failed", 0),
 }
-"""Heads and decimals of what a configuration does alone: BUSY at its most users, else metrics/benchmark."""
+"""Heads and decimals of a configuration's figures alone: BUSY at its most users, else metrics/benchmark."""
 
 
 def changes_text(changes: Mapping[str, Sequence[Any]]) -> str:
@@ -63,21 +63,21 @@ def value_text(value: Any) -> str:
 
 
 def differences(settings: Mapping[str, Configuration], device: str) -> list[str]:
-    """A line for each of ``settings``: what the first one is, and in what each other differs from it.
+    """A line for each configuration: the first in full, the others by what differs from it.
 
-    What has no knobs is shown as a whole, as its settings are its own.
+    A configuration of another kind, or without knobs, is shown in full, too.
     """
     (reference, first), *others = settings.items()
 
-    def whole(one: Configuration) -> str:
-        return one.describe(device) if one.knobs else one.spec
+    def whole(serve: Configuration) -> str:
+        return serve.describe(device) if serve.knobs else serve.spec
 
     lines = [f"{reference}: {whole(first)}"]
-    for name, one in others:
-        changes = changed_settings(first, one)
+    for name, serve in others:
+        changes = changed_settings(first, serve)
         keys = ", ".join(f"{key} {value_text(new)}" for key, (_, new) in changes.items())
-        alike = type(one) is type(first) and one.knobs
-        lines.append(f"{name}: {(keys or f'the same as {reference}') if alike else whole(one)}")
+        alike = type(serve) is type(first) and serve.knobs
+        lines.append(f"{name}: {(keys or f'the same as {reference}') if alike else whole(serve)}")
     return lines
 
 
@@ -92,26 +92,25 @@ def comparison_table(
 
     Args:
         configurations: as they run.
-        causes: what holds each back, or why that is not known; without them this column is left out.
-        device: cpu or cuda: for a page, in Markdown, with the settings as they run on it; None: for a
-            terminal, without the settings, whose column is wider than all others.
+        causes: by configuration, what holds it back, or why that is unknown; without them, no such column.
+        device: cpu or cuda for a page in Markdown, with the settings on that device; None for a terminal,
+            where a column of settings would be too wide.
     """
-
-    def settings(name: str) -> str:
-        if name != CANDIDATE and configurations[name] == configurations.get(CANDIDATE):
-            return f"same as `{CANDIDATE}`"
-        return configurations[name].describe(device or "cpu")
 
     def cells(row: ComparisonRow) -> list[str]:
         name, share = row.experiment, row.share_of_fastest
-        p95 = f"n/a ({row.answers} of {P95_ANSWERS} answers)"
+        settings = configurations[name].describe(device or "cpu")
+        if name != CANDIDATE and configurations[name] == configurations.get(CANDIDATE):
+            settings = f"same as `{CANDIDATE}`"
         return [
-            *([f"`{name}`", settings(name)] if device else [name]),
+            *([f"`{name}`", settings] if device else [name]),
             rate_cell(row.rate_rps),
             ratio_text(row, reference),
             "-" if share is None else share_cell(Ratio(share, row.share_low, row.share_high)),
             f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
-            p95 if row.p95_ms is None else f"{row.p95_ms:,.0f} ms",
+            f"n/a ({row.answers} of {P95_ANSWERS} answers)"
+            if row.p95_ms is None
+            else f"{row.p95_ms:,.0f} ms",
         ]
 
     ordered, second = fastest_first(rows), ["settings"] if device else []
@@ -120,14 +119,14 @@ def comparison_table(
     table = markdown_table(head, lines, text_columns=2) if device else text_table(head, lines)
     if not causes:
         return table
-    # The last column is text, to the left.
-    said = [" ".join(causes[row.experiment].split()) for row in ordered]
-    last = ["held back by", "---", *(map(markdown_cell, said) if device else said)]
+    # The last column is to the left, and not padded.
+    texts = [" ".join(causes[row.experiment].split()) for row in ordered]
+    last = ["held back by", "---", *(map(markdown_cell, texts) if device else texts)]
     return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
 
 
 def ratio_text(row: ComparisonRow, reference: str) -> str:
-    """The ratio to the reference with its interval or bound; a dash where it is unknown."""
+    """The ratio to the reference with its interval, or its upper bound; a dash where it is unknown."""
     if row.experiment == reference and row.ratio:
         return "1"
     if row.ratio is None and row.ratio_high is not None:
@@ -136,7 +135,7 @@ def ratio_text(row: ComparisonRow, reference: str) -> str:
 
 
 def pairs_table(found: Sequence[Pair]) -> str:
-    """What `litmeter compare` found, a row per pair."""
+    """The pairs of `litmeter compare`, a row each."""
     rows = [
         [
             f"{pair.name} / {pair.other}",
@@ -152,7 +151,7 @@ def pairs_table(found: Sequence[Pair]) -> str:
 
 
 def capacity_text(metrics: CapacityMetrics) -> str:
-    """What follows the server's name in a sentence of its capacity."""
+    """The part of a sentence about a server's capacity that follows its name."""
     within = f"{100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
     ends = (metrics.low_rps, metrics.capacity_rps, metrics.high_rps)
     low, rate, high = (value and significant(value) for value in ends)
@@ -177,10 +176,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def summary(compared: Sequence[ComparisonRow]) -> dict[str, float]:
-    """Requests per second of each configuration in the comparison, three significant digits.
+    """Requests per second of each configuration by its short name, with three significant digits.
 
-    0 for one that answered nothing: DVC would leave out a column without a value. One short key per
-    configuration is a readable `dvc exp show`.
+    0 where nothing was answered: DVC would leave out a column without a value.
     """
     short = short_names([row.experiment for row in compared])
     by_name = {short[row.experiment]: float(f"{row.rate_rps or 0.0:.3g}") for row in compared}
@@ -188,10 +186,14 @@ def summary(compared: Sequence[ComparisonRow]) -> dict[str, float]:
     return dict(sorted(by_name.items(), key=lambda item: item[0] != CANDIDATE))
 
 
+LEVEL_COLUMNS = {
+    "throughput_rps": "rate_rps",
+    **{name: name for name in ("p50_ms", "p95_ms", "p99_ms", "batch_size")},
+}
+
+
 def level_rows(results: Sequence[Result]) -> list[Row]:
-    """Each configuration alone, by number of users: means of its turns; a percentile where all have it."""
-    columns = {name: name for name in ("p50_ms", "p95_ms", "p99_ms", "batch_size")}
-    columns = {"throughput_rps": "rate_rps"} | columns
+    """Each configuration alone, by number of users: means of turns, None where a turn lacks the figure."""
 
     def value(rows: Sequence[TurnRow], column: str) -> float | None:
         known = all(getattr(row, column) is not None for row in rows)
@@ -199,22 +201,26 @@ def level_rows(results: Sequence[Result]) -> list[Row]:
 
     return [
         {"experiment": result.name, "users": users}
-        | {name: value(rows, column) for name, column in columns.items()}
+        | {name: value(rows, column) for name, column in LEVEL_COLUMNS.items()}
         for result in results
         for users, rows in sorted(by_users(result.alone, result.name).items())
     ]
 
 
 def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
-    """Every bound of every configuration, with its share of the one before."""
-    found = []
-    for name, own in bounds.items():
-        for bound in own:
-            share = (bound.share.ratio, bound.share.low, bound.share.high) if bound.upper else (None,) * 3
-            row = {"experiment": name, "bound": bound.name, "rate_rps": round(bound.rate_rps, 2)}
-            columns = ("share", "share_low", "share_high")
-            found.append(row | {key: rounded(one, 3) for key, one in zip(columns, share, strict=True)})
-    return found
+    """Every bound of every configuration, with its share of the bound before."""
+    return [
+        {
+            "experiment": name,
+            "bound": bound.name,
+            "rate_rps": round(bound.rate_rps, 2),
+            "share": round(bound.share.ratio, 3) if bound.upper else None,
+            "share_low": rounded(bound.share.low, 3),
+            "share_high": rounded(bound.share.high, 3),
+        }
+        for name, own in bounds.items()
+        for bound in own
+    ]
 
 
 def levels_table(results: Sequence[Result]) -> str:
@@ -222,15 +228,14 @@ def levels_table(results: Sequence[Result]) -> str:
     rows = []
     for result in results:
         levels = by_users(result.alone, result.name)
-        busy = {column: mean(levels[max(levels)], column) for column in BUSY}
-        figures = {**result.metrics, **busy}
-        cells = [number_cell(figures[key], digits) for key, (_, digits) in ALONE.items()]
+        figures = {**vars(result.metrics), **{column: mean(levels[max(levels)], column) for column in BUSY}}
+        cells = (number_cell(figures[key], digits) for key, (_, digits) in ALONE.items())
         rows.append([f"`{result.name}`", *cells])
     return markdown_table(*without_empty(["configuration", *(head for head, _ in ALONE.values())], rows))
 
 
 def bounds_table(bounds: Mapping[str, Sequence[Bound]]) -> str:
-    """A row per configuration: every bound with its share of the one before."""
+    """A row per configuration: every bound with its share of the bound before."""
     rows = []
     for name, own in bounds.items():
         cells = {
@@ -259,18 +264,18 @@ PRECISION_CELLS: Mapping[str, Callable[[PrecisionRow, Sequence[PackageRow]], str
 def precision_table(
     changes: Sequence[PrecisionRow], packages: Sequence[PackageRow]
 ) -> tuple[list[str], list[list[str]]]:
-    """A head, and a row of cells for each of ``changes``: what a precision costs and brings."""
+    """Head and rows: what each precision costs and brings."""
     return [*PRECISION_CELLS], [[cell(row, packages) for cell in PRECISION_CELLS.values()] for row in changes]
 
 
 def fate(row: TuneRow) -> str:
-    """What became of a configuration, and when it left where it was slower."""
+    """What became of a configuration in the search, and when it left."""
     left = row.status == "slower" and row.eliminated_after_rounds is not None
     return row.reason or row.status + (f", left after {row.eliminated_after_rounds} rounds" if left else "")
 
 
 def at_users(users: int) -> str:
-    """For how many users a search holds: with more or fewer of them other settings may be faster."""
+    """The number of users for which a search holds."""
     return f"fastest at {pluralise(users, 'user')}; with more or fewer others may be"
 
 
@@ -287,12 +292,12 @@ TUNE_CELLS: dict[str, Callable[[TuneRow], str]] = {
 
 
 def tune_table(rows: Sequence[TuneRow]) -> tuple[list[str], list[list[str]]]:
-    """A head, and a row of cells for each configuration; columns without content are left out."""
+    """Head and rows of a search, without columns that have no content."""
     return without_empty(list(TUNE_CELLS), [[cell(row) for cell in TUNE_CELLS.values()] for row in rows], 2)
 
 
 def searched_tables(rows: Sequence[TuneRow], knobs: Sequence[KnobRow]) -> tuple[str, str]:
-    """Those that raced and are not slower, and what another value of one key would be worth."""
+    """Tables of the finalists, and of what another value of one key would be worth."""
     finalists = [row for row in rows if row.status in ("winner", "equal", "not resolved")]
     worth = [
         [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high)] for row in knobs

@@ -1,1 +1,1 @@
-"""What a person reads while something runs: progress, and tables of text."""
+"""What a person reads on a terminal: progress and tables."""

@@ -1,4 +1,4 @@
-"""Output of long runs: wrapped lines, and how far they are."""
+"""Output of long runs: wrapped lines and progress."""
 
 from __future__ import annotations
 
@@ -12,34 +12,32 @@ from typing import Any
 from tqdm import tqdm
 
 WIDTH = 120
+"""Characters of a line where there is no terminal, and the most in one."""
 EVERY_S = 10.0
-"""Between two lines where there is no terminal."""
+"""Seconds between two progress lines where there is no terminal."""
 _place = ""
 
 
 def terminal_width() -> int:
-    """Characters of a line in the terminal; WIDTH where there is none."""
+    """Characters of a line in the terminal; WIDTH where there is no terminal."""
     return shutil.get_terminal_size((WIDTH, 0)).columns
 
 
 def print_wrapped(text: str) -> None:
-    """Print ``text`` at once, in lines of the terminal's width, WIDTH at most; continuations are indented."""
+    """Print ``text`` at once, wrapped to the terminal's width or WIDTH, continuation lines indented."""
     width = min(WIDTH, terminal_width())
     for line in text.splitlines():
         print(textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False), flush=True)
 
 
 def set_place(place: str) -> None:
-    """Say with each progress where in a longer run it stands, as "8/18"."""
+    """Put ``place``, as "8/18", before each description of progress."""
     global _place
     _place = place
 
 
 class ProgressLines:
-    """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer.
-
-    ``total`` may change meanwhile, as it may with tqdm.
-    """
+    """tqdm's interface for logs: a line on standard error every EVERY_S seconds, none before that."""
 
     def __init__(self, total: float, description: str, initial: float = 0.0) -> None:
         self.n = self._initial = initial
@@ -48,7 +46,7 @@ class ProgressLines:
         self._text = ""
 
     def update(self, n: float = 1) -> None:
-        """Add to what is done, and print a line if it is time."""
+        """Add ``n`` to the work that is done, and print a line if EVERY_S seconds have passed."""
         self.n += n
         now = monotonic()
         if now - self._shown >= EVERY_S:
@@ -60,7 +58,7 @@ class ProgressLines:
             print(text + (f"; {self._text}" if self._text else ""), file=sys.stderr, flush=True)
 
     def set_postfix_str(self, s: str) -> None:
-        """What to say beside it."""
+        """Set the text at the end of the next lines."""
         self._text = s
 
 
@@ -72,10 +70,7 @@ def duration(seconds: float) -> str:
 def bar(
     total: float, description: str, unit: str, initial: float = 0.0
 ) -> AbstractContextManager[ProgressLines | tqdm[Any]]:
-    """One line that moves, with the share done and the remaining time; without a terminal, ProgressLines.
-
-    ``initial`` of the ``total`` was done before.
-    """
+    """A progress bar that starts at ``initial`` of ``total``; without a terminal, ProgressLines."""
     described = f"{_place} {description}".strip()
     if not sys.stderr.isatty():
         return nullcontext(ProgressLines(total, described, initial))

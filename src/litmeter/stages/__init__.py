@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml, a module each: ``main`` reads params.yaml, calls a subpackage and writes its files.
+"""The stages of dvc.yaml, a module each: ``main`` reads params.yaml, calls other packages, writes its files.
 
-What it cannot do is a LitmeterError: a wrong parameter, no model, a failed measurement, a file not written.
+A stage raises LitmeterError for a wrong parameter, a missing model, a failed measurement or a full disk.
 """

@@ -1,4 +1,4 @@
-"""Stage ``benchmark NAME``: serve one configuration, and measure what it alone can say."""
+"""Stage ``benchmark NAME``: serve one configuration, and measure it alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from litmeter.load import load_generator
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from litmeter.measure.figures import failed_rows
 from litmeter.measure.levels import NULL_SERVER, SECONDS, Alone, by_users, levels, reported
 from litmeter.measure.log import Log
-from litmeter.measure.rows import TurnRow
+from litmeter.measure.rows import BenchmarkMetrics, TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.params import params_on
@@ -22,20 +22,20 @@ from litmeter.stats.rates import percentile
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
 
 
-def main(name: str) -> tuple[Sequence[TurnRow], dict[str, Any]]:
+def main(name: str) -> tuple[Sequence[TurnRow], BenchmarkMetrics]:
     """Benchmark the configuration ``name`` of params.yaml, write its results, and return them."""
     params, device = params_on(read_json(MACHINE))
     serve, load = params.configuration(name), params.load
     params.served_card()
     paths = BenchmarkPaths(name)
-    check_writable(paths.files)
+    check_writable(paths.outputs)
     bodies, tested, log = params.bodies(), serve.tested(load), Log()
     with load_generator(*bodies) as sender:
-        refuse_faulty({name: serve}, bodies, device, load.timeout_s)
+        refuse_faulty(check_all({name: serve}, bodies, device, load.timeout_s))
         if note := serve.note(device):
             print_wrapped(f"{name}: {note}")
         subjects = {name: Served(name, serve, sender, device, load.timeout_s)}
-        if serve.has_null:
+        if serve.served_by_litmeter:
             subjects[NULL_SERVER] = Served(NULL_SERVER, serve, sender, device, load.timeout_s, null=True)
         schedule = levels(name, load, len(bodies.contents), tested, null_server=NULL_SERVER in subjects)
         with progress(SECONDS, name) as show:
@@ -43,27 +43,26 @@ def main(name: str) -> tuple[Sequence[TurnRow], dict[str, Any]]:
     metrics = metrics_of(name, log, alone, serve.accuracy(alone.answers, device) if tested else {})
     with all_or_nothing():
         log.write(paths.turns, paths.samples)
-        write_json(paths.metrics, metrics)
+        write_json(paths.metrics, metrics.model_dump())
     return log.rows, metrics
 
 
-def metrics_of(name: str, log: Log, alone: Alone, accuracy: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of metrics/benchmark/NAME.json.
-
-    The rate is that of the level whose first turn was the fastest, from its last turn. ``accuracy`` is empty
-    where right answers are not known.
-    """
+def metrics_of(name: str, log: Log, alone: Alone, accuracy: Mapping[str, Any]) -> BenchmarkMetrics:
+    """The figures of a benchmark; ``accuracy`` is empty if right answers are not known."""
     own = by_users(log.rows, name)
     best, null = reported(own), [row for row in log.rows if row.subject == NULL_SERVER]
     latencies_ms = log.latencies_ms()
     memory = [row.memory_mib for row in log.rows if row.subject == name and row.memory_mib]
     lone = [np.array([]), *(latencies_ms[row.turn] for row in own.get(1, []))]
-    return {
-        "throughput_rps": rounded(best.rate_rps, 2) if best else None,
-        "lone_p50_ms": rounded(percentile(np.concatenate(lone), 50), 2),
-        "ready_s": rounded(alone.ready_s, 2),
-        "memory_mib": rounded(max(memory, default=None), 0),
-        **({"null_rps": rounded(null[0].rate_rps, 1)} if null else {}),
-        **accuracy,
-        "failed": failed_rows([row for rows in own.values() for row in rows]),
-    }
+    return BenchmarkMetrics(
+        throughput_rps=rounded(best.rate_rps, 2) if best else None,
+        lone_p50_ms=rounded(percentile(np.concatenate(lone), 50), 2),
+        ready_s=rounded(alone.ready_s, 2),
+        memory_mib=rounded(max(memory, default=None), 0),
+        null_rps=rounded(null[0].rate_rps, 1) if null else None,
+        photos=accuracy.get("photos"),
+        agreement=accuracy.get("agreement"),
+        accuracy=accuracy.get("accuracy"),
+        mismatched=accuracy.get("mismatched"),
+        failed=failed_rows([row for rows in own.values() for row in rows]),
+    )

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from litmeter.load import load_generator
 from litmeter.measure.capacity import CapacityMetrics, capacity
-from litmeter.measure.checks import refuse_faulty
+from litmeter.measure.checks import check_all, refuse_faulty
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
@@ -30,7 +30,7 @@ def main() -> dict[str, CapacityMetrics]:
     names = [name for name, other in searched.items() if name == other]
     seconds = objective.max_s * len(names)
     with load_generator(*bodies) as sender:
-        refuse_faulty({name: settings[name] for name in names}, bodies, device, load.timeout_s)
+        refuse_faulty(check_all({name: settings[name] for name in names}, bodies, device, load.timeout_s))
         subjects = {name: Served(name, settings[name], sender, device, load.timeout_s) for name in names}
         with progress(seconds, "capacity") as show:
             found = run(capacity(names, objective, load.timeout_s), subjects, Log(), seconds, show)

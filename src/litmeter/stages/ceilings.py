@@ -39,14 +39,17 @@ from litmeter.system.files import read_json, write_csv, write_json
 
 
 def main() -> dict[str, Any]:
-    """Write the model's cost, the device's peaks and the load generator's own limit, and what follows."""
+    """Write the model's cost, the device's peaks, the rates that follow, and the load generator's limit."""
     machine = read_json(MACHINE)
     params, device = params_on(machine)
     card = read_card(MODEL.exported)
     model = load_model(MODEL.exported, card, torch.device("cpu"), torch.float32)
     cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
-    precisions = [one for one in precisions_on(device) if one != "half" or half_is_native(machine, device)]
-    dtypes = {precision: dtype_name(precision, device) for precision in precisions}
+    dtypes = {
+        precision: dtype_name(precision, device)
+        for precision in precisions_on(device)
+        if precision != "half" or half_is_native(machine, device)
+    }
     peaks = measured_peaks(model, card.image_size, device, [*dtypes.values()], whole_cores())
     measured = {precision: peaks[dtype] for precision, dtype in dtypes.items()}
     memory = measured_memory(traffic, device, dtypes)
@@ -60,14 +63,14 @@ def main() -> dict[str, Any]:
 
 
 class Memory(NamedTuple):
-    """Bytes per second: of what no cache holds, and by precision those at which the weights are read."""
+    """Bytes per second: of data that no cache holds, and of the weights in each precision."""
 
     bandwidth: float
     weights: Mapping[str, float]
 
 
 def measured_memory(traffic: Traffic, device: str, dtypes: Mapping[str, str]) -> Memory:
-    """Rates of the memory; ``dtypes`` are torch's names by precision."""
+    """Rates of the memory; ``dtypes`` are torch's names of the precisions."""
     bandwidth = measured_bandwidth(device)
     weights = {
         precision: max(bandwidth, measured_reading(device, BYTES_PER_NUMBER[dtype] * traffic.weights))
@@ -79,9 +82,9 @@ def measured_memory(traffic: Traffic, device: str, dtypes: Mapping[str, str]) ->
 def instruction_metrics(
     machine: Mapping[str, Any], device: str, precisions: Iterable[str]
 ) -> dict[str, float | None]:
-    """What a CPU's instructions allow at the highest clock that it reports; None on a GPU.
+    """Peaks of a CPU's instructions at the highest clock that it reports; None on a GPU.
 
-    In a virtual machine the real clock may be higher.
+    The real clock of a virtual machine may be higher.
     """
     clock = None
     with suppress(AttributeError, OSError, NotImplementedError):  # not every system reports it
@@ -97,7 +100,10 @@ def instruction_metrics(
 
 
 def client_limit_rps(load: LoadSettings, bodies: Bodies) -> float:
-    """Requests per second of the load generator against a stub server that answers at once, or LoadError."""
+    """Requests per second that the load generator sends to a stub server that answers at once.
+
+    Raise LoadError where the stub does not answer every request.
+    """
     with running_stub(service_s=0.0) as stub, load_generator(*bodies) as sender:
         turn = Turn("stub", null_plan(load))
         row = run(measure(turn), {"stub": Target(stub.url, sender)}, Log(), 2.0).row
@@ -107,7 +113,7 @@ def client_limit_rps(load: LoadSettings, bodies: Bodies) -> float:
 
 
 def theoretical_rows(cost: Cost | None) -> list[dict[str, Any]]:
-    """The throughput of this model on every device of the table, if nothing but arithmetic took time."""
+    """The throughput of this model on every device of the table, if only arithmetic took time."""
     return [
         {
             "device": device.name,
@@ -124,7 +130,7 @@ def theoretical_rows(cost: Cost | None) -> list[dict[str, Any]]:
 def ceiling_metrics(
     card: ModelCard, cost: Cost | None, measured: dict[str, float], gpu_name: str | None
 ) -> dict[str, Any]:
-    """Cost, peaks and theoretical rates, by the datasheet's peak where the device has one, else the measured.
+    """Cost, peaks and theoretical rates; peaks are those of the datasheet, or measured where there is none.
 
     Args:
         measured: peak FLOP/s by precision.
@@ -152,7 +158,7 @@ def ceiling_metrics(
 def roofline_metrics(
     cost: Cost | None, traffic: Traffic, device: str, measured: dict[str, float], memory: Memory
 ) -> dict[str, Any]:
-    """Rooflines by measured peaks (FLOP/s, by precision) and rates of the memory; none without FLOPs."""
+    """Rooflines by ``measured`` peaks (FLOP/s, by precision) and rates of the memory; none without FLOPs."""
     cache = cache_bytes(device)
     metrics: dict[str, Any] = {
         "bandwidth_gbs": round(memory.bandwidth / 1e9, 2),

@@ -19,7 +19,7 @@ def main() -> Manifest:
     """Compile the exported model for the batch sizes of params.yaml."""
     params = read_only(CompileParams)
     device = resolve_device(params.device, read_json(COMPILERS)["gpu"] is not None)
-    # Calibration needs photos of all classes, and the index is in their order.
+    # The index is sorted by class, and calibration needs photos of all classes.
     training = read_index().split("train")
     number = min(params.compile.int8_photos, len(training))
     photos = [Path(training[position * len(training) // number].path) for position in range(number)]

@@ -27,7 +27,7 @@ BATCH_SIZE = 8
 
 
 def main() -> ModelCard:
-    """Write weights, card and reference answers; check that weights and checkpoint give equal outputs."""
+    """Write weights, card and reference answers; check that the outputs equal those of the checkpoint."""
     keep_freed_memory()
     settings = read_only(ModelParams).model
     index = read_index(settings.classes)

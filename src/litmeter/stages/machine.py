@@ -1,9 +1,9 @@
 """Stage ``machine``: check all of params.yaml, then write what the other stages depend on besides it.
 
 It runs first in every ``dvc repro``, so that a mistake is found before anything is trained. The fingerprint
-changes only with what bears on figures; then what measures runs again. The model is compiled again by what
-compiles alone, which has a file of its own. The hashes are those of files that params.yaml names and dvc.yaml
-cannot, downloaded photos among them; where a content changes, the model is trained again.
+changes only with what bears on figures; then every stage that measures runs again. The stage ``compile``
+depends on another file, of what compiles alone. Hashes stand for files that params.yaml names and dvc.yaml
+cannot, downloaded photos among them; when one changes, the model is trained again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from litmeter.params import Params, load_params, params_on
 from litmeter.paths import DVC_FILE, MACHINE, left_out
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.stages import comparison
-from litmeter.stages.order import seconds_file, whole_run
+from litmeter.stages.order import last_seconds
 from litmeter.system.device import resolve_device
 from litmeter.system.dvc_file import code_files
 from litmeter.system.files import read_json, write_json
@@ -27,14 +27,14 @@ from litmeter.system.machine import fingerprint
 def main() -> tuple[dict[str, Any], list[str]]:
     """Check params.yaml, then write the fingerprint and the hashes.
 
-    Return the machine, and sentences about params.yaml on it and what is ahead.
+    Return the machine, and sentences about params.yaml on this machine and about the run that begins.
     """
     params = load_params()
     check_params(params)
     if sentence := left_out(params.configurations()):
         print_wrapped(sentence)
     known = read_json(MACHINE) if MACHINE.exists() else {}
-    # Stages of a model depend on litmeter's code, which lies in the project; others on its version.
+    # A project with stages of a model has litmeter's code, and depends on that; others depend on its version.
     machine = fingerprint(*(() if params.stages else (code_files(DVC_FILE, "comparison"), "litmeter")))
     for kind in params.kinds:
         machine |= kind.facts(params)
@@ -45,16 +45,17 @@ def main() -> tuple[dict[str, Any], list[str]]:
         for kind in params.kinds
         for sentence in kind.remarks(params, device, machine, changed=machine != known)
     ]
-    with suppress(LitmeterError, OSError):  # before the first run there is nothing that could have changed
+    with suppress(LitmeterError, OSError):  # before the first run there are no results
         if params.served_digest() and (ahead := change_ahead(*params_on(machine))):
-            return machine, [*said, ahead]
-    return machine, [*said, *filter(None, [whole_run(params)])]
+            said.append(ahead)
+    return machine, said
 
 
 def change_ahead(params: Params, device: str) -> str | None:
-    """What changed since the last results, and how long it takes; None where all is measured.
+    """Which configurations changed since the last results, and how long they take.
 
-    Raise LitmeterError or OSError where the model or the photos are not there yet.
+    None where no row of the last results is kept. Raise LitmeterError or OSError where the model or the
+    photos are missing.
     """
     signatures = comparison.signatures_of(params, device, params.bodies().contents)
     last = comparison.read_last()
@@ -62,8 +63,9 @@ def change_ahead(params: Params, device: str) -> str | None:
     if last is None or not kept:
         return None
     changed = [name for name, own in signatures.items() if last.signatures.get(name) != own]
-    seconds = sum(read_json(seconds_file(("benchmark", name)))["seconds"] for name in changed)
-    return f"{', '.join(changed)} changed: about {duration(budget_s + seconds)}, if nothing else did"
+    took = last_seconds()
+    seconds = budget_s + sum(took.get(f"benchmark {name}", 0.0) for name in changed)
+    return f"{', '.join(changed)} changed: about {duration(seconds)}, if nothing else did"
 
 
 def check_params(params: Params) -> None:

@@ -1,6 +1,6 @@
 """Stage ``packages``: the hashes of the compiled packages that each configuration runs, in a file each.
 
-A benchmark depends on its own one: packages that others run, or nobody, leave it as it is.
+A benchmark depends on the file of its configuration alone, so that other packages leave it as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from litmeter.system.files import atomic_folder, read_json, write_json
 
 
 def main() -> None:
-    """Write them anew, so that those of configurations that params.yaml no longer has are gone."""
+    """Write all files, and remove those of configurations that params.yaml no longer has."""
     params, device = params_on(read_json(COMPILERS))
     with atomic_folder(PACKAGES) as folder:
         for name, serve in params.configurations().items():

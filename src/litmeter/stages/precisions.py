@@ -1,4 +1,4 @@
-"""Stage ``precisions``: what each precision, and each way to preprocess, changes in the model's answers."""
+"""Stage ``precisions``: how each precision and each preprocessing changes the model's answers."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def main() -> list[PrecisionRow]:
 
 
 def configurations_of(card: ModelCard, device: str) -> Iterator[InferenceSettings]:
-    """Each precision with torchvision's preprocessing, and full precision with the others of that kind.
+    """Each precision with torchvision's preprocessing, and full precision with the scaled one, too.
 
-    Models that these cannot resize for have timm's, and are not compiled.
+    A model of another interpolation has timm's preprocessing, and is not compiled.
     """
     ways = ("torchvision", "scaled") if card.interpolation in INTERPOLATIONS else ("timm",)
     for precision in precisions_on(device):
@@ -64,7 +64,7 @@ def configurations_of(card: ModelCard, device: str) -> Iterator[InferenceSetting
 def change_rows(
     settings: InferenceSettings, reference: Reference, answers: Probabilities
 ) -> Iterator[PrecisionRow]:
-    """A row for the test photos, and one for all others."""
+    """A row for the test photos, and a row for all others."""
     for split in (TEST, OTHER):
         chosen = [number for number, own in enumerate(reference.splits) if (own == TEST) == (split == TEST)]
         labels = [reference.labels[number] for number in chosen]

@@ -20,12 +20,12 @@ from litmeter.system.temporary import scratch
 
 
 def main() -> dict[str, Any]:
-    """Fit (or take a model as it is), test, write checkpoint, metrics and curves."""
+    """Fit the model (or take it as it is), test it, and write checkpoint, metrics and curves."""
     keep_freed_memory()
     params = read_only(TrainParams)
     index = read_index(params.model.classes)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Expected: few batches, which the main process decodes.
+    # These are expected: there are few batches, and the main process decodes them.
     for expected in ("does not have many workers", "number of training batches", "LeafSpec.` is deprecated"):
         warnings.filterwarnings("ignore", message=f".*{expected}.*")
     lightning.seed_everything((params.train or TESTING).seed, verbose=False)
@@ -37,7 +37,7 @@ def main() -> dict[str, Any]:
 
 
 def write_results(module: ClassifierModule, index: Index) -> dict[str, Any]:
-    """Write, and return, the accuracy; write curves, and every test photo's class and prediction."""
+    """Write the curves and every test photo's class and prediction; write and return the accuracy."""
     labels = [photo.label for photo in index.split("test")]
     pairs = list(zip(labels, module.predicted, strict=True))
     correct = sum(actual == predicted for actual, predicted in pairs)

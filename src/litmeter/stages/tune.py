@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from litmeter.errors import ApiError, ParamsError
-from litmeter.kinds.configuration import Configuration, Machine
+from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.registry import KINDS
 from litmeter.load import LoadGenerator, load_generator
 from litmeter.load.bodies import Bodies
@@ -34,8 +34,8 @@ from litmeter.tune.space import space_of
 def main() -> tuple[Outcome, Sequence[TurnRow]]:
     """Search, and write the result; return it with all turns. A stopped search goes on where it was.
 
-    The search's time counts from when the machine is free. Raise ParamsError where the section ``serve``
-    cannot be tuned.
+    Its time counts from when the machine is free. Raise ParamsError where the section ``serve`` cannot be
+    tuned.
     """
     params, device = params_on(files.read_json(MACHINE))
     check_tunable(params)
@@ -71,16 +71,17 @@ def job_of(params: Params, device: str, bodies: Bodies) -> Job:
     ApiError where all answer wrongly.
     """
     serve: Configuration = params.serve
-    tune, machine = params.tune, Machine(device, whole_cores())
+    tune, machine = params.tune, Host(device, whole_cores())
     every = Job(tune, serve, params.load, params.objective, space_of(tune, serve, machine), None)
     machine = serve.tried(every.configurations, machine, bodies, params.load.timeout_s)
     space = space_of(tune, serve, machine)
-    reasons = (own.get(getattr(every.incumbent, key)) for key, own in machine.reasons.items())
-    if fault := next((reason for reason in reasons if reason in machine.faults), None):
+    if (excluded := machine.excluded(every.incumbent)) and excluded.is_fault:
         if not space.configurations:
-            raise ApiError(fault)
+            raise ApiError(excluded.reason)
         serve = min(space.configurations, key=lambda one: one.simplicity)
-        print_wrapped(f"{fault}\n{serve.search_name} takes the place of serve:, with which all are compared")
+        print_wrapped(
+            f"{excluded.reason}\n{serve.search_name} takes the place of serve:, with which all are compared"
+        )
     return replace(every, serve=serve, space=space, agreement=serve.agreement(device))
 
 

@@ -1,4 +1,4 @@
-"""How much a model's answers differ from a reference's, on the same photos."""
+"""How much a model's answers differ from a reference's on the same photos."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from litmeter.stats.rates import lower_bound
 from litmeter.stats.records import Floats
 
 Probabilities = Floats
-"""By photo and class."""
+"""Probabilities by photo and class."""
 MIN_PROBABILITY = 1e-12
-"""Smaller ones are raised to it, so that their logarithm is finite."""
+"""Smaller probabilities are raised to this one, so that logarithms are finite."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What changes from the reference's answers to others. Labels alone hide it where all are certain.
+    """Differences of a model's answers from the reference's. Labels alone hide changes of certain answers.
 
     Attributes:
-        agreement, agreement_low: share of the photos whose likeliest class is the same; with 95% certainty no
-            less for photos like these.
-        accuracy, accuracy_change: share of right labels among the other answers, less the reference's.
+        agreement, agreement_low: share of photos with the same likeliest class; its lower 95% bound for
+            similar photos.
+        accuracy, accuracy_change: share of correct labels; that less the reference's share.
         mean_change, largest_change: of a probability, over photos and classes.
-        divergence: of Kullback and Leibler, from the reference, mean over the photos, in nats.
+        divergence: Kullback-Leibler divergence from the reference, mean over photos, in nats.
     """
 
     photos: int
@@ -39,12 +39,12 @@ class Agreement:
 
 
 def agreement_of(reference: Probabilities, answers: Probabilities, labels: Sequence[int]) -> Agreement:
-    """What changes from ``reference`` to ``answers``, of one photo at least; ``labels`` are the true ones."""
-    expected, found = reference.argmax(axis=1), answers.argmax(axis=1)
-    agreed = int((expected == found).sum())
+    """Compare ``answers`` with ``reference``, on one or more photos; ``labels`` are the true classes."""
+    expected, actual = reference.argmax(axis=1), answers.argmax(axis=1)
+    agreed = int((expected == actual).sum())
     differences = np.abs(answers - reference)
     logs, expected_logs = (np.log(np.maximum(p, MIN_PROBABILITY)) for p in (answers, reference))
-    accuracy, accuracy_before = (float((own == np.array(labels)).mean()) for own in (found, expected))
+    accuracy, accuracy_before = (float((found == np.array(labels)).mean()) for found in (actual, expected))
     return Agreement(
         photos=len(labels),
         agreement=agreed / len(labels),

@@ -1,9 +1,9 @@
 """Capacity under an objective: the highest rate of random arrivals at which few enough requests miss it.
 
-A probe offers one rate for some seconds and yields the share of requests that missed. One probe misleads:
-neighbours in a queue wait for each other, and the machine changes its speed, so that shares at one rate
-differ far more than those of independent requests. All probes are pooled in one logistic regression of the
-share on the logarithm of the rate; the interval comes from the differences between probes.
+A probe offers one rate for some seconds and yields the share of requests that missed. Shares at one rate
+scatter far more than shares of independent requests: neighbours in a queue wait for each other, and the
+machine changes its speed. So one logistic regression of the share on the logarithm of the rate pools all
+probes; the interval comes from the differences between probes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from scipy.special import expit, logit, stdtrit
 from litmeter.stats.records import Floats
 
 SLOPE, SLOPE_ERROR, LOWEST_SLOPE = 12.0, 12.0, 2.0
-"""Slope of logit(share) over ln(rate), from simulated queues: mean, standard deviation, least."""
+"""Slope of logit(share) over ln(rate), from simulated queues: mean, standard deviation, minimum."""
 LEAST_WEIGHT, MOST_WEIGHT = 6.0, 200.0
-"""Independent requests that a probe counts as: on a machine that changes its speed, and on a calm one."""
+"""Number of independent requests that a probe is worth: on a machine of changing speed, and a steady one."""
 REACH = 0.2
 """How far beyond the probes, in ln(rate), an estimate may lie."""
 JACKKNIFE_BLOCKS = 6
-"""Blocks of successive probes: longer than a machine keeps its speed."""
+"""Blocks of successive probes; each lasts longer than a machine keeps its speed."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Probes:
-    """Probes in their order: offered rates, shares of the requests that missed, and numbers of requests.
+    """Successive probes: offered rates, shares of requests that missed, and numbers of requests.
 
-    They count by these: when by chance few arrive, few miss as well.
+    The number of requests weights a probe: when by chance few requests arrive, few miss.
     """
 
     rates_rps: Floats
@@ -56,10 +56,10 @@ class Probes:
 
 
 def fit(probes: Probes, miss: float) -> Curve:
-    """The curve through probes, one at least.
+    """The curve through one or more probes.
 
-    Quasi-binomial (Wedderburn 1974): a probe counts as so many independent requests as would scatter around
-    the curve like the probes do. The slope has a prior, so that two probes have a curve, too.
+    Quasi-binomial (Wedderburn 1974): a probe weighs as many independent requests as would scatter around the
+    curve as much as the probes do. A prior of the slope makes few probes suffice.
     """
     x, shares = np.log(probes.rates_rps), probes.shares
     parts = probes.requests / probes.requests.mean()
@@ -75,11 +75,11 @@ def fit(probes: Probes, miss: float) -> Curve:
 
 
 def interval(probes: Probes, miss: float) -> tuple[float, float]:
-    """95% interval of the capacity by three probes at least: a jackknife over blocks of successive ones."""
+    """95% interval of the capacity by three or more probes: a jackknife over blocks of successive probes."""
     estimate = math.log(fit(probes, miss).capacity_rps)
     blocks = np.array_split(np.arange(len(probes)), min(JACKKNIFE_BLOCKS, len(probes)))
-    rest = [Probes(*(np.delete(one, block) for one in vars(probes).values())) for block in blocks]
-    logs = np.log([fit(one, miss).capacity_rps for one in rest])
+    rests = [Probes(*(np.delete(values, block) for values in vars(probes).values())) for block in blocks]
+    logs = np.log([fit(rest, miss).capacity_rps for rest in rests])
     freedom = len(blocks) - 1
     spread = float(stdtrit(freedom, 0.975)) * math.sqrt(freedom * float(logs.var()))
     return math.exp(estimate - spread), math.exp(estimate + spread)

@@ -1,4 +1,4 @@
-"""Whether something became slower by more than a margin: a verdict of three values on an interval."""
+"""Did something become slower by more than a margin? A verdict of three values on an interval."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from litmeter.stats.ratios import BLOCKS, FAMILY_ERROR, Ratio
 
 Verdict = Literal["not slower", "slower", "open"]
 PASSED, SLOWER, OPEN = 0, 1, 3
-"""Exit statuses; 2 is that of errors."""
+"""Exit statuses; 2 is for errors."""
 P95_ERROR = 0.01
-"""Chance that the interval of p95 misses the true ratio: a second way to be called slower by chance, which
-adds little to that of the rate."""
+"""Chance that the interval of p95 misses the true ratio: it adds little to the false alarms of the rate."""
 LIKELY = 0.8
-"""Chance with which a check of ``seconds_needed`` finds out, if the ratio is what it seems to be."""
+"""Chance that a check of ``seconds_needed`` is decisive, if the ratio is as estimated."""
 LONGEST_S = 3600.0
-"""Checks that would take longer are not worth naming."""
+"""Longer checks are not suggested."""
 
 
 def verdict(ratio: Ratio | None, margin: float) -> Verdict:
-    """Whether all of the interval of new / old lies above 1 - ``margin``, or below, or neither.
-
-    Without an interval it is open.
-    """
+    """Whether the interval of new / old lies above 1 - ``margin`` or below; open if neither, or unknown."""
     if ratio is None or ratio.low is None or ratio.high is None:
         return "open"
     if ratio.low > 1 - margin:
@@ -34,10 +30,10 @@ def verdict(ratio: Ratio | None, margin: float) -> Verdict:
 
 
 def exit_status(rate: Verdict, p95: Verdict, *, exceeded: bool = False) -> int:
-    """PASSED, SLOWER or OPEN; ``exceeded``: something else is not as it must be.
+    """PASSED, SLOWER or OPEN; ``exceeded``: another limit was exceeded.
 
-    A p95 that is slower fails a check. One that is open does not leave it open: it moves with the rate, and
-    has a wider interval, so that most checks would stay open.
+    A slower p95 fails a check; an open p95 does not keep it open. The p95 moves with the rate and has a wider
+    interval, so that most checks would stay open.
     """
     if exceeded or "slower" in (rate, p95):
         return SLOWER
@@ -45,16 +41,16 @@ def exit_status(rate: Verdict, p95: Verdict, *, exceeded: bool = False) -> int:
 
 
 def seconds_needed(ratio: Ratio | None, margin: float, seconds: float) -> float | None:
-    """How long a check should take to find out what one of ``seconds`` has left open.
+    """How long a check should take to decide what a check of ``seconds`` left open.
 
-    The interval's width goes with the root of the time. None where that is more than LONGEST_S, as the ratio
-    lies too near to 1 - ``margin``, or there is no interval.
+    The interval's width falls with the square root of the time. None above LONGEST_S (the ratio lies too
+    near 1 - ``margin``), or without an interval.
     """
     if ratio is None or ratio.low is None or ratio.high is None:
         return None
     distance = abs(math.log(ratio.ratio / (1 - margin)))
     half = math.log(ratio.high / ratio.low) / 2
     quantile = float(stdtrit(BLOCKS - 1, 1 - FAMILY_ERROR / 2))
-    half *= 1 + float(ndtri(LIKELY)) / quantile  # the next ratio will lie elsewhere
+    half *= 1 + float(ndtri(LIKELY)) / quantile  # the next estimate will differ
     needed_s = seconds * (half / distance) ** 2 if distance else math.inf
     return max(seconds, needed_s) if needed_s <= LONGEST_S else None

@@ -1,4 +1,4 @@
-"""Throughput, latency percentiles and proportions of measurement windows, with 95% intervals."""
+"""Throughput, latency percentiles and proportions, with 95% intervals."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from scipy.special import bdtr, betaincinv, stdtrit
 from litmeter.stats.records import Floats, joined
 
 Z95 = 1.959963984540054
-"""97.5% quantile of the normal distribution: two-sided 95%."""
+"""97.5% quantile of the normal distribution."""
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95% score interval of a proportion (Wilson 1927); sound for few trials and near 0 or 1."""
+    """95% score interval of a proportion (Wilson 1927); valid for few trials, and near 0 or 1."""
     proportion = successes / trials
     spread = Z95 * math.sqrt(proportion * (1 - proportion) / trials + Z95**2 / (4 * trials**2))
     centre = proportion + Z95**2 / (2 * trials)
@@ -27,7 +27,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def lower_bound(successes: int, trials: int) -> float:
-    """One-sided 95% bound: with 95% certainty the proportion is no less (Clopper and Pearson 1934)."""
+    """Lower one-sided 95% bound of a proportion (Clopper and Pearson 1934)."""
     return float(betaincinv(successes, trials - successes + 1, 0.05)) if successes else 0.0
 
 
@@ -36,10 +36,10 @@ FLOOR_ERROR, MOST_SAMPLES = 0.01, 2**31
 
 @cache
 def samples_needed(percent: float) -> int:
-    """Fewest samples that can support a percentile above 50: 130 for 95, 662 for 99; one for the median.
+    """Fewest samples that support a percentile: 130 for 95, 662 for 99, one up to the median.
 
-    Of so many, two lie above it at least, but for FLOOR_ERROR: the binomial floor that MLPerf LoadGen uses
-    (https://github.com/mlcommons/inference, loadgen/early_stopping.cc).
+    Two or more of these lie above the percentile, except with probability FLOOR_ERROR: MLPerf LoadGen's
+    binomial floor (https://github.com/mlcommons/inference, loadgen/early_stopping.cc).
     """
     if percent <= 50:
         return 1
@@ -57,9 +57,9 @@ class Throughput:
 
 
 def throughput(rates: Floats) -> Throughput:
-    """Mean of the ``block_rates`` of one window, with an interval by the method of batch means.
+    """Mean of a window's ``block_rates``, with an interval by the method of batch means.
 
-    Consecutive requests share batches; whole blocks of a window are nearly independent.
+    Consecutive requests share batches, so they depend on each other; whole blocks are nearly independent.
     """
     rps, spread = float(rates.mean()), _spread(rates)
     return Throughput(rps, max(0.0, rps - spread), rps + spread)
@@ -70,23 +70,24 @@ def _spread(values: Floats) -> float:
 
 
 def objective_percent(miss: float) -> float:
-    """The percentile of latency that has to keep to an objective which the share ``miss`` may exceed."""
+    """The latency percentile that must meet an objective that the share ``miss`` of requests may miss."""
     return round(100 * (1 - miss), 9)
 
 
 def percentile(latency: Floats, percent: float) -> float | None:
-    """A latency percentile, or None where there are too few samples to support it."""
+    """A latency percentile; None with too few samples."""
     if len(latency) < samples_needed(percent):
         return None
     return float(np.percentile(latency, percent))
 
 
 def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tuple[float, float] | None:
-    """95% interval of a latency percentile of all blocks together, None where there is none.
+    """95% interval of a latency percentile of all blocks together, if there is any.
 
-    The share of requests that take no longer than the percentile varies from block to block. The ends of its
-    mean's interval, by Student's t, are read off as percentiles of all requests: those of one batch depend on
-    each other. It holds the true p95 in 89 to 97% of simulated runs (tests/unit/test_rates.py).
+    The requests of a batch depend on each other, so the interval comes from the differences between blocks:
+    the share of requests up to the percentile varies from block to block; the ends of the t interval of the
+    mean share are converted to percentiles of all requests. In 89 to 97% of simulated runs the interval holds
+    the true p95 (tests/unit/test_rates.py).
     """
     blocks = [block for block in blocks if len(block)]
     requests = joined(blocks)

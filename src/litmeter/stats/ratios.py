@@ -1,18 +1,17 @@
 """Comparison of rates measured in rounds: ratios with simultaneous intervals, and ranks with ties.
 
-A machine that slows down for minutes slows down all that is measured in a round, so logarithms of rates are
-compared within rounds. Every second round has the reverse order of the one before it, so that a steady drift
-cancels.
+A machine that slows down for minutes slows down whole rounds, so logarithms of rates are compared within
+rounds. Every second round reverses the order of turns, so that a steady drift cancels.
 
-A handful of rounds says little about the noise of one configuration. So each variance is moderated by the
-usual one of its like, with fixed degrees of freedom (Smyth 2004, doi:10.2202/1544-6115.1027). Alike are those
-that take turns about as often: who pauses in between is slow, and its few batches of answers are noisier.
-Where noise differs by a factor of up to 6, the intervals hold all true ratios in 95 to 97% of simulated runs
-(tests/unit/test_comparison.py).
+A handful of rounds says little about one configuration's noise. So each variance is moderated by the usual
+variance of similar configurations, with fixed degrees of freedom (Smyth 2004, doi:10.2202/1544-6115.1027).
+Configurations are similar if they take turns about equally often: slow configurations pause in some rounds,
+and their few batches of answers are noisier. For noise that differs by a factor of up to 6, the intervals
+hold all true ratios in 95 to 97% of simulated runs (tests/unit/test_comparison.py).
 
-A machine's state lasts longer than a round: log ratios of neighbouring rounds were correlated by 0.5 in the
-median. So variances are those of the means of blocks of rounds. In simulations with such a correlation the
-intervals of 28 rounds hold all true ratios in 90% of runs, in 70% where rounds count as independent.
+A machine's state outlasts a round: log ratios of neighbouring rounds had a median correlation of 0.5. So
+variances are computed from the means of blocks of rounds. With this correlation, simulated intervals of 28
+rounds hold all true ratios in 90% of runs; with rounds taken as independent, in 70%.
 """
 
 from __future__ import annotations
@@ -30,27 +29,27 @@ from litmeter.stats.rates import percentile
 from litmeter.stats.records import Floats, joined
 
 Rates = Mapping[str, Sequence[float | None]]
-"""By name, the rate in each round; None or 0 where it was not measured, or answered nothing."""
+"""By name, the rate in each round; None or 0: not measured, or nothing answered."""
 
 FAMILY_ERROR = 0.05
 """Chance that any interval of a comparison misses the true ratio, or that any test of one rank errs."""
 
 MODERATION, OF_PAUSING, OF_OTHERS = 3.0, 12.0, 0.5
-"""Degrees of freedom of the usual variance, at most: of those that take a turn in each round, and of those
-that pause, whose noise is alike; and as a share of those that others than the one in question contribute."""
+"""Most degrees of freedom of the usual variance: for configurations in every round; for configurations that
+pause, whose noise is similar; and as a share of the degrees of freedom of the other configurations."""
 ALIKE = 1.5
-"""Configurations whose shares of rounds differ by no more than this factor have a common variance."""
+"""Configurations are similar if their shares of rounds differ at most by this factor."""
 BLOCKS = 10
-"""Blocks of rounds, at most; of one round each where there are fewer."""
+"""Most blocks of rounds; with fewer rounds, each is a block."""
 EQUAL = 0.03
-"""A ratio within this of 1 is that of equals."""
+"""A ratio this near to 1 means equality."""
 FEWEST_RUNS = 3
-"""For an interval over runs."""
+"""Fewest runs for an interval over runs."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference of logarithms of rates; its standard error is None where there are too few rounds."""
+    """A mean difference of logarithms of rates; no standard error with too few rounds."""
 
     mean: float
     error: float | None
@@ -65,7 +64,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of rates with its interval; without one where there are too few rounds."""
+    """A ratio of rates and its interval, if there are enough rounds."""
 
     ratio: float
     low: float | None
@@ -77,31 +76,29 @@ class Ratio:
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
     def overlaps(self, other: Ratio) -> bool:
-        """Whether the two intervals have a value in common; one that is not known has all."""
-        ends = ((one.low, one.high) for one in (self, other))
-        (low, high), (other_low, other_high) = (
-            (-math.inf if low is None else low, math.inf if high is None else high) for low, high in ends
-        )
-        return low <= other_high and other_low <= high
+        """Whether the two intervals have a common value; an unknown interval overlaps everything."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return True
+        return self.low <= other.high and other.low <= self.high
 
     @property
     def equal(self) -> bool:
-        """Whether the whole interval is that of equals."""
+        """Whether the whole interval means equality."""
         low, high = self.low, self.high
         return low is not None and high is not None and 1 - EQUAL <= low <= high <= 1 + EQUAL
 
 
 def comparable(rates: Rates, name: str, other: str, reference: str) -> bool:
-    """Whether two share a round, or each shares one with the reference; not where the rates of one lack."""
+    """Whether two configurations share a round, or both share a round with the reference."""
     if _rounds_of_both(rates, name, other):
         return True
     return all(_rounds_of_both(rates, key, reference) for key in (name, other))
 
 
 def difference(rates: Rates, name: str, other: str, reference: str) -> Difference:
-    """Mean log ratio of ``name`` over ``other``, within rounds; through the reference if they share none.
+    """Mean log ratio of ``name`` over ``other`` within rounds; through ``reference`` if they share no round.
 
-    Raise ValueError where they do not both share a round with that, either.
+    Raise ValueError if the two are not ``comparable``.
     """
     if _rounds_of_both(rates, name, other):
         return _paired_difference(rates, name, other)
@@ -130,11 +127,12 @@ def _paired_difference(rates: Rates, name: str, other: str) -> Difference:
 
 
 def _usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
-    """Typical variance of log ratios of ``name`` and its like to ``other``; the others' degrees of freedom.
+    """Usual variance of log ratios to ``other`` among configurations like ``name``; degrees of freedom.
 
-    Those who ran in at least half of the rounds of ``name`` count with these, so that a variance stays as it
-    is while others go on; the rest count with their own rounds, from half to twice as many. One that is noisy
-    changes the geometric mean little, which is corrected for the bias of the logarithm of few rounds.
+    Configurations that ran in at least half of the rounds of ``name`` count with the common rounds, so that
+    later rounds of others change nothing; other configurations count with all their rounds, if these are half
+    to twice as many. The mean is geometric, so that a noisy configuration changes it little, and corrected
+    for the bias of the logarithm of few rounds. The degrees of freedom are those of all but ``name``.
     """
     rounds = _rounds_of_both(rates, name, other)
     often, logs, others = _often(rates, name), [], 0.0
@@ -154,13 +152,13 @@ def _usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
 
 
 def _often(rates: Rates, name: str) -> float:
-    # Share of the rounds from its first to its last in which it answered.
+    """Share of rounds with an answer, between the first and the last round with an answer."""
     answered = [number for number, rate in enumerate(rates[name]) if rate]
     return len(answered) / (1 + answered[-1] - answered[0]) if answered else 0.0
 
 
 def ratio(rates: Rates, name: str, other: str, reference: str, error: float = FAMILY_ERROR) -> Ratio:
-    """The geometric mean of ``name`` over ``other``, with a moderated t interval that misses by ``error``."""
+    """Geometric mean of ``name`` over ``other``; the moderated t interval misses with chance ``error``."""
     log = difference(rates, name, other, reference)
     if log.error is None:
         return Ratio(math.exp(log.mean), None, None)
@@ -169,9 +167,9 @@ def ratio(rates: Rates, name: str, other: str, reference: str, error: float = FA
 
 
 def ratios(rates: Rates, other: str, reference: str | None = None) -> dict[str, Ratio]:
-    """The ratio of each to ``other``, with simultaneous 95% intervals; that of ``other`` itself is 1.
+    """Each configuration's ratio to ``other``, with simultaneous 95% intervals; 1 for ``other`` itself.
 
-    ``reference`` compares those that share no round with ``other``.
+    Configurations that share no round with ``other`` are compared through ``reference``.
     """
     error = simultaneous(len(rates) - 1)
     return {
@@ -183,17 +181,18 @@ def ratios(rates: Rates, other: str, reference: str | None = None) -> dict[str, 
 def percentile_ratio(
     latencies: Sequence[Floats], others: Sequence[Floats], percent: int, error: float = FAMILY_ERROR
 ) -> Ratio | None:
-    """Ratio of a percentile of all latencies to that of others; None where there are too few for it.
+    """Ratio of a percentile of ``latencies`` to that of ``others``; None with too few latencies.
 
-    In each block of rounds, the share of latencies above their percentile less that of the others above
-    theirs says what moved one alone. The ends of its mean's interval, by Student's t, are read off as
-    percentiles of both together, each over its own percentile. It holds 1 in 92 to 97% of simulated twins.
+    In each block of rounds, take the share of latencies above their overall percentile, less the same share
+    of the others: this difference shows what moved one side alone. The ends of the t interval of its mean are
+    converted to percentiles of all latencies, each divided by its side's percentile. The interval holds 1 for
+    92 to 97% of simulated twins.
 
     Args:
-        latencies, others: of each round, of the same rounds.
+        latencies, others: of each round, in the same rounds.
     """
     pooled = [joined(latencies), joined(others)]
-    whole, of_others = (percentile(own, percent) for own in pooled)
+    whole, of_others = (percentile(side, percent) for side in pooled)
     if whole is None or of_others is None:
         return None
     shares = []
@@ -212,17 +211,17 @@ def percentile_ratio(
 
 
 def simultaneous(intervals: int) -> float:
-    """The error of each of so many intervals, of which any misses with FAMILY_ERROR at most (Sidak)."""
+    """Error of each of several intervals such that any misses with chance FAMILY_ERROR at most (Sidak)."""
     return float(1 - (1 - FAMILY_ERROR) ** (1 / max(1, intervals)))
 
 
 def ranks(rates: Rates, reference: str) -> dict[str, int]:
-    """Ranks: 1 for the fastest and all that do not differ from it, then the fastest of the others, and so on.
+    """Ranks: 1 for the fastest and all that do not differ from it, then the same for the rest, and so on.
 
-    Each group's members are compared with its fastest by paired, moderated t tests. They are two-sided, as of
-    two equal ones the one with luck is the fastest. Who is faster than it in the rounds that both share (it
-    leads by others) is no slower. Bonferroni's method, step by step, holds the error of a group's tests at
-    FAMILY_ERROR: of equal ones the luckiest is compared with the least lucky, so each pair of them counts.
+    Paired, moderated t tests compare each configuration with the fastest. The tests are two-sided, because of
+    two equal configurations the luckier is the fastest. A configuration that is ahead of the fastest in their
+    common rounds is not slower. Step-down Bonferroni holds the error of a rank's tests at FAMILY_ERROR: of
+    equal configurations the luckiest is compared with the unluckiest, so every pair counts.
     """
     means = {name: difference(rates, name, reference, reference).mean for name in rates}
     unranked = sorted(rates, key=means.__getitem__, reverse=True)
@@ -262,7 +261,7 @@ def _log_ratios(rates: Rates, name: str, other: str, rounds: Sequence[int]) -> F
 
 
 def _long_run_variance(logs: Floats) -> tuple[float, float]:
-    """Variance of the means of blocks, each times its block's length, and its degrees of freedom."""
+    """Variance of block means, each weighted with its block's length, and the degrees of freedom."""
     edges = block_edges(len(logs))
     lengths = np.diff(edges)
     means = np.add.reduceat(logs, edges[:-1]) / lengths
@@ -271,16 +270,16 @@ def _long_run_variance(logs: Floats) -> tuple[float, float]:
 
 
 def block_edges(rounds: int) -> npt.NDArray[np.int64]:
-    """Where blocks of about equal length begin, and the last one's end: BLOCKS, or as many as rounds."""
+    """Edges of up to BLOCKS blocks of about equal length, at least one round each."""
     return np.linspace(0, rounds, min(rounds, BLOCKS) + 1).round().astype(np.int64)
 
 
 def over_runs(runs: Sequence[Ratio]) -> Ratio | None:
-    """Mean ratio of several runs, with a 95% interval for what other hours may bring; None below FEWEST_RUNS.
+    """Mean ratio of several runs, with a 95% interval that covers other hours; None below FEWEST_RUNS.
 
-    Runs are random effects: their variance is that of DerSimonian and Laird (1986,
-    doi:10.1016/0197-2456(86)90046-2), the interval that of Hartung and Knapp (2001, doi:10.1002/sim.791).
-    The runs' intervals count as two standard errors to either side; wider ones change their weights alone.
+    Random effects: the variance between runs by DerSimonian and Laird (1986,
+    doi:10.1016/0197-2456(86)90046-2), the interval by Hartung and Knapp (2001, doi:10.1002/sim.791). Each
+    run's interval is taken as two standard errors to either side; wider intervals change only the weights.
     """
     known = [(run.ratio, run.low, run.high) for run in runs if run.low is not None and run.high is not None]
     if len(known) < FEWEST_RUNS:

@@ -1,9 +1,9 @@
-"""The record of one load: its windows, when they agree, and the objective; without scipy, to start quickly.
+"""The record of one load, its windows, and the objective; without scipy, for a quick start.
 
-A level ends when its last windows agree, by the rule of Triton's perf_analyzer
-(docs/inference_load_modes and measurement stabilisation): over the last three windows, throughput and latency
-each stay within 10% of their mean. Windows of fewer than 100 answers differ by more than that even if the
-server is steady, so they may: by the share that one standard deviation of a Poisson count is of it.
+A level ends when its last windows agree, by the rule of Triton's perf_analyzer (docs/inference_load_modes and
+measurement stabilisation): over the last three windows, throughput and latency stay within 10% of their mean.
+Windows of fewer than 100 answers vary more even on a steady server; their tolerance is the relative standard
+deviation of a Poisson count.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 BLOCKS = 10
-"""Equal parts of a window, whose spread gives the interval of the whole window's rate or percentile."""
+"""Equal parts of a window; their spread gives the interval of the window's rate or percentile."""
 
 
 def joined(arrays: Iterable[Floats]) -> Floats:
-    """All values of arrays, of which there may be none."""
+    """All values of zero or more arrays."""
     return np.concatenate([np.array([]), *arrays])
 
 
 def work_done(start: Floats, end: Floats, opened: float, closed: float) -> float:
-    """Units of work (requests, batches) done in a window; one that straddles an edge counts in proportion.
+    """Units of work (requests, batches) done in a window; work across an edge counts in proportion.
 
-    The answers of a batch end together: a count of those that ended inside would be off by up to a batch at
-    either edge.
+    A batch's answers end together: counting the answers inside would err by up to a batch at each edge.
     """
     inside = np.minimum(end, closed) - np.maximum(start, opened)
     return float(np.sum(np.clip(inside, 0.0, None) / (end - start)))
@@ -48,24 +47,24 @@ def _rates(start: Floats, end: Floats, edges: Floats) -> Floats:
 
 
 WINDOWS = 3
-"""Windows that have to agree, and that are reported together."""
+"""Number of windows that must agree, and are reported together."""
 TOLERANCE = 0.1
-"""Largest deviation from the mean, as a share of it, in windows of 100 answers or more."""
+"""Largest relative deviation from the mean, in windows of 100 answers or more."""
 
 
 def steady(rates: Floats, latencies: Floats, answers: int) -> bool:
-    """Whether each window is near the mean of all, in rate and latency; the fewest have ``answers``."""
+    """Whether the windows' rates and latencies are near their means; each window has ``answers`` or more."""
     tolerance = max(TOLERANCE, 1 / math.sqrt(max(answers, 1)))
     return bool(all(spread(values) <= tolerance for values in (rates, latencies)))
 
 
 def fewest_answers(end: Floats, edges: Floats) -> int:
-    """Number of requests that ended in the window with the fewest of those between ``edges``."""
+    """Number of requests that ended in the emptiest window between ``edges``."""
     return int(np.histogram(end, edges)[0].min())
 
 
 def spread(values: Floats) -> float:
-    """Largest deviation from the mean, as a share of it; infinite where a window has no value."""
+    """Largest relative deviation from the mean; infinite if a window has no value."""
     mean = float(values.mean())
     if not np.isfinite(mean) or mean <= 0:
         return float("inf")
@@ -73,17 +72,14 @@ def spread(values: Floats) -> float:
 
 
 def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Floats]:
-    """Rate (1/s) and mean latency (s) in each window between ``edges``, of good requests.
-
-    A window in which nothing ended has no latency (NaN).
-    """
+    """Rate (1/s) and mean latency (s) of requests in each window; the latency is NaN if none ended there."""
     ended = [(end > low) & (end <= high) for low, high in itertools.pairwise(edges)]
     latencies = [(end[mask] - start[mask]).mean() if mask.any() else float("nan") for mask in ended]
     return _rates(start, end, edges), np.array(latencies)
 
 
 OK, FAILED, TIMED_OUT = 0, 1, 2
-"""Outcome of a request: answered with 200, answered otherwise or cut off, not answered in time."""
+"""Outcome of a request: status 200; another status or a lost connection; no answer in time."""
 STATUS_NAMES = {OK: "ok", FAILED: "failed", TIMED_OUT: "timed out"}
 REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "body")
 """The arrays of a ``LoadRecord``, one element per request."""
@@ -91,21 +87,19 @@ REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "bod
 
 @dataclass(frozen=True)
 class LoadRecord:
-    """Every request of one load, in the order in which they ended: N users, or the rate of an open loop.
-
-    Times are seconds of the machine's monotonic clock.
+    """All requests of one load, in the order of their ends; times are seconds of the monotonic clock.
 
     Attributes:
-        users: requests in flight at once; with a rate, at most.
-        rate_rps: mean rate of an open loop's arrivals, None in a closed loop.
-        window_edges: times at which windows begin and end; the last three windows are reported.
-        start, sent: when the request was due, and when it was sent, in a closed loop microseconds later.
-        end: when its answer was complete, or it failed.
+        users: number of requests in flight; in an open loop, the most.
+        rate_rps: mean rate of an open loop; None: a closed loop.
+        window_edges: begin and end times of windows; the last three windows are reported.
+        start, sent: when the request was due, and when it was sent; microseconds apart in a closed loop.
+        end: when the answer was complete, or the request failed.
         status, code: OK, FAILED or TIMED_OUT; HTTP status, 0 without an answer.
         size: bytes of the answer's body.
         body: index of the request's body among the bodies.
-        cores: CPU use of the load generator in the reported windows, of the busiest one of several.
-        answers: the answers' bodies, in the same order; empty where the plan did not ask for them.
+        cores: CPU cores used by the load generator, or the busiest of several, in the reported windows.
+        answers: the answers' bodies, if the plan keeps them.
     """
 
     users: int
@@ -124,22 +118,21 @@ class LoadRecord:
 
     @property
     def window(self) -> tuple[float, float]:
-        """Begin and end of the reported windows: the last three, or as many as there are."""
+        """Begin and end of the reported windows: the last three, or all."""
         edges = self.window_edges[-WINDOWS - 1 :]
         return float(edges[0]), float(edges[-1])
 
     @property
     def due_rps(self) -> float:
-        """Requests per second that were due in the reported windows of an open loop."""
+        """Due requests per second in the reported windows of an open loop."""
         opened, closed = self.window
         return float(self.in_window.sum()) / (closed - opened)
 
     @property
     def in_window(self) -> npt.NDArray[np.bool_]:
-        """Which requests belong to the reported windows.
+        """Which requests belong to the reported windows: by their end in a closed loop, else by due time.
 
-        In a closed loop, those that ended there. In an open loop, those that were due there: a choice by
-        the end would leave out the slowest, whose answers come after the last window.
+        In an open loop a choice by the end would omit the slowest requests, which end after the last window.
         """
         opened, closed = self.window
         time = self.end if self.rate_rps is None else self.start
@@ -148,12 +141,12 @@ class LoadRecord:
 
 
 def misses(record: LoadRecord, slo_ms: float) -> npt.NDArray[np.bool_]:
-    """Which requests failed, timed out or took longer than ``slo_ms``."""
+    """Which requests failed, timed out, or took longer than ``slo_ms``."""
     missed: npt.NDArray[np.bool_] = (record.status != OK) | (1000 * (record.end - record.start) > slo_ms)
     return missed
 
 
 def late_share(record: LoadRecord, slo_ms: float) -> float | None:
-    """Share of the requests of the reported windows that failed or took longer; None where there are none."""
+    """Share of misses in the reported windows; None without requests."""
     inside = record.in_window
     return float(misses(record, slo_ms)[inside].mean()) if inside.any() else None

@@ -1,1 +1,1 @@
-"""Atomic files, process groups, signals, temporary folders, the machine's fingerprint, text tables."""
+"""The operating system: files, processes, signals, temporary folders, cores, memory, GPU, fingerprint."""

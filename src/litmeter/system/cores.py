@@ -1,4 +1,4 @@
-"""CPU cores: those that this process and what it starts may use, and how long a quota has held them back."""
+"""The CPU cores that this process and its children may use, and how long quotas have stopped them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def allowed_cpus() -> set[int]:
-    """Numbers of the CPUs on which this process may run."""
+    """Numbers of the CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def available_cores(root: Path = CGROUP, own: Path = OWN_CGROUPS) -> float:
-    """Cores that this process may use: its CPUs, or the smallest quota of its cgroups if that is less."""
+    """Number of cores that this process may use: its CPUs, or the smallest quota of its cgroups."""
     quotas = (quota for group in _cgroups(root, own) for quota in _quota(group))
     return min([float(len(allowed_cpus())), *quotas])
 
 
 def whole_cores() -> int:
-    """How many processes have a core each, at least one."""
+    """Number of processes that can have a core each, at least one."""
     return max(1, int(available_cores()))
 
 
 def throttled_s(root: Path = CGROUP, own: Path = OWN_CGROUPS) -> float:
-    """Seconds for which CPU quotas have stopped processes of this one's cgroups so far, 0 without a quota."""
+    """Seconds for which CPU quotas have stopped the processes of this process's cgroups; 0 without quotas."""
     total_s = 0.0
     for group in _cgroups(root, own):
         with suppress(OSError):
@@ -42,9 +42,9 @@ def throttled_s(root: Path = CGROUP, own: Path = OWN_CGROUPS) -> float:
 
 
 def _cgroups(root: Path, own: Path) -> Iterator[Path]:
-    """Folders of the cgroups, of version 1 and 2, whose quota of CPU holds for this process.
+    """Folders of the cgroups, version 1 or 2, whose CPU quotas hold for this process.
 
-    In a container they may have the names of its host, and only the uppermost is there.
+    In a container these may have the host's names, and only the topmost folder exists.
     """
     try:
         lines = own.read_text().splitlines()
@@ -59,8 +59,8 @@ def _cgroups(root: Path, own: Path) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> Iterator[float]:
-    """Cores that a cgroup may use, where it has a quota."""
-    with suppress(OSError, ValueError):  # none of this version, or "max"
+    """A cgroup's quota in cores, if any."""
+    with suppress(OSError, ValueError):  # another version, or "max"
         quota, period = (group / "cpu.max").read_text().split()
         yield int(quota) / int(period)
     with suppress(OSError):

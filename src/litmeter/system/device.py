@@ -1,4 +1,4 @@
-"""The device that a model runs on, and what torch does there; torch is not imported."""
+"""The device that a model runs on; this module does not import torch at its top."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     import torch
 
 BLOCKING = False
-"""Whether a thread sleeps while it waits for a GPU, instead of spinning, which counts as CPU time. Off until
-a measurement on a GPU says that it helps: ``python -m studies.gpu``."""
+"""Whether a thread that waits for a GPU sleeps rather than spins, which counts as CPU time. Off until a
+measurement on a GPU shows a benefit: ``python -m studies.gpu``."""
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-"""Parts of the messages of torch on a CPU, of CUDA and torch on a GPU, and of cuBLAS and cuDNN."""
+"""Parts of messages: torch on a CPU; CUDA and torch on a GPU; cuBLAS and cuDNN."""
 
 
 def resolve_device(device: str, cuda_available: bool) -> str:
-    """``cpu`` or ``cuda``, for the ``device`` of params.yaml; raise ParamsError if there is no CUDA."""
+    """``cpu`` or ``cuda`` for the ``device`` of params.yaml; raise ParamsError without the CUDA asked for."""
     if device == "auto":
         return "cuda" if cuda_available else "cpu"
     if device == "cuda" and not cuda_available:
@@ -27,7 +27,7 @@ def resolve_device(device: str, cuda_available: bool) -> str:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done all that this thread gave it to do; a CPU always has."""
+    """Wait until a GPU has finished this thread's work; a CPU always has."""
     if device.type != "cuda":
         return
     import torch
@@ -41,14 +41,14 @@ def wait_for(device: torch.device) -> None:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory does not suffice, whatever its type."""
+    """Whether an error's message, whatever its type, tells that the device lacks memory."""
     return any(part in str(error) for part in OUT_OF_MEMORY)
 
 
 def end_if_sticky(error: BaseException) -> None:
-    """End this process where all that it asks of its GPU fails from now on, as after an illegal access.
+    """End this process if its GPU context is broken, as after an illegal memory access.
 
-    Otherwise a worker that fails at once takes most requests.
+    Otherwise this worker, which fails at once, would take most requests.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.AcceleratorError) and not lacks_memory(error):

@@ -1,4 +1,4 @@
-"""Files and folders that are written atomically: JSON, and CSV whose columns are fields of a dataclass."""
+"""Files and folders written atomically: JSON, and CSV whose columns are a dataclass's fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -32,20 +32,20 @@ Row = TypeVar("Row", bound=Dataclass)
 _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
     "transaction", default=None
 )
-"""The enclosing ``all_or_nothing``: its clean-up, and the (temporary, final) paths written so far."""
+"""Clean-up of the enclosing ``all_or_nothing``, and the (temporary, final) paths written so far."""
 
 
 class Record(BaseModel):
-    """Base of what JSON files hold: unknown keys are errors, instances are frozen."""
+    """Base of JSON files' contents: unknown keys are errors, instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, and rename it to ``path`` when the block ends without an error.
+    """Yield a temporary path beside ``path``; rename it to ``path`` when the block succeeds.
 
-    A reader of ``path`` sees the old file or the new one, never a part. Raise StorageError.
+    A reader of ``path`` sees the old file or the whole new file. Raise StorageError.
     """
     with _storage_errors(path):
         if (transaction := _transaction.get()) is None:
@@ -61,7 +61,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def all_or_nothing() -> Iterator[None]:
-    """Replace all files that the block writes when it ends without an error; else none of them."""
+    """Replace all files that the block writes when it succeeds; else none of them."""
     with ExitStack() as cleanup:
         written: list[tuple[Path, Path]] = []
         token = _transaction.set((cleanup, written))
@@ -77,7 +77,7 @@ def all_or_nothing() -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``path``, and rename it to ``path`` when the block ends without an error."""
+    """Yield a new folder beside ``path``; rename it to ``path`` when the block succeeds."""
     with _storage_errors(path), ExitStack() as cleanup:
         temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -91,16 +91,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_writable(paths: Iterable[Path]) -> None:
-    """Raise StorageError if one of ``paths`` cannot be written; called before long work."""
+    """Raise StorageError if any of ``paths`` cannot be written; called before long work."""
     for path in paths:
         with _storage_errors(path), _temporary_file(path):
             pass
 
 
 def check_outputs(**given: Path | None) -> None:
-    """Raise UsageError where the file of an option, by its name, lies in no folder, or cannot be written.
+    """Raise UsageError if an option's output file has no folder, or cannot be written.
 
-    No folder is made for it: one that is missing is a slip, and the file would be looked for elsewhere.
+    A missing folder is taken for a slip of the user, and not created.
     """
     for option, path in given.items():
         if path is None:
@@ -117,7 +117,7 @@ def check_outputs(**given: Path | None) -> None:
 
 @contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
-    """Create a locked file beside ``path``; remove it, unless it was renamed, when the block is left."""
+    """Create a locked file beside ``path``; remove it after the block, unless it was renamed."""
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
@@ -130,7 +130,7 @@ def _temporary_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
-    """Raise an OSError of a failed write to ``path`` as StorageError."""
+    """Convert an OSError of a failed write to ``path`` to StorageError."""
     try:
         yield
     except OSError as error:
@@ -147,7 +147,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_section(path: Path, begin: str, end: str, content: str) -> None:
-    """Replace the text between the marker lines ``begin`` and ``end``; raise ReportError without these."""
+    """Replace the text between the marker lines ``begin`` and ``end``; raise ReportError without a marker."""
     before, found_begin, section = path.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = section.partition(end)
     if not found_begin or not found_end:
@@ -156,7 +156,7 @@ def write_section(path: Path, begin: str, end: str, content: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content``; None becomes null, NaN and infinity are refused."""
+    """Write ``content``; None becomes null, NaN and infinity raise ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -170,7 +170,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: Path, command: str, error: type[LitmeterError]) -> Iterator[None]:
-    """Raise ``error`` where a file is missing or ``path`` malformed, with the command that makes it."""
+    """Raise ``error``, which names the ``command`` that makes the file, if it is missing or malformed."""
     try:
         yield
     except OSError as cause:
@@ -181,15 +181,17 @@ def reading(path: Path, command: str, error: type[LitmeterError]) -> Iterator[No
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> None:
-    """Write ``rows``, which have the keys of the first, or ``fields``; None becomes an empty field."""
+    """Write ``rows`` with the columns ``fields``, or the first row's keys; None becomes an empty field."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0] if rows else fields), lineterminator="\n")
+        writer = csv.DictWriter(
+            file, fieldnames=list(fields or (rows[0] if rows else ())), lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to the end of a file, which may be missing; raise StorageError."""
+    """Append a line to a file, which may be missing; raise StorageError."""
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -197,33 +199,33 @@ def append_line(path: Path, line: str) -> None:
 
 
 def rounded(value: float | None, digits: int) -> float | None:
-    """``value`` with ``digits`` decimals, None as it is."""
+    """``value`` with ``digits`` decimals; None stays None."""
     return None if value is None else round(value, digits)
 
 
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Write ``rows``, all of them of ``kind``, with its fields as columns; None becomes an empty field.
+    """Write ``rows`` with the fields of ``kind`` as columns; None becomes an empty field.
 
-    A field that is a mapping has a column for each key, behind all others.
+    A mapping field becomes a column FIELD.KEY per key of any row, after all other columns.
     """
-    of_mappings = _mappings(kind)
-    names = [field.name for field in fields(kind) if field.name not in of_mappings]
+    mappings = _mappings(kind)
+    plain = [field.name for field in fields(kind) if field.name not in mappings]
     content = []
     for row in rows:
-        values = asdict(row)
-        more = {key: value for name in of_mappings for key, value in values.pop(name).items()}
-        content.append(values | more)
-    write_csv(path, content, names)
+        spread = {f"{name}.{key}": value for name in mappings for key, value in getattr(row, name).items()}
+        content.append({name: getattr(row, name) for name in plain} | spread)
+    write_csv(
+        path, content, list(dict.fromkeys([*plain, *(column for values in content for column in values)]))
+    )
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """The rows of ``path``, an empty field of an optional column as None.
+    """The rows of ``path``; empty fields of optional columns become None.
 
-    Files of earlier code may have more columns, which are ignored where no field is a mapping, and lack those
-    whose field has a default. Raise ValueError where a column is missing, or a value is not of its field's
-    type.
+    Columns without a field, of earlier code, are ignored; fields with a default need no column. Raise
+    ValueError for other missing columns, and for values of the wrong type.
     """
-    hints, of_mappings = get_type_hints(kind), _mappings(kind)
+    hints, mappings = get_type_hints(kind), _mappings(kind)
     nullable = {name for name, hint in hints.items() if NoneType in get_args(hint)}
     needed = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
     with path.open(encoding="utf-8", newline="") as file:
@@ -235,14 +237,22 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         raise ValueError(f"{path}: a row has more or fewer fields than there are columns")
     values: list[dict[str, Any]] = [
         {name: None if text == "" and name in nullable else text for name, text in row.items()}
-        | {name: {key: row[key] for key in row if key not in hints} for name in of_mappings}
+        | {name: _spread(row, f"{name}.") for name in mappings}
         for row in rows
     ]
     return TypeAdapter(list[kind]).validate_python(values)  # type: ignore[valid-type]
 
 
+def _spread(row: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {
+        column.removeprefix(prefix): text
+        for column, text in row.items()
+        if column.startswith(prefix) and text
+    }
+
+
 def _mappings(kind: type[Row]) -> list[str]:
-    """Its fields that are mappings."""
+    """Names of the mapping fields of ``kind``."""
     return [name for name, hint in get_type_hints(kind).items() if get_origin(hint) is Mapping]
 
 

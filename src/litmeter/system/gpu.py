@@ -1,4 +1,4 @@
-"""The first CUDA device: whether there is one, what it is, and what NVML reads of it now."""
+"""The first CUDA device: its existence, description, and present readings by NVML."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ import gpustat
 import pynvml
 
 NVIDIA_DRIVER = "libcuda.so.1"
-"""Asked for instead of its devices in /dev, which may not exist before the first use."""
+"""The driver's library: its devices in /dev may not exist before their first use."""
 AMD_DEVICE = Path("/dev/kfd")
-"""torch calls an AMD GPU CUDA, too."""
+"""torch also calls AMD GPUs CUDA."""
 
 
 def cuda_available() -> bool:
-    """Whether torch is installed and can use a GPU.
-
-    It is asked only where there is a driver: its import takes seconds.
-    """
+    """Whether torch is installed and can use a GPU; without a driver, torch, slow to import, is not asked."""
     if not (AMD_DEVICE.exists() or _has_nvidia_driver()) or find_spec("torch") is None:
         return False
     import torch
@@ -38,7 +35,7 @@ def _has_nvidia_driver() -> bool:
 
 
 def describe_gpu() -> dict[str, Any]:
-    """The first CUDA device, for the fingerprint; null without one."""
+    """The first CUDA device, for the fingerprint; null without a GPU."""
     if not cuda_available():
         return {"gpu": None, "gpu_count": 0, "gpu_memory_gib": None, "gpu_driver": None, "cuda": None}
     import torch
@@ -54,18 +51,18 @@ def describe_gpu() -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    """Its version; None without NVML, as in a container without the capability ``utility``."""
+    """The driver's version; None without NVML, as in a container without the capability ``utility``."""
     with suppress(pynvml.NVMLError):
         return str(gpustat.new_query().driver_version)
     return None
 
 
 class Reading(NamedTuple):
-    """What a GPU does now, for all processes; None is not known.
+    """A GPU's present state, of all processes together; None: unknown.
 
     Attributes:
-        percent, power_w: utilisation and power, means of up to the last second (see nvidia-smi(1)).
-        used_mib, free_mib: memory; the driver reserves some that is neither.
+        percent, power_w: utilisation and power, means over up to a second (see nvidia-smi(1)).
+        used_mib, free_mib: memory, except what the driver reserves.
     """
 
     percent: float | None
@@ -75,7 +72,7 @@ class Reading(NamedTuple):
 
 
 def read_gpu() -> Reading:
-    """Read torch's first CUDA device; raise pynvml.NVMLError without NVML, or where it does not know it."""
+    """Read torch's first CUDA device; raise pynvml.NVMLError without NVML, or if NVML does not know it."""
     handle = _handle()
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     percent = power_w = None
@@ -88,13 +85,13 @@ def read_gpu() -> Reading:
 
 @cache
 def _handle() -> Any:
-    # By its UUID: NVML's order is its own, and it lists GPUs that CUDA_VISIBLE_DEVICES hides.
+    # By UUID: NVML has another order than CUDA, and lists GPUs that CUDA_VISIBLE_DEVICES hides.
     pynvml.nvmlInit()
     return pynvml.nvmlDeviceGetHandleByUUID("GPU-" + cuda_uuid())
 
 
 def cuda_uuid() -> str:
-    """UUID of torch's first CUDA device, which CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER choose."""
+    """UUID of torch's first CUDA device, as CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER choose."""
     import torch
 
     return str(torch.cuda.get_device_properties(0).uuid).removeprefix("GPU-")

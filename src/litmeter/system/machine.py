@@ -1,4 +1,4 @@
-"""The machine: its hardware, what compiles on it, what else bears on figures; a lock for a run at a time."""
+"""The machine's fingerprint (hardware, compilers, environment), and a lock for one run at a time."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from litmeter.system.files import digest, read_json
 from litmeter.system.gpu import describe_gpu
 
 EXTRAS = ("", "train", "compile")
-"""Of litmeter, whose packages may bear on figures; the others' (DVC, Ray, tools of tests) do not."""
+"""litmeter's extras whose packages may affect figures; those of the others (DVC, Ray, test tools) do not."""
 CARRIERS = ("anyio", "greenlet", "opentelemetry-api", "pydantic-core")
-"""What carries each request below the packages that litmeter itself requires."""
+"""Packages that carry each request, below litmeter's direct requirements."""
 COMPILERS = ("torch", "timm", "openvino")
-"""What makes the packages of a compiled model."""
+"""Libraries that make the packages of a compiled model."""
 VARIABLES = re.compile("((OMP|MKL)_[^=]*|ONEDNN_MAX_CPU_ISA|LD_PRELOAD|CUDA_VISIBLE_DEVICES)=.")
-"""Environment variables that bear on speed, where they are set."""
+"""Environment variables that affect speed."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
-"""Instruction sets that change how fast a matrix product is."""
+"""Instruction sets that affect the speed of matrix products."""
 
 
 def hardware() -> dict[str, Any]:
-    """What this machine is, and its hash as ``id``: another machine has another one."""
+    """This machine's hardware, and its hash as ``id``."""
     cpu = _proc_cpuinfo()
     machine: dict[str, Any] = {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
@@ -50,15 +50,15 @@ def hardware() -> dict[str, Any]:
 
 
 def compilers() -> dict[str, Any]:
-    """What packages of a compiled model depend on: the hardware, and versions of what makes them."""
+    """Everything that a compiled model's packages depend on: hardware, and versions of COMPILERS."""
     return hardware() | _versions(COMPILERS)
 
 
 def fingerprint(sources: Iterable[Path] = (), *more: str) -> dict[str, Any]:
-    """All that bears on figures: hardware, cores, environment variables that are set, versions of libraries.
+    """Everything that affects figures: hardware, cores, environment variables, versions of libraries.
 
-    The libraries are those that litmeter requires, CARRIERS, the packages from which the Python files among
-    ``sources`` import, and ``more``.
+    The libraries are litmeter's requirements, CARRIERS, packages imported by the Python files among
+    ``sources``, and ``more``.
     """
     variables = {key: value for key, value in sorted(os.environ.items()) if VARIABLES.match(f"{key}={value}")}
     libraries = {*_required(), *CARRIERS, *_imported(sources), *more}
@@ -67,32 +67,32 @@ def fingerprint(sources: Iterable[Path] = (), *more: str) -> dict[str, Any]:
 
 
 def recorded_machine() -> dict[str, str]:
-    """By metrics/machine.json, the ``id`` of the machine, and a hash of all that bears on its figures."""
+    """From metrics/machine.json: the machine's ``id``, and a hash of everything that affects figures."""
     return {"machine": read_json(MACHINE)["id"], "environment": digest(MACHINE.read_bytes())}
 
 
 def _cores() -> dict[str, float]:
-    """Cores that this process may use; where a quota allows fewer than its CPUs, also these, as ``cpus``."""
+    """Number of cores that this process may use; under a smaller quota, also its number of CPUs."""
     cores, cpus = available_cores(), len(allowed_cpus())
     return {"cores": cpus} if cores == cpus else {"cores": cores, "cpus": cpus}
 
 
 def _required() -> Iterator[str]:
-    """The packages that litmeter requires, by the metadata of its installation."""
-    for one in map(Requirement, requires("litmeter") or ()):
-        if not one.marker or any(one.marker.evaluate({"extra": extra}) for extra in EXTRAS):
-            yield canonicalize_name(one.name)
+    """litmeter's requirements, from the installed metadata."""
+    for needed in map(Requirement, requires("litmeter") or ()):
+        if not needed.marker or any(needed.marker.evaluate({"extra": extra}) for extra in EXTRAS):
+            yield canonicalize_name(needed.name)
 
 
 def _imported(sources: Iterable[Path]) -> set[str]:
-    """The packages from which Python files import."""
+    """The packages that Python files import."""
     imported = {name for path in sources if path.suffix == ".py" for name in _imported_modules(path)}
     packages = packages_by_module() if imported else {}
     return {canonicalize_name(package) for name in imported for package in packages.get(name, ())}
 
 
 def _versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed."""
+    """Versions of the installed ones among ``libraries``."""
     found = {}
     for name in libraries:
         with suppress(PackageNotFoundError):
@@ -101,9 +101,9 @@ def _versions(libraries: Iterable[str]) -> dict[str, str]:
 
 
 def packages_by_module() -> dict[str, set[str]]:
-    """The installed packages that have each top-level module.
+    """The installed packages that provide each top-level module.
 
-    Python 3.10's packages_distributions misses those without a list of their modules, such as numpy.
+    Python 3.10's packages_distributions omits packages without a list of modules, such as numpy.
     """
     found: dict[str, set[str]] = {}
     for package in distributions():
@@ -114,7 +114,7 @@ def packages_by_module() -> dict[str, set[str]]:
 
 
 def _imported_modules(path: Path) -> Iterator[str]:
-    """The top-level modules that a Python file imports, anywhere in it; none where it is not Python."""
+    """The top-level modules that a file imports anywhere; none for invalid Python."""
     with suppress(SyntaxError, ValueError):
         for node in ast.walk(ast.parse(path.read_bytes())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -124,13 +124,13 @@ def _imported_modules(path: Path) -> Iterator[str]:
 
 
 def cpu_flags() -> set[str]:
-    """All flags in /proc/cpuinfo; empty where there is none (macOS)."""
+    """All flags in /proc/cpuinfo; empty without that file (macOS)."""
     cpu = _proc_cpuinfo()
     return set((cpu.get("flags") or cpu.get("Features") or "").split())
 
 
 def _proc_cpuinfo() -> dict[str, str]:
-    """The first processor in /proc/cpuinfo; empty where there is none (macOS)."""
+    """The first processor in /proc/cpuinfo; empty without that file (macOS)."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -140,12 +140,12 @@ def _proc_cpuinfo() -> dict[str, str]:
 
 
 LOCK_FILE = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}.lock"
-"""One per user, outside the working tree: other clones, and DVC's queue, compute on the same cores."""
+"""One per user, outside the working tree: other clones and DVC's queue compute on the same cores."""
 
 
 @contextmanager
 def exclusive_machine() -> Iterator[None]:
-    """Hold the machine's lock; wait, with a message, for who has it. A process that dies loses it."""
+    """Hold the machine's lock, which ends with this process; wait, with a message, for another holder."""
     lock = FileLock(LOCK_FILE)
     try:
         held = lock.acquire(blocking=False)

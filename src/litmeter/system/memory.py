@@ -14,8 +14,10 @@ FREE_BLOCKS = Path("/proc/buddyinfo")
 """Linux's free blocks, a line for each zone of memory: their numbers, of one page, two, four, and so on."""
 REGION_BYTES = 2**21
 """What one entry of the tables covers by which a hypervisor finds a machine's memory."""
-TAKEN_SHARE, STEP_BYTES = 1 / 2, 2**24
-"""At most so much of what is available is taken as scattered memory, in such steps."""
+TAKEN_SHARE, TAKEN_BYTES = 1 / 2, 2**30
+"""The most scattered memory that is taken: this share of what is available, and no more than 1 GiB, which a
+laptop that is in use can spare."""
+STEP_BYTES = 2**24
 
 
 def available_memory() -> int:
@@ -55,7 +57,8 @@ class ScatteredMemory:
 
     def take(self) -> None:
         """Take it, if that was not done before."""
-        wanted = 0 if self._taken else min(scattered_memory(), int(TAKEN_SHARE * available_memory()))
+        most = min(int(TAKEN_SHARE * available_memory()), TAKEN_BYTES)
+        wanted = 0 if self._taken else min(scattered_memory(), most)
         self._taken = True
         if wanted >= STEP_BYTES:
             with suppress(OSError):  # a limit of memory

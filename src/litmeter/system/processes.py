@@ -1,4 +1,4 @@
-"""Process groups that end with the block or with who started them, and jobs for one or several of them."""
+"""Process groups that end with a block or with the process that started them, and jobs for processes."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from litmeter.system.temporary import scratch
 LOG_TAIL_LINES = 15
 TICK_S = 0.25
 FULL_DISK_BYTES = 2**16
-"""Free space below which a disk counts as full: a failed write of a page may leave a few bytes."""
+"""A disk with less free space counts as full: a failed write of a page may leave a few bytes."""
 GONE_S = 10.0
-"""How long killed processes are waited for."""
+"""Longest wait for killed processes to disappear."""
 MARK = "LITMETER_GROUP"
-"""Environment variable with the process id of a followed group's leader. All that the leader starts inherit
-it, wherever they go: a daemon is in no group, and nobody's child, that one could know it by."""
+"""Environment variable with the process id of a followed group's leader. All processes that the leader starts
+inherit it, even daemons, which have left the group and have no parent among its processes."""
 CONTINUE_S = 0.1
-"""For a stopped process to go on. Until its main thread does, another thread may get a signal, of which
-Python's main thread does not hear while it waits in the kernel."""
+"""Time for a stopped process to go on. Until its main thread runs, another thread may get a signal, and
+Python's main thread does not hear of the signal while it waits in the kernel."""
 SETTLE_S = 1.0
-"""How long the processes of a followed group may take to end after its leader."""
+"""How long a followed group's processes may take to end after the leader."""
 WAIT_THEN_RUN = 'read -r _ <"/dev/fd/$0" && exec "$@"'
-"""Shell script: execute the command after a line from the pipe; end if the pipe is closed before."""
+"""Shell script: execute a command after a line from the pipe; end if the pipe is closed before."""
 MARK_ITSELF = f"export {MARK}=$$; "
 _named = set[str]()
-"""What was followed, and named as it did not end by itself."""
+"""Followed commands whose leftover processes have been reported."""
 GUARD = 'read -r _; kill -s KILL -- "-$1"; shift; [ $# = 0 ] || exec "$@"'
-"""Shell script: kill a group at the end of standard input, then execute a command, if there is one."""
+"""Shell script: kill a group at the end of standard input, then execute a command, if any."""
 KILL_MARKED = "import sys; from litmeter.system.processes import kill_marked; kill_marked(int(sys.argv[1]))"
 
 
@@ -57,18 +57,20 @@ def process_group(
     follow: str = "",
     **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``command`` in a process group of its own; end the group when the block is left.
+    """Run ``command`` in its own process group; end the group after the block.
 
-    Its leader gets SIGTERM and ``stop_s`` seconds to end; then the whole group is killed. If this
-    process is killed, even by SIGKILL, a guard process outside the group reads the end of its pipe
-    and kills the group. The command starts only after the guard. It inherits the descriptors ``pass_fds``;
-    ``options`` are Popen's.
+    The leader gets SIGTERM and ``stop_s`` seconds to end; then the whole group is killed. If this process is
+    killed, even by SIGKILL, a guard process outside the group reads the end of its pipe and kills the group.
+    The command starts only after the guard.
 
-    With ``follow``, what to call it, what has left the group is killed with it. What had time to end and did
-    not, or has left the group, is named, at the first time in this process.
+    Args:
+        pass_fds: descriptors that the command inherits.
+        follow: what to call the command in messages; if given, processes that have left the group are killed,
+            too. The first time in this process, a note names processes that had to be killed.
+        options: of Popen.
     """
     with ExitStack() as cleanup:
-        with defer_signals():  # until the clean-up of what has been started is registered
+        with defer_signals():  # until the clean-up of both processes is registered
             start, release = os.pipe()
             child = subprocess.Popen(
                 ["/bin/sh", "-c", (MARK_ITSELF if follow else "") + WAIT_THEN_RUN, str(start), *command],
@@ -86,8 +88,8 @@ def process_group(
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            cleanup.callback(guard.communicate)
-            cleanup.callback(guard.kill)  # before it: the last is called first
+            cleanup.callback(guard.communicate)  # callbacks run in reverse order
+            cleanup.callback(guard.kill)
             cleanup.callback(_stop, child, stop_s, follow)
             os.write(release, b"\n")
             os.close(release)
@@ -96,12 +98,12 @@ def process_group(
 
 
 def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: str) -> None:
-    """End ``child`` and its group, and close the pipes to it; with ``follow``, what has left it, too."""
+    """End ``child``, its group and, with ``follow``, processes outside the group; close the child's pipes."""
     known: set[psutil.Process] = set()
     try:
         if follow:
             known = followed(child.pid)
-            send_signal(known, signal.SIGCONT)  # it may be stopped
+            send_signal(known, signal.SIGCONT)  # processes may be stopped
             time.sleep(min(stop_s, CONTINUE_S))
         if child.poll() is None:
             child.terminate()
@@ -110,11 +112,11 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: str) -> None:
         settled = time.monotonic() + min(stop_s, SETTLE_S)
         while any(map(_lives, known)) and time.monotonic() < settled:
             time.sleep(0.01)
-    finally:  # a second Ctrl-C ends the waiting; the group is killed all the same
+    finally:  # even if a second Ctrl-C ends the waiting
         with defer_signals():
             left = set(filter(_lives, known | followed(child.pid))) if follow else set()
             said = sorted(named(one.pid) for one in left if stop_s or _is_outside(one, child.pid))
-            deadline = time.monotonic() + GONE_S  # killed processes take time to end
+            deadline = time.monotonic() + GONE_S
             while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
                 time.sleep(0.01)
             if follow:
@@ -128,15 +130,15 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: str) -> None:
             if said and follow not in _named:
                 _named.add(follow)
                 print_wrapped(
-                    f"note: not all of {follow} ended by itself when it was stopped, so {', '.join(said)} "
+                    f"note: not all processes of {follow} ended when it was stopped, so {', '.join(said)} "
                     "had to be killed; that changes no figure, and is said once"
                 )
 
 
 def tree(root: int) -> set[psutil.Process]:
-    """A process and its descendants; of a followed group's leader, also those that have left it.
+    """A process and its descendants; for a followed group's leader, also processes that have left the group.
 
-    Raise psutil.NoSuchProcess where it has ended.
+    Raise psutil.NoSuchProcess if the process has ended.
     """
     main = psutil.Process(root)
     found = {main, *main.children(recursive=True)}
@@ -147,25 +149,23 @@ def tree(root: int) -> set[psutil.Process]:
 
 
 def marked(leader: int) -> set[psutil.Process]:
-    """The living processes that a followed group's leader has started, wherever they are, and itself."""
+    """A followed group's leader and all living processes that it has started, in any group."""
     processes = psutil.process_iter(["environ"])
     return {process for process in processes if (process.info["environ"] or {}).get(MARK) == str(leader)}
 
 
 def followed(leader: int) -> set[psutil.Process]:
-    """All processes of a followed group, whether its leader has ended or not."""
+    """All processes of a followed group, whether or not the leader has ended."""
     with suppress(psutil.NoSuchProcess):
         return tree(leader) | marked(leader)
     return marked(leader)
 
 
 def kill_marked(leader: int, known: Iterable[psutil.Process] = ()) -> None:
-    """Kill what ``leader`` has started, wherever it is, and what that starts meanwhile; wait for their end.
+    """Kill all processes that ``leader`` has started, and those started meanwhile; wait for their end.
 
-    A killed process loses its memory, and with it the mark, before its files and ports.
-
-    Args:
-        known: processes of it that may have no mark.
+    ``known`` are further processes, perhaps without the mark: a killed process loses its memory, and with it
+    the mark, before its files and ports.
     """
     deadline, killed = time.monotonic() + GONE_S, set(known)
     send_signal(killed, signal.SIGKILL)
@@ -178,34 +178,34 @@ def kill_marked(leader: int, known: Iterable[psutil.Process] = ()) -> None:
 
 
 def send_signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    """Send a signal to each that lives."""
+    """Send a signal to each living process."""
     for process in processes:
         with suppress(psutil.Error):
             process.send_signal(number)
 
 
 def kill_group(group: int) -> bool:
-    """Kill the processes of ``group``; False where there is none."""
+    """Kill the processes of ``group``; False if there is none."""
     try:
         os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # the second is macOS's answer for a group of zombies
+    except (ProcessLookupError, PermissionError):  # PermissionError: a group of zombies on macOS
         return False
     return True
 
 
 def _is_alive(group: int) -> bool:
-    """Whether a process of ``group`` lives."""
+    """Whether any process of ``group`` lives."""
     for pid in psutil.pids():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):  # another user's, on macOS
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):  # other users', on macOS
             if os.getpgid(pid) == group and _lives(psutil.Process(pid)):
                 return True
     return False
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whether it is more than a zombie: that holds nothing, and lasts until it is reaped.
+    """Whether a process is not a mere zombie, which holds nothing until it is reaped.
 
-    One whose first thread has ended is called a zombie, too.
+    The status of a process whose first thread has ended is also "zombie".
     """
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and (
@@ -221,29 +221,29 @@ def _is_outside(process: psutil.Process, group: int) -> bool:
 
 
 def named(pid: int) -> str:
-    """A process by its name and id."""
+    """A process's name and id."""
     with suppress(psutil.Error):
         return f"{psutil.Process(pid).name()} ({pid})"
     return f"process {pid}"
 
 
 def memory_alone(pid: int) -> int:
-    """Memory of a process ``tree``, bytes, as if no other process shared any page with them.
+    """Bytes of memory of a process ``tree`` alone, without sharing by other processes; 0 if it has ended.
 
-    That is what each has to itself, and the most that one of them shares; 0 for one that has ended.
+    The sum of all unshared memory, and the largest shared memory of any process.
     """
-    own, shared = 0, 0
+    unshared, shared = 0, 0
     with suppress(psutil.NoSuchProcess):
         for process in tree(pid):
             with suppress(psutil.NoSuchProcess):
                 memory = process.memory_full_info()
-                own += memory.uss
+                unshared += memory.uss
                 shared = max(shared, memory.rss - memory.uss)
-    return own + shared
+    return unshared + shared
 
 
 def log_tail(log: Path) -> str:
-    """Text to append to the error of a process that died: its log's last lines, or that the disk is full."""
+    """Text for the error message of a dead process: the log's last lines, or that the disk is full."""
     if shutil.disk_usage(log.parent).free < FULL_DISK_BYTES:
         return (
             f": no space is left for temporary files ({log.parent.parent}); {FREE_SPACE}, then run it again"
@@ -253,9 +253,9 @@ def log_tail(log: Path) -> str:
 
 
 class JsonLinesProcess:
-    """The jobs to one process, by its standard input, and its answers, by its standard output.
+    """Jobs for a process, by its standard input, and answers, by its standard output.
 
-    Both raise ``error``, with ``name`` and the end of the ``log``, once it has died.
+    Once the process has died, all methods raise ``error`` with ``name`` and the end of the ``log``.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class JsonLinesProcess:
         self._process, self._log, self._name, self._error = process, log, name, error
 
     def send(self, job: Any) -> None:
-        """Send one job; raise ``error`` if the process has died."""
+        """Send one job."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -274,17 +274,14 @@ class JsonLinesProcess:
             raise self._failure() from None
 
     def answers(self) -> Iterator[Any]:
-        """Yield answers as they come; raise ``error``, with the end of the log, when the process has died."""
+        """Yield answers as they come."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             yield json.loads(line)
         raise self._failure()
 
     def answer(self, tick: Callable[[], None] | None = None) -> Any:
-        """The next answer; raise ``error``, with the end of the log, if the process has died.
-
-        While it is waited for, ``tick`` is called a few times a second; no answer before it may be unread.
-        """
+        """The next answer; meanwhile ``tick``, which needs all earlier answers read, is called repeatedly."""
         assert self._process.stdout is not None
         while tick and not select.select([self._process.stdout], [], [], TICK_S)[0]:
             tick()
@@ -296,7 +293,7 @@ class JsonLinesProcess:
 
 
 OnStart = Callable[["subprocess.Popen[bytes]"], object]
-"""A job calls it with each process group that it has started."""
+"""Called by a job with each process group that it has started."""
 
 
 @contextmanager
@@ -308,9 +305,9 @@ def json_lines_process(
     on_start: OnStart = lambda process: None,
     cwd: str | None = None,
 ) -> Iterator[JsonLinesProcess]:
-    """Run ``python -m MODULE`` on a job, with a temporary folder of its own, until the block is left.
+    """Run ``python -m MODULE`` on a job, with its own temporary folder, until the block ends.
 
-    LitmeterError, which calls it ``name``, is raised when it has died.
+    ``name`` is used in the LitmeterError of a dead process.
     """
     with (
         scratch() as folder,
@@ -336,8 +333,8 @@ Result = TypeVar("Result")
 def run_parallel(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list[Result]:
     """Run ``jobs``, up to ``most`` at a time; return their results in the same order.
 
-    If one fails, or this process is interrupted, the process groups of the others are killed, and those that
-    have not begun do not.
+    If a job fails, or this process is interrupted, the other jobs' process groups are killed, and no further
+    job begins.
     """
     started: list[subprocess.Popen[bytes]] = []
     futures: list[Future[Result]] = []

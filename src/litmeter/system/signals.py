@@ -1,4 +1,4 @@
-"""Handling of the signals that end a process, and processes that end with their parent."""
+"""Handling of termination signals, and processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from types import FrameType
 import psutil
 
 UNWIND_S = 60
-"""How long the clean-up after a signal may take before SIGALRM ends the process."""
+"""Longest clean-up after a signal; then SIGALRM ends the process."""
 PR_SET_PDEATHSIG = 1
 TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ENDINGS = (*TERMINATION_SIGNALS, signal.SIGHUP)
-"""Also that of a terminal which is closed; servers are in sessions of their own, and do not get it."""
+"""SIGHUP: the terminal is closed; servers have their own sessions, and do not get it."""
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
 
@@ -29,10 +29,10 @@ class Terminated(BaseException):
 
 @contextmanager
 def graceful_termination() -> Iterator[None]:
-    """Raise an exception at the first SIGTERM, SIGHUP or Ctrl-C; ignore those that follow, for UNWIND_S.
+    """Raise an exception at the first SIGTERM, SIGHUP or Ctrl-C; ignore further ones for UNWIND_S.
 
-    A second signal must not interrupt the clean-up. If the exception gets lost, as in a destructor,
-    the alarm ends this process, and the guards of its process groups kill those.
+    A second signal must not interrupt the clean-up. If the exception is lost, as in a destructor, an alarm
+    ends this process, and the guards kill its process groups.
     """
     handled = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
 
@@ -52,12 +52,11 @@ def graceful_termination() -> Iterator[None]:
 
 
 def exit_with_parent(poll_s: float = 0.5) -> None:
-    """Send this process SIGTERM when the process that started it, through any shells, has ended.
+    """Send this process SIGTERM when the process that started it, perhaps through shells, has ended.
 
-    Without this, a stage would outlive a killed DVC. The kernel's PR_SET_PDEATHSIG covers only the
-    direct parent, which may be a shell that outlives DVC, so the parents of all shells in between are
-    watched. If DVC was killed before this call, the parent is the process that adopts orphans, which
-    is of another session.
+    Otherwise a stage would outlive a killed DVC. The kernel's PR_SET_PDEATHSIG covers only the direct parent,
+    which may be a shell that outlives DVC; so a thread watches the parents of all shells in between. If DVC
+    was killed before this call, the parent is the process that adopts orphans, in another session.
     """
     process = psutil.Process()
     shells = takewhile(lambda parent: parent.name() in SHELLS, process.parents())
@@ -84,20 +83,20 @@ def exit_with_parent(poll_s: float = 0.5) -> None:
 def kill_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent, the process ``parent``, ends; Linux only."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended already
+    if os.getppid() != parent:  # the parent has ended already
         os._exit(1)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Handle ENDINGS only after the block has ended.
+    """Defer ENDINGS until the block has ended; ignored signals stay ignored.
 
-    They are not blocked, as a child would inherit that. Ignored signals stay ignored.
+    Blocking the signals instead would be inherited by children.
     """
     deferred: list[int] = []
     handled = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
-        handled = []  # signals are handled in the main thread only
+        handled = []  # only the main thread handles signals
     before = {number: signal.signal(number, lambda n, _: deferred.append(n)) for number in handled}
     try:
         yield

@@ -1,7 +1,7 @@
-"""Temporary folders and files, and removal of those that a killed run has left.
+"""Temporary folders and files, and removal of those that killed runs have left.
 
-Each has a recognisable name, and is locked while it is in use. The kernel frees the locks of a dead
-process, so that a temporary file without a lock is stale.
+Temporary files have recognisable names, and are locked while in use. The kernel frees a dead process's locks,
+so a temporary file without a lock is stale.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from litmeter.system.signals import defer_signals
 
 PREFIX = ".litmeter-"
 TEMPORARY_SUFFIX = ".litmeter.tmp"
-"""Ending of the names of result files that are being written."""
+"""Suffix of result files that are being written."""
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Create a temporary folder; remove it when the block is left.
+    """Create a temporary folder; remove it after the block.
 
-    Used as TMPDIR of child processes that may be killed, it takes along what they leave there. Its
-    name is short, as they create sockets in it, whose paths may have a hundred characters.
+    As TMPDIR of child processes that may be killed, it also holds their leftovers. Its name is short because
+    children create sockets in it, and a socket's path has about a hundred characters at most.
     """
     with ExitStack() as cleanup:
         with defer_signals():  # until the folder's removal is registered
@@ -41,12 +41,12 @@ def scratch() -> Iterator[Path]:
 
 
 def folder_of(pid: int) -> Path:
-    """Where a process leaves files that it needs to its end; who replaces one that was killed removes it."""
+    """Folder for files that a process needs to its end; the supervisor removes a killed worker's folder."""
     return Path(tempfile.gettempdir()) / f"of-{pid}"
 
 
 def lasting_log(name: str) -> Path:
-    """Where the log of the last try of what has this name stays; raise UsageError if it is not one's own."""
+    """Path of a log that outlasts this run, by name; raise UsageError if its folder is another user's."""
     folder = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}-logs"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
@@ -55,7 +55,7 @@ def lasting_log(name: str) -> Path:
 
 
 def _claimed_folder() -> tuple[Path, int]:
-    """Create a temporary folder and lock it; another, if a run that looks for stale ones was faster."""
+    """Create and lock a temporary folder; try again if another run took it for stale before the lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         with suppress(BlockingIOError, FileNotFoundError):
@@ -66,7 +66,7 @@ def _claimed_folder() -> tuple[Path, int]:
 
 
 def claim(path: Path) -> int:
-    """Lock a file or folder until the returned descriptor is closed, or raise BlockingIOError."""
+    """Lock a file or folder until the returned descriptor is closed; raise BlockingIOError if locked."""
     lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,8 +79,8 @@ def claim(path: Path) -> int:
 
 
 def remove_stale_files() -> list[Path]:
-    """Remove the temporary folders and half-written results of dead processes; return their paths."""
-    candidates = [*Path(tempfile.gettempdir()).glob(PREFIX + 8 * "[a-z0-9_]")]  # as mkdtemp names them
+    """Remove temporary folders and half-written results of dead processes; return their paths."""
+    candidates = [*Path(tempfile.gettempdir()).glob(PREFIX + 8 * "[a-z0-9_]")]  # mkdtemp's names
     pattern = f".*{TEMPORARY_SUFFIX}"
     candidates += [*Path().glob(pattern), *INDEX.parent.glob(pattern)]
     candidates += [path for folder in RESULT_FOLDERS for path in folder.rglob(pattern)]
@@ -88,13 +88,13 @@ def remove_stale_files() -> list[Path]:
 
 
 def report_stale_files(stage: str) -> None:
-    """Remove stale files, and name them in one line that begins with ``stage``."""
+    """Remove stale files; print their paths after ``stage``."""
     if removed := remove_stale_files():
         print(f"{stage}: removed what a killed run has left: {', '.join(map(str, removed))}", file=sys.stderr)
 
 
 def _remove_if_stale(path: Path) -> bool:
-    """Remove ``path`` if it is this user's and not locked; whether it was removed."""
+    """Remove this user's unlocked ``path``; whether it was removed."""
     with suppress(OSError):
         lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:

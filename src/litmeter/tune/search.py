@@ -24,7 +24,7 @@ from litmeter.kinds.configuration import Configuration, TuneSettings
 from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
-from litmeter.measure.comparison_rows import ratio_columns
+from litmeter.measure.comparison_rows import interval
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
@@ -442,15 +442,20 @@ def _status_of(racing: Race, name: str) -> Status:
 def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics | None) -> TuneRow:
     racer = racing.racers[name]
     rates = [rate for rate in racer.rates if rate]
-    over_serve = racing.ratio(name, racing.reference)
+    ratio, ratio_low, ratio_high = interval(racing.over_leader(name))
+    over_serve, over_serve_low, over_serve_high = interval(racing.ratio(name, racing.reference))
     return TuneRow(
         name=name,
         status=status,
         incumbent=name == racing.reference,
         knobs={knob: getattr(racer.settings, knob) for knob in racer.settings.knobs},
         rate_rps=round(geometric_mean(rates), 1) if rates else None,
-        **ratio_columns(racing.over_leader(name), "ratio", "ratio_low", "ratio_high"),
-        **ratio_columns(over_serve, "over_serve", "over_serve_low", "over_serve_high"),
+        ratio=ratio,
+        ratio_low=ratio_low,
+        ratio_high=ratio_high,
+        over_serve=over_serve,
+        over_serve_low=over_serve_low,
+        over_serve_high=over_serve_high,
         p95_ms=rounded(racer.latency_ms(95), 1),
         memory_mib=rounded(racer.memory_mib, 0),
         agreement=rounded(racer.agreement, 4),

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from litmeter.kinds.configuration import Configuration, Machine, TuneSettings
+from litmeter.kinds.configuration import Configuration, Host, TuneSettings
 
 DUPLICATE = "the same as another one"
 WORKERS_TIMES_THREADS = "workers x threads"
@@ -28,7 +28,7 @@ class Space:
     left_out: Mapping[str, int]
 
 
-def space_of(tune: TuneSettings, serve: Configuration, machine: Machine) -> Space:
+def space_of(tune: TuneSettings, serve: Configuration, machine: Host) -> Space:
     """Each combination of the knobs' values that can run, once; other keys are those of ``serve``."""
     left_out: Counter[str] = Counter()
     found: dict[Configuration, None] = {}

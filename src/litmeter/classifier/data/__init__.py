@@ -1,1 +1,1 @@
-"""The photographs: read from one of three sources, checked, split, and listed in an index."""
+"""The photos: read from one of three sources, checked, split, and listed in an index."""

@@ -15,9 +15,9 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Photo(Record):
-    """One photograph; ``label`` is its position in the index's classes.
+    """A photograph; ``label`` is an index into the classes.
 
-    ``sha256``, of the file, is read by nobody: by it, stages that read photos depend on their content.
+    By ``sha256``, of the file, stages that read the index depend on the photo's content.
     """
 
     path: str
@@ -27,7 +27,7 @@ class Photo(Record):
 
 
 class Index(Record):
-    """All photographs and the names of their classes."""
+    """All photographs, and the names of the classes."""
 
     classes: list[str]
     photos: list[Photo]
@@ -46,7 +46,7 @@ class Index(Record):
                 raise DataError(f"class {self.classes[min(missing)]!r} has no photo in the {name} split")
 
     def labelled(self, classes: Sequence[str]) -> Index:
-        """The same with these classes, in their order; raise ParamsError where one of its own is missing."""
+        """The index with a model's ``classes``; raise ParamsError where a class of the data is missing."""
         if missing := [name for name in self.classes if name not in classes]:
             raise ParamsError(
                 f"model.classes: got {', '.join(classes)}; {missing[0]} is missing, a class of the data"
@@ -57,9 +57,9 @@ class Index(Record):
 
 
 def read_index(classes: Sequence[str] | None = None) -> Index:
-    """Read the index that the stage ``data`` wrote, labelled by a model's own ``classes`` if it has any.
+    """Read the index that the stage ``data`` wrote, labelled by ``classes`` if they are given.
 
-    Raise DataError where it or a photograph is missing.
+    Raise DataError where the index or a photograph is missing.
     """
     with reading(INDEX, "dvc repro data", DataError):
         index = Index.model_validate(read_json(INDEX))

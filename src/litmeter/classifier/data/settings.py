@@ -21,6 +21,6 @@ class DataSettings(Section):
 
 
 class DataParams(Section):
-    """What params.yaml says of photographs."""
+    """The keys of params.yaml for the photographs."""
 
     data: DataSettings

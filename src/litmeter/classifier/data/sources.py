@@ -26,7 +26,7 @@ OXFORD_NAME = "oxford-iiit-pet"
 def make_index(settings: DataSettings) -> Index:
     """The index of the source that ``settings`` name.
 
-    Raise DataError where it is not there, or has a class without a photograph in some split.
+    Raise DataError where there is no source, or a split lacks a class.
     """
     root = DOWNLOAD_FOLDER if settings.download else Path(settings.folder)
     index = _oxford(root, settings) if (root / OXFORD_NAME).is_dir() else _class_folders(settings)
@@ -35,7 +35,7 @@ def make_index(settings: DataSettings) -> Index:
 
 
 def download() -> str:
-    """Download Oxford-IIIT Pet, unless it is there; return a hash of its photos and lists, and their names.
+    """Download Oxford-IIIT Pet unless it is there; return a hash of its files and their names.
 
     Raise DataError where it cannot be downloaded.
     """
@@ -47,7 +47,7 @@ def download() -> str:
             "data.download to false, for the photos in data/sample"
         ) from error
     folder = DOWNLOAD_FOLDER / OXFORD_NAME
-    files = sorted(path for path in folder.glob("*/*") if path.is_file())  # above these are the archives
+    files = sorted(path for path in folder.glob("*/*") if path.is_file())  # without the archives
     lines = [f"{_sha256(path)} {path.relative_to(folder)}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -74,7 +74,7 @@ def _oxford(root: Path, settings: DataSettings) -> Index:
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{root / OXFORD_NAME}: not Oxford-IIIT Pet ({error})") from error
         species = settings.task == "species"
-        # The public interface yields decoded images; the paths are in these attributes only.
+        # The public interface yields decoded images, not paths.
         labels = dataset._bin_labels if species else dataset._labels
         items[split] = [(str(path), label) for path, label in zip(dataset._images, labels, strict=True)]
         if split == "trainval":
@@ -102,7 +102,7 @@ def _class_folders(settings: DataSettings) -> Index:
 
 
 def _split(items: list[Item], fraction: float, rng: random.Random) -> tuple[list[Item], list[Item]]:
-    """Move the share ``fraction`` of each label's ``items`` to the second list."""
+    """Split the ``items``; the second list has the share ``fraction`` of each label, at least one."""
     taken: set[str] = set()
     for label in sorted({label for _, label in items}):
         paths = [path for path, other in items if other == label]

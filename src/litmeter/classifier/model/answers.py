@@ -1,4 +1,4 @@
-"""Answers of configurations without a server; ``python -m`` this module has a share of the photos."""
+"""Answers to all photos without a server; each process (``python -m`` this module) answers a share."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from litmeter.system.processes import OnStart, json_lines_process, run_parallel
 def answers_of(
     folders: ModelFolders, device: str, configurations: Sequence[InferenceSettings], photos: Sequence[Path]
 ) -> list[npt.NDArray[np.float64]]:
-    """The probabilities of each configuration, by photo and class.
+    """The probabilities of each configuration: an array (photos, classes).
 
-    Raise LitmeterError, with the end of its log, where a model cannot be loaded or run.
+    Raise LitmeterError, with the end of the process's log, where a model cannot be loaded or run.
     """
     processes = 1 if device == "cuda" else min(whole_cores(), len(photos))
     answers: list[list[Any]] = [[None] * len(photos) for _ in configurations]
@@ -34,17 +34,19 @@ def answers_of(
         "exported": str(folders.exported),
         "compiled": str(folders.compiled),
         "device": device,
-        "configurations": [own.model_dump(include=keys) for own in configurations],
+        "configurations": [settings.model_dump(include=keys) for settings in configurations],
     }
-    environment = keeping_freed_memory()
     with bar(len(configurations) * len(photos), "answers", "photo") as progress:
 
         def run_share(first: int, on_start: OnStart) -> None:
             numbers = range(first, len(photos), processes)
-            own = job | {"photos": [str(photos[number]) for number in numbers]}
-            name = "what runs the model"
+            share = job | {"photos": [str(photos[number]) for number in numbers]}
             with json_lines_process(
-                "litmeter.classifier.model.answers", own, environment, name, on_start
+                "litmeter.classifier.model.answers",
+                share,
+                keeping_freed_memory(),
+                "the process that runs the model",
+                on_start,
             ) as process:
                 for _ in range(len(configurations) * len(numbers)):
                     configuration, position, probabilities = process.answer()
@@ -52,11 +54,11 @@ def answers_of(
                     progress.update()
 
         run_parallel([partial(run_share, first) for first in range(processes)], processes)
-    return [np.array(own, dtype=np.float64) for own in answers]
+    return [np.array(probabilities, dtype=np.float64) for probabilities in answers]
 
 
 def main() -> None:
-    """Read a job from standard input, and print a line for each configuration and photo."""
+    """Read a job from standard input; print an answer in JSON for each configuration and photo."""
     from litmeter.classifier.model.predictor import Predictor  # imports torch, which takes seconds
 
     job = json.loads(sys.stdin.readline())

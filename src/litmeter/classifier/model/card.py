@@ -1,4 +1,4 @@
-"""The model card: a JSON file that describes the weights beside it, and says all that serving them needs."""
+"""The model card: a JSON file beside the weights with all that is needed to serve them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from litmeter.system.files import Record, read_json, reading
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 INTERPOLATIONS = ("bilinear", "bicubic")
-"""Timm's interpolations that torch computes on bytes; models of others are not for torchvision."""
+"""The interpolations of timm that torch also computes on bytes; other models need timm's preprocessing."""
 
 
 class ModelCard(Record):
-    """All that a server must know about a model, besides its weights."""
+    """The content of the card."""
 
     architecture: str = Field(description="name in timm, factory, or name of the ONNX file")
-    kind: ModelKind = Field("name", description="the key of `model:` that this stood for")
-    code_sha256: str | None = Field(None, description="of the factory's files; null for others")
+    kind: ModelKind = Field("name", description="the key of `model:` that named it")
+    code_sha256: str | None = Field(None, description="of the factory's files; null for other kinds")
     classes: list[str] = Field(min_length=2, description="by output index")
     image_size: int = Field(description="side of the square input, pixels")
     mean: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
@@ -37,12 +37,12 @@ class ModelCard(Record):
 
     @property
     def resized_side(self) -> int:
-        """The shorter side of a resized image, in pixels; its centre is cropped."""
+        """The shorter side of a resized image, in pixels, before its centre is cropped."""
         return math.floor(self.image_size / self.crop_pct)
 
 
 def sha256(*paths: Path) -> str:
-    """Hex digest of the contents of the files ``paths``, one after another."""
+    """Hex digest of the files' contents, one after another."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -62,6 +62,6 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def check_code(card: ModelCard) -> None:
-    """Raise ModelError where the factory's code is not that which was exported; only torch runs it."""
+    """Raise ModelError where the code of a factory has changed since the export."""
     if card.kind == "factory" and sha256(*files_of_factory(card.architecture)) != card.code_sha256:
         raise ModelError(f"the code of {card.architecture} has changed; `dvc repro export` exports it again")

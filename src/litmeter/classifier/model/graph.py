@@ -1,4 +1,4 @@
-"""Models as OpenVINO's graphs: an ONNX file's as a module, torch modules converted, operators counted."""
+"""OpenVINO's graphs: of ONNX files, as torch modules; of torch modules; and the operators in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from litmeter.system.temporary import scratch
 
 
 class GraphModel(torch.nn.Module):
-    """A model of an ONNX file, whose state is its graph: on the CPU, for its test and reference answers."""
+    """The model of an ONNX file, for its test and reference answers on the CPU; its state is the graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,22 +26,22 @@ class GraphModel(torch.nn.Module):
         self._compiled: openvino.CompiledModel | None = None
 
     def get_extra_state(self) -> torch.Tensor:
-        """The graph as OpenVINO writes it, bytes: its structure in XML, a zero, and its weights."""
+        """The bytes of the graph as OpenVINO writes it: its structure in XML, a zero, and its weights."""
         return self._state
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Take the graph with this ``state``."""
+        """Set the graph."""
         self._state, self._compiled = state, None
 
     def graph(self, image_size: int) -> openvino.Model:
-        """The graph; raise ParamsError unless it takes floats (N, 3, image_size, image_size) alone."""
+        """The graph; raise ParamsError unless its only input is floats (N, 3, image_size, image_size)."""
         structure, _, weights = self._state.numpy().tobytes().partition(b"\0")
         graph = openvino.Core().read_model(structure, weights)
         images = openvino.PartialShape([-1, 3, image_size, image_size])
         if (len(graph.inputs), len(graph.outputs)) != (1, 1) or not (
             graph.input().element_type.is_real() and graph.input().partial_shape.compatible(images)
         ):
-            takes = ", ".join(f"{one.element_type.to_string()} {one.partial_shape}" for one in graph.inputs)
+            takes = ", ".join(f"{i.element_type.to_string()} {i.partial_shape}" for i in graph.inputs)
             raise ParamsError(
                 f"it takes {takes or 'nothing'}, and has {len(graph.outputs)} outputs; allowed: one input, "
                 "of floats, and one output"
@@ -49,7 +49,7 @@ class GraphModel(torch.nn.Module):
         return graph
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) of float images (N, 3, size, size), one by one: some graphs take no batch."""
+        """Logits (N, classes) of floats (N, 3, size, size), image by image: some graphs take no batch."""
         if self._compiled is None:
             graph, options = self.graph(images.shape[-1]), {"INFERENCE_PRECISION_HINT": "f32"}
             graph.reshape([1, *images.shape[1:]])
@@ -75,17 +75,17 @@ def read_onnx(path: Path) -> dict[str, torch.Tensor]:
 def pixel_graph(graph: openvino.Model, card: ModelCard) -> openvino.Model:
     """The graph with the card's normalisation before it, for uint8 pixels (N, 3, size, size)."""
     processor = PrePostProcessor(graph)
-    own = processor.input()
-    own.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NCHW"))
-    own.model().set_layout(openvino.Layout("NCHW"))
+    images = processor.input()
+    images.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NCHW"))
+    images.model().set_layout(openvino.Layout("NCHW"))
     mean, std = ([255 * value for value in values] for values in (card.mean, card.std))
-    own.preprocess().convert_element_type(openvino.Type.f32).mean(mean).scale(std)
+    images.preprocess().convert_element_type(openvino.Type.f32).mean(mean).scale(std)
     return processor.build()
 
 
 def converted(model: torch.nn.Module, example: torch.Tensor, any_batch: bool = False) -> openvino.Model:
-    """The graph of a torch module, for batches of the size of ``example``, or of any size."""
-    # Of two images, as torch takes a size of one for a constant.
+    """The graph of a torch module, for batches as large as ``example`` or of any size."""
+    # torch takes a batch size of one for a constant.
     images = torch.cat([example[:1]] * 2) if any_batch else example
     shapes = ({0: torch.export.Dim.AUTO},) if any_batch else None
     with torch.no_grad():
@@ -95,7 +95,7 @@ def converted(model: torch.nn.Module, example: torch.Tensor, any_batch: bool = F
 
 
 class Operator(NamedTuple):
-    """A convolution or matrix product: its multiply-accumulates, weights, and numbers of each activation."""
+    """A convolution or matrix product: multiply-accumulates, weights, and the size of each activation."""
 
     macs: int
     weights: int
@@ -103,9 +103,9 @@ class Operator(NamedTuple):
 
 
 def operators(graph: openvino.Model, image_size: int) -> Iterator[Operator]:
-    """The operators that count, for one image."""
+    """The convolutions and matrix products that one image runs through."""
     graph.reshape([1, 3, image_size, image_size])
-    varying = {node.get_name() for node in graph.get_parameters()}  # nodes that an image changes
+    varying = {node.get_name() for node in graph.get_parameters()}  # nodes whose output depends on the image
     for node in graph.get_ordered_ops():
         inputs, kind = node.input_values(), node.get_type_name()
         read = [value for value in inputs if value.get_node().get_name() in varying]
@@ -118,7 +118,7 @@ def operators(graph: openvino.Model, image_size: int) -> Iterator[Operator]:
         if kind == "MatMul":
             depth = taken[-2 if node.get_attributes()["transpose_a"] else -1]
         else:
-            depth = math.prod(weights) // output[1]  # of an output channel
-        own = math.prod(weights) if len(read) == 1 else 0
+            depth = math.prod(weights) // output[1]  # weights of an output channel
+        weight_count = math.prod(weights) if len(read) == 1 else 0  # else both inputs are activations
         moved = tuple(math.prod(value.shape) for value in (*read, node.output(0)))
-        yield Operator(math.prod(output) * depth, own, moved)
+        yield Operator(math.prod(output) * depth, weight_count, moved)

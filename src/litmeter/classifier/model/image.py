@@ -3,10 +3,9 @@
 A file of a few bytes can demand much memory and time, so its number of pixels, its aspect ratio and
 its number of scans are checked before it is decoded.
 
-Nor are all of its parts given to a decoder. Pillow walks through JPEG segments, PNG chunks and GIF blocks in
-Python, byte by byte where it finds none: a file of megabytes made of the shortest of them takes it seconds.
-Here each walk ends after a number of steps that no camera reaches, and what the pixels do not depend on
-(EXIF, XMP, ICC profiles, comments, films behind the end mark) is left out, so that nobody walks through it.
+Decoders get the parts of a file that its pixels depend on, and no others. Pillow walks through JPEG segments,
+PNG chunks and GIF blocks in Python, and reads EXIF, ICC profiles, comments and compressed texts: a file of
+20 MB that consists of these alone would take it seconds.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ import io
 import re
 import warnings
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-"""Formats that browsers and cameras write; Pillow's other decoders are not used. Of a file with several
-images (an animation, a stereo JPEG) the first is decoded."""
+"""Formats of browsers and cameras; Pillow's other decoders are not used. The first image of an animation or a
+stereo JPEG is decoded."""
 UNSUPPORTED = {
     "HEIC": (4, (b"ftyphei", b"ftyphev")),
     "HEIF": (4, (b"ftypmif1", b"ftypmsf1")),
@@ -29,19 +27,19 @@ UNSUPPORTED = {
     "TIFF": (0, (b"II*\0", b"MM\0*")),
     "PDF": (0, (b"%PDF-",)),
 }
-"""Formats that are refused by name: offset of their signature in a file, and the possible signatures."""
-JPEG_FORMATS = ("JPEG", "MPO")
-"""MPO is Pillow's name for a JPEG file that holds several images."""
+"""Formats that are refused by name: the offset of their signature, and the possible signatures."""
 MAX_PIXELS = 50_000_000
-"""Unless another limit is given. A decoded RGB image of 50 megapixels takes 150 MB."""
+"""The default limit. A decoded RGB image of 50 megapixels takes 150 MB."""
 MAX_ASPECT = 100
-"""Longer side over shorter: a strip of 65,000 x 1 pixels would be resized to 256 x 17 million."""
+"""Longer side over shorter side: a strip of 65,000 x 1 pixels would be resized to 256 x 17 million."""
 MAX_SCANS = 100
-"""Scans of a JPEG. A progressive one has ten; one may be 14 bytes long; it is decoded over all pixels."""
+"""Of a JPEG. Progressive ones have ten or so; a scan of 14 bytes goes over all pixels."""
+MAX_SCANS_OF_LARGEST = 12
+"""Of a JPEG with as many pixels as are allowed; smaller ones may have as many more."""
 
 
 class ImageError(Exception):
-    """Bytes that are not an image, or an image above a limit; ``status`` is the HTTP status of the answer."""
+    """The bytes are no image, or the image is above a limit; ``status`` is the HTTP status of the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -57,11 +55,11 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read the header of the image file ``content``, of ``needed_parts``, and check the limits.
+    """Read the header of an image file, cut down by ``needed_parts``, and check the limits.
 
-    Raise ImageError: 413 above a limit, 400 for what does not begin as an image of one of ``FORMATS``.
+    Raise ImageError: 413 above a limit, 400 where it is not the header of one of ``FORMATS``.
     """
-    # Pillow refuses images of more than twice this number, before it allocates memory for a WebP or a GIF.
+    # Pillow refuses more than twice this number before it allocates memory for a WebP or a GIF.
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
     try:
         with warnings.catch_warnings():
@@ -73,17 +71,16 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(400, f"image: {_unsupported_reason(content)}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
-        raise ImageError(
-            400, f"image: not a readable image ({str(error) or type(error).__name__})"
-        ) from error
+        raise _unreadable(error) from error
     size = f"{image.width} x {image.height}"
     if image.width * image.height > max_pixels:
         raise ImageError(413, f"image: {size} pixels are more than the {max_pixels} allowed")
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError(413, f"image: of {size} pixels one side is over {MAX_ASPECT} times the other")
-    # FF DA is the marker of a scan; compressed data never contains it.
-    if image.format in JPEG_FORMATS and content.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageError(413, f"image: a JPEG of more than {MAX_SCANS} scans")
+    scans = content.count(b"\xff\xda") if image.format == "JPEG" else 0  # compressed data never contains it
+    if scans > min(MAX_SCANS, MAX_SCANS_OF_LARGEST * max_pixels // (image.width * image.height)):
+        raise ImageError(413, f"image: a JPEG of {scans} scans of {size} pixels")
+    image.decodermaxblock = len(content)  # for each block, Pillow copies all that its decoder left
     return image
 
 
@@ -94,9 +91,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image = image.point(lambda value: value / 256).convert("L")
         return image.convert("RGB")
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
-        raise ImageError(
-            400, f"image: not a readable image ({str(error) or type(error).__name__})"
-        ) from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> ImageError:
+    return ImageError(400, f"image: not a readable image ({str(error) or type(error).__name__})")
 
 
 def _unsupported_reason(content: bytes) -> str:
@@ -108,28 +107,18 @@ def _unsupported_reason(content: bytes) -> str:
     return "not a readable image (unknown format: no JPEG, PNG, WebP or GIF)"
 
 
-MAX_SEGMENTS = 2048
-"""Markers of a JPEG before its first scan: 20 MB are 320 of the longest ones. And markers from there to its
-end, but those within a scan's data: a progressive JPEG has some 30, and libjpeg walks through millions."""
-MAX_CHUNKS = 8192
-"""Chunks of a PNG: 20 MB are 8,000 of 2.4 KB, and encoders write 8 KB or more."""
-MAX_EXTENSIONS, MAX_BLOCKS = 1024, 65_536
-"""Extensions of a GIF before its first image, and blocks of all of them; one holds at most 255 bytes."""
-MAX_JUNK = 65_536
-"""Bytes between the parts of a JPEG or GIF; Pillow skips them, and so do others."""
+MAX_PARTS = 8192
+"""Segments of a JPEG before its first scan, chunks of a PNG, or blocks of a GIF before its first image.
+Encoders of PNG write 8 KB or more in a chunk."""
+MAX_TABLES_BYTES = 65_536
+"""Needed segments of a JPEG before its first scan. A photo has less than 2 KB of them."""
 
 SOI, EOI, SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
-NEEDED_APPS = (0xE0, 0xEE)
-"""APP0 is JFIF's header; APP14 is Adobe's, which says how colours are coded."""
-COMMENT = 0xFE
-LONE_MARKERS = (0x01, *range(0xD0, 0xDA), 0xC8, *range(0xF0, 0xFE))
-"""Without a length: TEM, RST0 to RST7, SOI, EOI. And JPG with its extensions, which no decoder knows: Pillow
-looks for the next marker within them."""
+NEEDED_SEGMENTS = {*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE}
+"""The frame and its tables, JFIF's header (APP0), and Adobe's (APP14), which says how colours are coded."""
+WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}
+"""Markers that no segment follows; 0xFF 0x00 is no marker at all."""
 FILL = re.compile(rb"\xff+")
-LONG_FILL = b"\xff" * 1024
-LONG_FILLS = re.compile(LONG_FILL + rb"\xff*")
-"""Runs of 0xFF within scans, of which one byte is kept: a marker may follow any number of them, and Pillow
-copies the whole run again for each 64 KiB that it reads. No table has more than 256 in a row."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -137,96 +126,73 @@ CHUNK_FRAME = 12
 """Bytes of a chunk besides its data: length, type and checksum."""
 
 GIF_SIGNATURES = (b"GIF87a", b"GIF89a")
-GIF_BLOCK = re.compile(rb"[!,;]")
+GIF_PART = re.compile(rb"[!,;]")
 """First byte of an extension, of an image, and of the end."""
 GRAPHIC_CONTROL = b"\xf9"
 """The extension with the transparent colour."""
 
 
 def needed_parts(content: bytes) -> bytes:
-    """An image file without the parts that its pixels do not depend on: no decoder walks through them.
+    """An image file without the parts that its pixels do not depend on; a truncated file stays truncated.
 
-    A file that ends too early ends too early in the result, too; other formats are returned as they are.
-    Raise ImageError, 413, for more parts, or more bytes between them, than the constants above allow.
+    WebP and unknown formats are returned as they are: no decoder walks through them in Python.
+    Raise ImageError, 413, above MAX_PARTS or MAX_TABLES_BYTES.
     """
     for signatures, needed in ((SOI + b"\xff", _jpeg), (PNG_SIGNATURE, _png), (GIF_SIGNATURES, _gif)):
         if content.startswith(signatures):
-            return needed(content)
+            return b"".join(needed(content))
     return content
 
 
-def _too_many(what: str) -> ImageError:
-    return ImageError(413, f"image: {what}")
+TOO_MANY = f"image: more than {MAX_PARTS} segments, chunks or blocks"
 
 
-def _jpeg(content: bytes) -> bytes:
-    kept, place, junk = [SOI], len(SOI), 0
-    for _ in range(MAX_SEGMENTS):
-        marker_begin = content.find(b"\xff", place)
-        fill = FILL.match(content, marker_begin) if marker_begin >= 0 else None
+def _jpeg(content: bytes) -> list[bytes]:
+    kept, place, size = [SOI], len(SOI), 0
+    for _ in range(MAX_PARTS):
+        # What stands before a marker belongs to no segment, and any number of 0xFF may precede its code.
+        place = content.find(b"\xff", place)
+        fill = FILL.match(content, place) if place >= 0 else None
         if fill is None or fill.end() == len(content):
-            return b"".join(kept)
-        junk += fill.end() - 1 - place
-        if junk > MAX_JUNK:
-            raise _too_many(f"more than {MAX_JUNK} bytes that belong to no segment")
-        marker = content[fill.end()]
-        begin, place = fill.end() - 1, fill.end() + 1
-        if marker == SOS:
-            end = content.find(EOI, place)
-            scans = content[begin : end + len(EOI) if end >= 0 else len(content)]
-            if _markers(scans) > MAX_SEGMENTS:
-                raise _too_many(f"a JPEG of more than {MAX_SEGMENTS} markers from its first scan on")
-            return b"".join([*kept, LONG_FILLS.sub(b"\xff", scans) if LONG_FILL in scans else scans])
-        if marker == 0x00 or marker in LONE_MARKERS:
+            return kept
+        begin, code, place = fill.end() - 1, content[fill.end()], fill.end() + 1
+        if code == SOS:
+            return [*kept, *content[begin:].partition(EOI)[:2]]  # a film may follow
+        if code in WITHOUT_LENGTH:
             continue
         place += max(2, int.from_bytes(content[place : place + 2], "big"))
-        if marker in NEEDED_APPS or not (0xE0 <= marker <= 0xEF or marker == COMMENT):
+        if code in NEEDED_SEGMENTS:
             kept.append(content[begin:place])
-    raise _too_many(f"a JPEG of more than {MAX_SEGMENTS} segments")
+            size += len(kept[-1])
+            if size > MAX_TABLES_BYTES:
+                raise ImageError(413, f"image: a JPEG with more than {MAX_TABLES_BYTES} bytes of tables")
+    raise ImageError(413, TOO_MANY)
 
 
-def _markers(scans: bytes) -> int:
-    """How many markers there are from a JPEG's first scan on, besides those within the scans' data."""
-    octets = np.frombuffer(scans, np.uint8)
-    first, second = octets[:-1], octets[1:]
-    restart = second & 0xF8 == 0xD0
-    in_data = restart | (second == 0x00) | (second == 0xFF)  # or an escaped 0xFF, or a fill byte
-    return int(np.count_nonzero((first == 0xFF) & ~in_data))
-
-
-def _png(content: bytes) -> bytes:
+def _png(content: bytes) -> list[bytes]:
     kept, place = [PNG_SIGNATURE], len(PNG_SIGNATURE)
-    for _ in range(MAX_CHUNKS):
+    for _ in range(MAX_PARTS):
         kind = content[place + 4 : place + 8]
-        if len(kind) < 4:
-            return b"".join(kept)
         begin, place = place, place + CHUNK_FRAME + int.from_bytes(content[place : place + 4], "big")
         if kind in NEEDED_CHUNKS:
             kept.append(content[begin:place])
-        if kind == b"IEND":
-            return b"".join(kept)
-    raise _too_many(f"a PNG of more than {MAX_CHUNKS} chunks")
+        if kind == b"IEND" or place >= len(content):
+            return kept
+    raise ImageError(413, TOO_MANY)
 
 
-def _gif(content: bytes) -> bytes:
-    if len(content) < 13:
-        return content
-    flags = content[10]
-    place = 13 + (3 << ((flags & 0x07) + 1) if flags & 0x80 else 0)  # behind the colour table
-    kept, extensions, blocks = [content[:place]], 0, 0
-    while (found := GIF_BLOCK.search(content, place, place + MAX_JUNK)) and found[0] == b"!":
-        begin, place, length = found.start(), found.start() + 2, 1
-        extensions += 1
-        if extensions > MAX_EXTENSIONS:
-            raise _too_many(f"a GIF with more than {MAX_EXTENSIONS} extensions before its first image")
-        while length:
+def _gif(content: bytes) -> list[bytes]:
+    flags = content[10] if len(content) > 10 else 0
+    place = 13 + (3 << (flags & 0x07) + 1 if flags & 0x80 else 0)  # behind the header and its colour table
+    kept, blocks = [content[:place]], 0
+    while (part := GIF_PART.search(content, place)) and part[0] == b"!":
+        place, size = part.end() + 1, 1
+        while size:  # a block of no bytes ends an extension
+            size = content[place] if place < len(content) else 0
+            place += 1 + size
             blocks += 1
-            if blocks > MAX_BLOCKS:
-                raise _too_many(f"a GIF with more than {MAX_BLOCKS} blocks before its first image")
-            length = content[place] if place < len(content) else 0
-            place += 1 + length
-        if content[begin + 1 : begin + 2] == GRAPHIC_CONTROL:
-            kept.append(content[begin:place])
-    if found is None and place + MAX_JUNK < len(content):
-        raise _too_many(f"more than {MAX_JUNK} bytes that belong to no block")
-    return b"".join([*kept, content[found.start() :] if found else b""])
+            if blocks > MAX_PARTS:
+                raise ImageError(413, TOO_MANY)
+        if content.startswith(GRAPHIC_CONTROL, part.end()):
+            kept.append(content[part.start() : place])
+    return [*kept, content[part.start() :]] if part else kept

@@ -1,4 +1,4 @@
-"""Models: timm's by name, or one's own; their input configuration; loaded from an exported folder."""
+"""Build models (timm's, a user's factory, an ONNX file's), check them, and load exported ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ lean_import("timm.data")
 
 
 def build_model(kind: ModelKind, architecture: str, num_classes: int, image_size: int) -> torch.nn.Module:
-    """timm's model with random weights, what the factory returns, or one for the state of an ONNX file.
+    """A timm model with random weights, the factory's model, or an empty model for an ONNX file's state.
 
     Raise ModelError where timm cannot build it, ParamsError where the factory fails.
     """
@@ -52,7 +52,7 @@ def timm_model(name: str, num_classes: int, image_size: int, hub: bool = False) 
 
 
 def made_by(factory: str) -> torch.nn.Module:
-    """The module that ``module:function`` returns; raise ParamsError where it fails, or that is none."""
+    """The torch module that ``module:function`` returns; raise ParamsError where there is none."""
     files_of_factory(factory)
     module, _, function = factory.partition(":")
     try:
@@ -67,7 +67,7 @@ def made_by(factory: str) -> torch.nn.Module:
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, in one line; where it was raised, if by somebody else's code."""
+    """An exception's message in one line; with the place, unless it is litmeter's own."""
     if isinstance(error, LitmeterError):
         return str(error)
     place = extract_tb(error.__traceback__)[-1]
@@ -76,7 +76,7 @@ def reason(error: Exception) -> str:
 
 
 def check_shapes(model: torch.nn.Module, settings: ModelSettings, classes: Sequence[str]) -> None:
-    """Raise ParamsError unless a model of one's own answers images with a logit for each of ``classes``."""
+    """Raise ParamsError unless the model answers each image with one logit for each of ``classes``."""
     what = f"model.{settings.kind}: {settings.architecture}"
     images = torch.rand(2, 3, settings.side, settings.side, generator=torch.Generator().manual_seed(0))
     try:
@@ -98,9 +98,9 @@ def check_shapes(model: torch.nn.Module, settings: ModelSettings, classes: Seque
 
 
 def input_config(model: torch.nn.Module, settings: ModelSettings) -> dict[str, Any]:
-    """Preprocessing parameters, timm's or one's own: mean, std, interpolation, crop_pct."""
-    if own := settings.preprocess:
-        return {**own.model_dump(include={"mean", "std", "interpolation"}), "crop_pct": own.crop}
+    """Preprocessing parameters of params.yaml, or else timm's: mean, std, interpolation, crop_pct."""
+    if given := settings.preprocess:
+        return {**given.model_dump(include={"mean", "std", "interpolation"}), "crop_pct": given.crop}
     config = timm.data.resolve_data_config({}, model=model)
     return {key: config[key] for key in ("mean", "std", "interpolation", "crop_pct")}
 
@@ -108,7 +108,7 @@ def input_config(model: torch.nn.Module, settings: ModelSettings) -> dict[str, A
 def load_model(folder: Path, card: ModelCard, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
     """The exported model in ``folder``, ready for float tensors (N, 3, size, size) of ``dtype``.
 
-    Raise ModelError where a factory's code is not what was exported.
+    Raise ModelError where the code of a factory has changed since the export.
     """
     # Full precision means IEEE float32: without this, convolutions on a GPU run in TF32.
     torch.backends.cudnn.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""The files that a model of one's own depends on, and whose other content is another model."""
+"""The files of a user's model: where their content changes, the model is another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from litmeter.paths import CHECKPOINT, MODEL
 from litmeter.system.dvc_file import NO_INPUT
 
 RESULTS = (CHECKPOINT.parent, MODEL.exported, MODEL.compiled)
-"""A folder `models` has these, too."""
+"""Folders below `models` that runs write: no part of a factory in a module `models`."""
 
 
 def files_of_factory(factory: str) -> list[Path]:
-    """The file of the function's module, or all files of the outermost folder that this lies in.
+    """The file of the factory's module, or all files of its outermost package; none of them is run.
 
-    It is looked for in the project's folder first, also by imports from then on. No code of it is run. Raise
-    ParamsError where there is none.
+    The project's folder is searched first, also by later imports. Raise ParamsError where there is no module.
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
@@ -40,5 +39,5 @@ def files_of_factory(factory: str) -> list[Path]:
 
 
 def files_of_onnx(path: Path) -> list[Path]:
-    """An ONNX file, and those beside it whose names begin with its own, such as that of large weights."""
+    """An ONNX file, and files beside it whose names begin with its name, such as its external weights."""
     return sorted(other for other in path.parent.iterdir() if other.name.startswith(path.name))

@@ -1,4 +1,4 @@
-"""Number formats that the model runs in, and whether this machine has them; torch is not imported."""
+"""The number formats of the model, and whether this machine computes in them; torch is not imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from litmeter.errors import ParamsError
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 WITHOUT_BFLOAT16 = "this CPU has no instructions for bfloat16"
 CAPS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
-"""Values of oneDNN's ONEDNN_MAX_CPU_ISA that leave none of these instructions."""
+"""Values of oneDNN's ONEDNN_MAX_CPU_ISA that forbid the instructions for bfloat16."""
 
 
 def check_precision(precision: str, device: str, key: str) -> None:
@@ -35,16 +35,16 @@ def dtype_name(precision: str, device: str) -> str:
 def cannot_run_reason(dtype: str, device: str) -> str | None:
     """Why packages that compute in ``dtype`` (torch's name) cannot run on this machine; None if they can.
 
-    int8 runs on every CPU, if not faster than float32 on one without instructions for it (VNNI, AMX).
+    int8 runs on every CPU, though no faster than float32 where VNNI and AMX are missing.
     """
     return WITHOUT_BFLOAT16 if (dtype, device) == ("bfloat16", "cpu") and not has_bfloat16() else None
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16, as far as oneDNN may use it.
+    """Whether this CPU computes in bfloat16, and oneDNN is allowed to.
 
-    OpenVINO lists it for CPUs that only convert to it, too (AVX-NE-CONVERT); torch's own check accepts those
-    with AVX-512 that have none.
+    OpenVINO's list alone does not tell: it has bfloat16 for CPUs that only convert to it (AVX-NE-CONVERT).
+    Nor does torch's check, which accepts every AVX-512.
     """
     import openvino
 

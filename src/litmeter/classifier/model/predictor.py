@@ -1,6 +1,6 @@
 """The exported model on a device: image bytes -> tensor -> probabilities.
 
-The server's workers and the in-process baseline both run it, so that their rates can be compared.
+The server's workers and the in-process baseline both run it, so their rates can be compared.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from litmeter.paths import ModelFolders
 from litmeter.system.device import lacks_memory, wait_for
 
 WARM_UP = 8
-"""Images, at most, of the batch that takes the memory and loads the kernels that later ones need."""
+"""Most images of the second warm-up batch, which allocates memory and loads the kernels for batches."""
 
 
 class Predictor:
-    """Classifies images with an exported model; raises ModelError where that or a package is missing.
+    """Classifies images with an exported model; raises ModelError where the model or a package is missing.
 
     Args:
-        folders: of the exported model and the packages compiled from it.
-        device: ``cpu`` or ``cuda``, with an index or without.
-        threads: of torch on a CPU; None: as many as it starts by itself.
+        device: ``cpu`` or ``cuda``, with or without an index.
+        threads: torch's threads on a CPU; None for torch's default.
 
     Attributes:
-        decode: an image file -> RGB, in the form that ``transform`` takes; raises ImageError.
-        transform: that -> one input of the model, on the CPU: normalised float32, or uint8, (3, size, size).
+        decode: an image file -> RGB, as ``transform`` takes it; raises ImageError.
+        transform: RGB -> one input of the model on the CPU, (3, size, size): normalised float32, or uint8.
     """
 
     def __init__(

@@ -1,10 +1,9 @@
 """Image file -> one input of the model: by torch on bytes, or by timm's evaluation transform on PIL images.
 
-On bytes, libjpeg decodes straight into a tensor, and uint8 are resized (by the same filter as timm's, with
-antialiasing). Batches are stacked and copied to the device as uint8, and normalised there (``PixelModel``).
-Pixels are those of torchvision's decoder and resize, without importing it: that takes a second, and 60 MiB
-in each worker. Nor is timm imported where it is not used. Files of other formats, in CMYK, or damaged, are
-decoded by Pillow.
+On bytes, libjpeg decodes into a tensor, and uint8 are resized by timm's filter, with antialiasing. Batches
+are stacked and copied to the device as uint8, and normalised there (``PixelModel``). The pixels equal
+torchvision's, which is not imported: it takes a second, and 60 MiB in each worker. Nor is timm, where it is
+not used. Pillow decodes other formats, CMYK, and damaged files.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from litmeter.classifier.model.card import INTERPOLATIONS, ModelCard
-from litmeter.classifier.model.image import JPEG_FORMATS, MAX_PIXELS, decode, needed_parts, open_image, to_rgb
+from litmeter.classifier.model.image import MAX_PIXELS, decode, needed_parts, open_image, to_rgb
 from litmeter.errors import ModelError
 
 
@@ -50,7 +49,7 @@ class TimmPreprocess:
 
 
 LIBJPEG_MODES = ("RGB", "L")
-"""Pillow's names of the colours that libjpeg itself turns into RGB."""
+"""Pillow's names of the colour spaces that libjpeg itself converts to RGB."""
 
 
 class TorchvisionPreprocess:
@@ -77,7 +76,7 @@ class TorchvisionPreprocess:
 
     def _decode(self, content: bytes, image: Image.Image) -> torch.Tensor:
         if image.format == "JPEG" and image.mode in LIBJPEG_MODES:
-            with suppress(ValueError):  # flawed: Pillow decodes it all the same, or says why not
+            with suppress(ValueError):  # a flawed file: Pillow decodes it, or says why not
                 return channels_first(simplejpeg.decode_jpeg(content))
         return pixels_of(image)
 
@@ -97,13 +96,13 @@ class TorchvisionPreprocess:
 class ScaledPreprocess(TorchvisionPreprocess):
     """Decodes JPEGs at a half, a quarter or an eighth of their size, where the model needs no more.
 
-    libjpeg then inverts the cosine transform of fewer coefficients, and fewer pixels are resized. The pixels
-    differ a little; what that changes in the answers is in plots/precisions.csv.
+    libjpeg then inverts fewer coefficients of the cosine transform, and fewer pixels are resized. The pixels
+    differ a little; plots/precisions.csv shows the effect on the answers.
     """
 
     def _decode(self, content: bytes, image: Image.Image) -> torch.Tensor:
-        if image.format in JPEG_FORMATS and min(image.size) >= 2 * self.resized:
-            image.draft(None, (self.resized, self.resized))  # the smallest scale that is no smaller than this
+        if image.format == "JPEG" and min(image.size) >= 2 * self.resized:
+            image.draft(None, (self.resized, self.resized))  # the smallest scale that is at least as large
             return pixels_of(image)
         return super()._decode(content, image)
 
@@ -128,8 +127,8 @@ def channels_first(pixels: NDArray[np.uint8]) -> torch.Tensor:
 def stack_images(images: Sequence[torch.Tensor], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Stack preprocessed images, each (3, size, size), to a batch (N, 3, size, size) on ``device``.
 
-    Floats become ``dtype``. uint8 pixels stay uint8, channels last as they were decoded, and are copied to
-    a GPU from page-locked memory, which torch keeps until the copy is done.
+    Floats become ``dtype``. uint8 pixels stay uint8 and channels last. They are copied to a GPU from
+    page-locked memory, which torch keeps until the copy is done.
     """
     if images[0].is_floating_point():
         return torch.stack(list(images)).to(device, dtype)

@@ -1,4 +1,4 @@
-"""What a precision costs and brings: rows of tables."""
+"""Rows of tables: the time of compiled packages, and the effect of precisions on the answers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from litmeter.stats.agreement import Agreement
 
 TEST, OTHER = "test", "other"
-"""Splits of a PrecisionRow: photos that the model was not fitted or chosen with, and the others."""
+"""Splits of a PrecisionRow: the test photos, and those that the model was fitted or chosen by."""
 
 
 @dataclass(frozen=True)
 class PackageRow:
-    """A row of plots/compiled.csv: the package of a precision and batch size, as ``Package`` describes it."""
+    """A row of plots/compiled.csv: a package; ``Package`` describes the fields."""
 
     precision: str
     batch_size: int
@@ -27,7 +27,7 @@ class PackageRow:
 
 @dataclass(frozen=True)
 class PrecisionRow(Agreement):
-    """A row of plots/precisions.csv: what changes from the reference's answers to these, in a split."""
+    """A row of plots/precisions.csv: how far the answers on a split are from the reference answers."""
 
     precision: str
     preprocess: str
@@ -35,7 +35,7 @@ class PrecisionRow(Agreement):
 
 
 def image_ms(packages: Sequence[PackageRow], precision: str) -> float | None:
-    """Milliseconds of one thread for an image, at the fastest batch size; None where nothing was compiled."""
+    """Milliseconds for an image on one thread, at the fastest batch size; None without a package."""
     times = [
         row.compiled_ms / row.batch_size
         for row in packages

@@ -1,4 +1,4 @@
-"""The sections ``model`` and ``compile`` of params.yaml, and keys of ``serve`` by which the model runs."""
+"""The sections ``model`` and ``compile`` of params.yaml, and the keys of ``serve`` for the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PerChannel = Annotated[tuple[Value, Value, Value], Field(strict=False)]
 
 
 class PreprocessSettings(Section):
-    """How an image becomes an input of a model of one's own."""
+    """How an image becomes an input of a user's model."""
 
     size: int = Field(ge=32, le=1024, description="side of the square input in pixels")
     mean: PerChannel[NotNegative] = Field(description="of values in 0..1")
@@ -31,7 +31,7 @@ class PreprocessSettings(Section):
 
 
 ModelKind = Literal["name", "factory", "onnx"]
-"""Where a model comes from: timm, a function of one's own, or an ONNX file; the key that says so."""
+"""Where a model comes from: timm, a user's function, or an ONNX file; named as the key is."""
 _NEEDED = {"name": ["pretrained", "image_size"], "factory": ["preprocess"], "onnx": ["preprocess"]}
 _OPTIONAL = {"name": ["checkpoint"], "factory": ["checkpoint", "classes"], "onnx": ["classes"]}
 _LIKE = (
@@ -76,12 +76,12 @@ class ModelSettings(Section):
 
     @property
     def kind(self) -> ModelKind:
-        """Where it comes from."""
+        """Where the model comes from."""
         return "name" if self.name else "factory" if self.factory else "onnx"
 
     @property
     def architecture(self) -> str:
-        """What it is called."""
+        """The model's name in timm, its factory, or the name of its ONNX file."""
         return self.name or self.factory or Path(self.onnx or "").name
 
     @property
@@ -124,18 +124,18 @@ class InferenceSettings(Section):
 
 
 class ModelParams(Section):
-    """What params.yaml says of the model."""
+    """The keys of params.yaml for the model."""
 
     model: ModelSettings
 
 
 class DeviceParams(Section):
-    """What params.yaml says of the device."""
+    """The key of params.yaml for the device."""
 
     device: Device = "auto"
 
 
 class CompileParams(DeviceParams):
-    """The same, and of the model's packages."""
+    """The keys of params.yaml for the model's packages."""
 
     compile: CompileSettings

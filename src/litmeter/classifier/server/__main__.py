@@ -17,11 +17,12 @@ from litmeter.system.imports import freeze_gc_after
 def serve(
     settings: ServerSettings, *, folders: dict[str, str], device: str, null_model: bool, **options: Any
 ) -> None:
-    """Import what serves it, once for the workers, too, where they are forked."""
+    """Import what serves the model, where workers are forked once for all of them, and serve it."""
     if FORKS:
-        own = "litmeter.direct.worker" if settings.transport == "direct" else "litmeter.classifier.server.api"
+        direct = settings.transport == "direct"
+        loop = "litmeter.direct.worker" if direct else "litmeter.classifier.server.api"
         modules = [] if null_model else modules_of(settings, device)
-        start_forkserver([own, "litmeter.classifier.server.responder", *modules])
+        start_forkserver([loop, "litmeter.classifier.server.responder", *modules])
     with freeze_gc_after():
         from litmeter.classifier.server.app import serve as serve_model
     where = TypeAdapter(ModelFolders).validate_python(folders)

@@ -1,7 +1,7 @@
-"""The classifier as LitServe's API, for its own worker loops and its documentation.
+"""The classifier as a LitAPI, for LitServe's worker loops and its OpenAPI document.
 
-LitServe's batch loop fails a whole batch when one of its items raises. So an invalid item does not raise:
-it passes through the batch as its refusal. Its route takes JSON alone: image files are converted to that.
+LitServe's batch loop fails the whole batch when an item raises, so an invalid item does not raise: its
+refusal passes through the batch in its place. LitServe's route takes JSON alone, so images are converted.
 """
 
 import base64
@@ -39,16 +39,16 @@ class ClassifierAPI(litserve.LitAPI):
         self.classifier.setup(device)
 
     def authorize(self) -> None:
-        """Disable LitServe's check of the API key, as ``ApiKey`` has made it already."""
+        """Disable LitServe's check of the API key: the middleware ``ApiKey`` has checked it."""
 
-    # LitServe passes the annotation of the parameter named ``request`` to FastAPI, which validates and
-    # documents the body by it. So this module must not import annotations from __future__.
+    # FastAPI validates and documents the body by the annotation of ``request``, which LitServe passes on. So
+    # this module must not import annotations from __future__.
     def decode_request(self, request: PredictRequest) -> Item:
         """Decode and preprocess the image of a JSON body."""
         return self.classifier.decode_json(request)
 
     def batch(self, inputs: Sequence[Item]) -> list[Item]:
-        """Return the items unstacked, as some may be refusals."""
+        """The items, not stacked: some may be refusals."""
         return list(inputs)
 
     def predict(self, x: Item | list[Item]) -> Output | list[Output]:
@@ -58,13 +58,13 @@ class ClassifierAPI(litserve.LitAPI):
 
     # No return type: LitServe would pass it to FastAPI as the response model.
     def encode_response(self, output: Output):  # type: ignore[no-untyped-def]
-        """The content of the answer, or the refusal as a response."""
+        """The prediction, or the refusal as a response."""
         content = self.classifier.content_of(output)
         return response_of(content) if isinstance(content, Reply) else content
 
 
 class ImageBodies:
-    """ASGI middleware that converts an image file to the JSON body that LitServe's route takes."""
+    """ASGI middleware that converts an image file to the JSON body of LitServe's route."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,8 +1,4 @@
-"""Builds and runs the server of the exported model, with LitServe's transport or the direct one.
-
-LitServe's defaults are overridden: one HTTP process for any number of workers, one device, and no generated
-client.py in the working directory.
-"""
+"""Build and run the server of the exported model, with LitServe's transport or the direct one."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from fastapi.responses import Response
 
 from litmeter.classifier.model.card import read_card
 from litmeter.classifier.server.api import ClassifierAPI, ImageBodies
-from litmeter.classifier.server.pages import extend_openapi, serve_pages
+from litmeter.classifier.server.pages import extend_openapi, serve_page
 from litmeter.classifier.server.responder import (
     MAX_IMAGE_BYTES,
     MAX_JSON_BYTES,
@@ -46,11 +42,7 @@ def serve(
 ) -> None:
     """Serve the exported model until SIGTERM or Ctrl-C; ``run_server`` has the other options.
 
-    Args:
-        null_model: serve the null model, which does no work, instead.
-
-    Raises:
-        ModelError: there is no exported model.
+    ``null_model`` serves a model that does no work instead. Raise ModelError without an exported model.
     """
     classifier = ClassifierResponder(folders, settings, null_model=null_model)
     card = read_card(folders.exported)
@@ -69,7 +61,7 @@ def serve(
         },
     )
     server.app.add_exception_handler(RequestValidationError, handle_invalid_body)
-    serve_pages(server.app, docs=binding.docs)
+    serve_page(server.app)
     extend_openapi(server.app, PredictRequest.model_json_schema(), card.classes)
     if settings.transport == "litserve":
         server.app.add_middleware(ImageBodies)
@@ -80,18 +72,18 @@ def serve(
 
 
 def fork_workers() -> None:
-    """Have LitServe's workers forked by the forkserver: LitServe spawns them, and each imports torch.
+    """Have the forkserver fork LitServe's workers, which LitServe would spawn: each would import torch.
 
-    Its manager is forked by the main process on all versions of Python.
+    The main process forks LitServe's manager, on all versions of Python.
     """
-    own = {
+    replaced = {
         "get_context": lambda method: WORKERS if method == "spawn" else multiprocessing.get_context(method),
         "Manager": multiprocessing.get_context("fork").Manager,
     }
-    litserve.server.mp = SimpleNamespace(**vars(multiprocessing) | own)
+    litserve.server.mp = SimpleNamespace(**vars(multiprocessing) | replaced)
 
 
 async def handle_invalid_body(request: Request, error: Exception) -> Response:
-    """Answer an invalid body with one reason; FastAPI's own answer would repeat the body to the client."""
+    """Answer an invalid body with one reason; FastAPI's answer would repeat the body to the client."""
     assert isinstance(error, RequestValidationError)
     return response_of(invalid_body_reply(error.errors()[0], parents=1))

@@ -1,4 +1,4 @@
-"""The client: request bodies in both forms, and one prediction request at a time."""
+"""The client: bodies of requests in both forms, and a request at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from litmeter.errors import ServerError
 from litmeter.system.http import check_url, direct_session
 
 CONTENT_TYPES = {"json": "application/json", "image": "image/jpeg"}
-"""Content type by form of the body; the server determines an image's format by its content."""
+"""Content type by form of the body; the server tells the format of an image by its content."""
 TIMEOUT_S = 60.0
 
 
@@ -25,7 +25,7 @@ def json_body(image: bytes) -> bytes:
 
 
 def request_bodies(paths: Sequence[Path], form: str) -> list[bytes]:
-    """One request body per image file, in the form ``json`` (base64) or ``image`` (the file itself)."""
+    """A body for each image file: ``json`` (base64) or ``image`` (the file itself)."""
     files = [path.read_bytes() for path in paths]
     return [json_body(file) for file in files] if form == "json" else files
 
@@ -33,11 +33,8 @@ def request_bodies(paths: Sequence[Path], form: str) -> list[bytes]:
 class Client:
     """A client of the server at ``url``, with the API key of the environment.
 
-    Args:
-        ca_file: PEM file with the CA certificates to trust with HTTPS; None for the system's.
-
-    Raises:
-        UsageError: the URL, the API key or ``ca_file`` cannot be used.
+    ``ca_file`` is a PEM file with the CA certificates to trust; None for the system's.
+    Raise UsageError where the URL, the API key or ``ca_file`` cannot be used.
     """
 
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
@@ -49,10 +46,9 @@ class Client:
         self._verify = True if ca_file is None else str(ca_file)
 
     def predict(self, image: bytes) -> tuple[int, Any]:
-        """Classify an image file; return the HTTP status, and the prediction for 200, otherwise the reason.
+        """Classify an image file; return the HTTP status, and the prediction (200) or the reason.
 
-        Raises:
-            ServerError: there is no answer, or the server's certificate is not trusted.
+        Raise ServerError where there is no answer, or the server's certificate is not trusted.
         """
         try:
             with direct_session() as session:

@@ -1,8 +1,7 @@
-"""What a browser gets: the page at ``/``, ``/docs`` and ``/redoc``, and the OpenAPI document behind these.
+"""The page at ``/``, which loads nothing from other servers, and the OpenAPI document at ``/openapi.json``.
 
-All load from this server only. FastAPI's own pages load Swagger UI and ReDoc from a CDN, so that they stay
-blank without a network; and it documents LitServe's route only: not the middleware's image bodies and errors,
-nor the content of an answer.
+FastAPI's ``/docs`` and ``/redoc`` load their scripts from a CDN, so they are left out. FastAPI documents
+LitServe's route alone: the image bodies and errors of the middleware and the content of an answer are added.
 """
 
 from __future__ import annotations
@@ -16,87 +15,37 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
 
 PAGE = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
 
-def hash_source(page: str, tag: str) -> str:
-    """The Content-Security-Policy hash source of the inline ``tag`` (script or style) of ``page``."""
-    found = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+def hash_source(tag: str) -> str:
+    """The Content-Security-Policy hash source of the page's inline ``tag``, script or style."""
+    found = re.search(f"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
     assert found is not None
     digest = hashlib.sha256(found[1].encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def headers(sources: str) -> dict[str, str]:
-    """Response headers of a page that loads from this server only, with its own CSP directives."""
-    return {
-        "Content-Security-Policy": f"default-src 'none'; {sources}; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-cache",
-    }
+PAGE_HEADERS = {
+    "Content-Security-Policy": f"default-src 'none'; script-src {hash_source('script')}; "
+    f"style-src {hash_source('style')}; img-src blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
 
 
-PAGE_HEADERS = headers(
-    f"script-src {hash_source(PAGE, 'script')}; style-src {hash_source(PAGE, 'style')}; img-src blob: data:"
-)
-
-# Links are relative, so that they work behind a proxy with a path prefix.
-ASSETS = "docs/assets"
-OPENAPI_URL = "openapi.json"
-TITLE = "litmeter: the API"
-NO_ICON = "data:,"
-
-SWAGGER = get_swagger_ui_html(
-    openapi_url=OPENAPI_URL,
-    title=TITLE,
-    swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
-    swagger_css_url=f"{ASSETS}/swagger-ui.css",
-    swagger_favicon_url=NO_ICON,
-)
-REDOC = get_redoc_html(
-    openapi_url=OPENAPI_URL,
-    title=TITLE,
-    redoc_js_url=f"{ASSETS}/redoc.standalone.js",
-    redoc_favicon_url=NO_ICON,
-    with_google_fonts=False,
-)
-
-INLINE_SCRIPT = hash_source(bytes(SWAGGER.body).decode(), "script")
-SWAGGER_HEADERS = headers(f"script-src 'self' {INLINE_SCRIPT}; style-src 'self'; img-src data:")
-# ReDoc inserts inline styles, and runs its search in a web worker made from a blob.
-REDOC_HEADERS = headers("script-src 'self'; style-src 'unsafe-inline'; worker-src blob:; img-src data:")
-
-
-def serve_pages(app: FastAPI, *, docs: bool) -> None:
-    """Answer ``GET /`` in place of LitServe, and ``/docs`` and ``/redoc`` in place of FastAPI.
-
-    With an API key, the last two and their assets need it, too: a browser shows them only behind a proxy that
-    adds the header to each request.
-    """
+def serve_page(app: FastAPI) -> None:
+    """Answer ``GET /`` by the page, in place of LitServe, and leave out FastAPI's pages."""
     replaced = ("/", "/docs", "/docs/oauth2-redirect", "/redoc")
     app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) not in replaced]
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE, headers=PAGE_HEADERS)
-
-    if not docs:
-        return
-    app.mount(f"/{ASSETS}", StaticFiles(packages=[("fastapi_offline", "static")]))
-
-    @app.get("/docs", include_in_schema=False)
-    async def swagger() -> HTMLResponse:
-        return HTMLResponse(SWAGGER.body, headers=SWAGGER_HEADERS)
-
-    @app.get("/redoc", include_in_schema=False)
-    async def redoc() -> HTMLResponse:
-        return HTMLResponse(REDOC.body, headers=REDOC_HEADERS)
 
 
 ERRORS = {
@@ -119,7 +68,7 @@ ERROR_SCHEMA = {
 
 
 def extend_openapi(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -> None:
-    """Add to the OpenAPI document both forms of the request body (``body``: that of JSON) and all answers."""
+    """Document both forms of the request body (``body`` is the schema of JSON) and all answers."""
     fastapi_openapi = app.openapi
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     prediction = {

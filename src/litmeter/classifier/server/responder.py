@@ -1,7 +1,7 @@
 """The classifier in a worker: decodes requests, runs the model on batches, and makes the answers.
 
-An invalid request passes through the batch as its refusal, so that the others go on. This module imports
-neither LitServe nor FastAPI, which the workers of the direct transport do not need.
+The refusal of an invalid request passes through the batch in its place, so that the other requests go on.
+Workers of the direct transport need neither LitServe nor FastAPI, so this module does not import them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 Prediction = dict[str, Any]
-"""Label, probability, and the probabilities of all classes."""
+"""The label, its probability, and the probabilities of all classes."""
 
 MAX_IMAGE_BYTES = 20_000_000
-"""Of an image file, whatever brings it: a body, base64 in JSON, LitServe's transport or the direct one."""
+"""Of an image file, in a body or in JSON, by either transport."""
 MAX_JSON_BYTES = 27_000_000
-"""Of a JSON body: the largest image as base64, and some other keys."""
+"""Of a JSON body: the largest image in base64, and some other keys."""
 MAX_JSON_PARTS = 1000
 EMPTY_BODY = "image: the body is empty"
 OUT_OF_MEMORY = "no memory left for this request; try again later"
@@ -57,10 +57,10 @@ class PredictRequest(BaseModel):
 
 @dataclass(slots=True)
 class Item:
-    """A decoded request: the preprocessed image (tensor, channels x height x width), or the refusal."""
+    """A decoded request."""
 
-    image: Any
-    decoded: float  # when that ended (monotonic clock, seconds)
+    image: Any  # the preprocessed image, or the refusal (Reply)
+    decoded: float  # end of decoding, seconds of the monotonic clock
 
 
 @dataclass(slots=True)
@@ -68,17 +68,17 @@ class Output:
     """The result for an item."""
 
     content: Prediction | Reply
-    predicted: float  # when the model had run (monotonic clock, seconds)
+    predicted: float  # end of the model's run, seconds of the monotonic clock
 
 
 class NullPredictor:
-    """The null model: a ``Predictor`` that computes nothing; a request costs what the server itself costs."""
+    """The null model: a ``Predictor`` that computes nothing, so that a request costs the server's share."""
 
     def __init__(self, folder: Path) -> None:
         self.card = read_card(folder)
 
     def decode(self, content: bytes) -> bytes:
-        """``content``, unchanged; so does ``transform``."""
+        """``content``, unchanged, as by ``transform``."""
         return content
 
     transform = decode
@@ -89,13 +89,10 @@ class NullPredictor:
 
 
 class ClassifierResponder:
-    """Classifies requests by the exported model, or by the null model, which does no work.
-
-    Attributes:
-        predictor: in a worker, once ``setup`` has run.
-    """
+    """Classifies requests by the exported model, or by the null model, which does no work."""
 
     predictor: Predictor | NullPredictor
+    """In a worker, once ``setup`` has run."""
 
     def __init__(self, folders: ModelFolders, settings: ServerSettings, *, null_model: bool = False) -> None:
         self.folders = folders
@@ -103,7 +100,7 @@ class ClassifierResponder:
         self.null_model = null_model
 
     def setup(self, device: str) -> None:
-        """Load the model; called once in each worker, so that the HTTP process does not import torch."""
+        """Load the model; each worker calls this, and the HTTP process does not import torch."""
         PROCESS.labels("worker").set(1)
         if self.null_model:
             self.predictor = NullPredictor(self.folders.exported)
@@ -112,7 +109,7 @@ class ClassifierResponder:
             from litmeter.classifier.model.predictor import Predictor
 
             self.predictor = Predictor(self.folders, device, self.settings, self.settings.threads_per_worker)
-        if device != "cpu":  # else the first batch is slow, and what a worker needs is not known
+        if device != "cpu":  # the first batch is slow, and shows how much memory a worker needs
             self.predictor.warm_up(self.settings.max_batch_size)
 
     def decode_json(self, request: PredictRequest) -> Item:
@@ -120,7 +117,7 @@ class ClassifierResponder:
         return self._item(self._decode, request.image, request._received)
 
     def answer(self, batch: Iterable[Request]) -> dict[int, Reply]:
-        """The replies to a batch from the direct transport, by slot; an invalid request gets its refusal."""
+        """The replies to a batch of the direct transport, by slot; an invalid request gets its refusal."""
         items = {request.slot: self._item(self._decode_body, request) for request in batch}
         if not items:
             return {}
@@ -131,12 +128,12 @@ class ClassifierResponder:
             outputs = [Output(error_reply(500, "Internal server error"), perf_counter())] * len(items)
         contents = map(self.content_of, outputs)
         return {
-            slot: own if isinstance(own, Reply) else Reply(200, ENCODER.encode(own).encode())
-            for slot, own in zip(items, contents, strict=True)
+            slot: content if isinstance(content, Reply) else Reply(200, ENCODER.encode(content).encode())
+            for slot, content in zip(items, contents, strict=True)
         }
 
     def predict_batch(self, items: Sequence[Item]) -> list[Output]:
-        """The outputs of a batch, one for each item, in the same order."""
+        """The outputs of a batch, in the order of its items."""
         started = perf_counter()
         images = [item.image for item in items if not isinstance(item.image, Reply)]
         try:
@@ -156,7 +153,7 @@ class ClassifierResponder:
         return outputs
 
     def content_of(self, output: Output) -> Prediction | Reply:
-        """The prediction or the refusal; the time since the model has run counts as encoding."""
+        """The prediction or the refusal; the time since the model's run counts as encoding."""
         SECONDS_OF["encode"].observe(perf_counter() - output.predicted)
         return output.content
 
@@ -183,8 +180,8 @@ class ClassifierResponder:
             return self._decode(body, request.received)
         if not body:
             raise RequestError(422, "body: Field required")
-        # Counted without parsing, which takes a second for millions; base64 contains no comma, and the parser
-        # itself gives up on brackets that are nested deeply.
+        # Millions of keys take a second to parse. Base64 contains no comma, and the parser gives up on deeply
+        # nested brackets.
         if body.count(b",") > MAX_JSON_PARTS:
             raise RequestError(422, "body: more keys and values than an image needs")
         try:
@@ -194,7 +191,7 @@ class ClassifierResponder:
         return self._decode(text, request.received)
 
     def _decode(self, content: bytes | str, received: float) -> Any:
-        """Decode and preprocess an image file, given as bytes or as base64 text."""
+        """Decode and preprocess an image file, in bytes or as base64 text."""
         started = perf_counter()
         SECONDS_OF["queue"].observe(started - received)
         file = content if isinstance(content, bytes) else decode_base64(content)
@@ -209,7 +206,7 @@ class ClassifierResponder:
         return image
 
     def _predict(self, images: Sequence[Any]) -> list[Prediction | Reply]:
-        """Run the model on preprocessed images; on a lack of memory, run each half of the batch."""
+        """Run the model on preprocessed images; without enough memory, on each half of them."""
         try:
             return [self._prediction(row) for row in self.predictor.predict(images).tolist()]
         except MemoryError as error:
@@ -230,7 +227,7 @@ class ClassifierResponder:
 
 
 def is_image(content_type: bytes) -> bool:
-    """Whether the body is an image file, otherwise it is JSON; RequestError, 415, for other content types."""
+    """Whether the body is an image file, not JSON; raise RequestError, 415, for other content types."""
     kind = content_type.partition(b";")[0].strip().lower()
     if kind.startswith(b"image/"):
         return True
@@ -244,16 +241,12 @@ def is_image(content_type: bytes) -> bool:
 
 
 def max_body_bytes(content_type: bytes) -> int:
-    """Bytes that a body of this type may have; raise RequestError as ``is_image``."""
+    """The limit of a body's bytes; raise RequestError as ``is_image``."""
     return MAX_IMAGE_BYTES if is_image(content_type) else MAX_JSON_BYTES
 
 
 def decode_base64(text: str) -> bytes:
-    """The image file of a JSON body.
-
-    Raises:
-        ImageError: status 400: ``text`` is not plain base64.
-    """
+    """The image file of a JSON body; raise ImageError, 400, where ``text`` is not plain base64."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:  # includes binascii.Error

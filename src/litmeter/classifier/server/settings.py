@@ -1,4 +1,4 @@
-"""Keys of a server of the classifier."""
+"""The keys of ``serve`` for a server of the classifier."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from litmeter.direct.settings import WorkerSettings
 
 
 class ServerSettings(WorkerSettings, InferenceSettings):
-    """How the model runs, and what workers it runs in."""
+    """How the model runs, and in which workers."""
 
     @model_validator(mode="after")
     def _check_threads(self) -> ServerSettings:

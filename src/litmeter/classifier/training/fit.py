@@ -1,4 +1,4 @@
-"""Fine-tune the classifier, keep the best epoch, and test it once; or test one that is taken as it is."""
+"""Fine-tune the classifier, keep the best epoch and test it once; or test a model without training it."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class PhotoDataset(Dataset[Item]):
 def loaders(
     index: Index, settings: TrainSettings, image_size: int, config: dict[str, Any]
 ) -> dict[Split, DataLoader[Item]]:
-    """A loader for each split: training photos shuffled and lightly augmented, the others as served."""
+    """A loader for each split: training photos are shuffled and lightly augmented, others are as served."""
     shape = {"input_size": (3, image_size, image_size), **config}
     served = create_transform(**shape, is_training=False)
-    # Crops that keep most of the animal, and a mirror: enough for a few epochs of fine-tuning.
+    # Crops that keep most of the animal, and mirror images, suffice for a few epochs of fine-tuning.
     shape.pop("crop_pct")
     augmented = create_transform(**shape, is_training=True, scale=(0.5, 1.0), color_jitter=None, re_prob=0.0)
     return {
@@ -82,7 +82,7 @@ class ClassifierModule(lightning.LightningModule):
 
     def __init__(self, model: Any, settings: TrainSettings, pretrained: bool) -> None:
         super().__init__()
-        # On CPUs and GPUs alike, convolutions run faster with the channels innermost.
+        # Convolutions run faster with the channels innermost.
         self.model = model.to(memory_format=torch.channels_last)
         self.settings = settings
         self.freeze_statistics = pretrained
@@ -98,7 +98,7 @@ class ClassifierModule(lightning.LightningModule):
         return logits
 
     def on_train_epoch_start(self) -> None:
-        """Put frozen batch-norm layers back into evaluation mode; Lightning puts all into training mode."""
+        """Put frozen batch-norm layers back into evaluation mode, which Lightning ends."""
         self._losses.clear()
         if self.freeze_statistics:
             for layer in self.model.modules():
@@ -122,7 +122,7 @@ class ClassifierModule(lightning.LightningModule):
         self.log_dict(measured, on_epoch=True, prog_bar=True, batch_size=len(labels))
 
     def on_train_epoch_end(self) -> None:
-        """Append the epoch's row to the training curves; print it where there is no progress bar."""
+        """Append the epoch's row to the history; print it where there is no progress bar."""
         losses = {"train_loss": float(torch.stack(self._losses).mean()), **_validated(self.trainer)}
         row = {"epoch": self.current_epoch + 1, **losses}
         self.history.append(row)
@@ -131,7 +131,7 @@ class ClassifierModule(lightning.LightningModule):
             print(f"epoch {row['epoch']}/{self.trainer.max_epochs}: {values}", flush=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Append the predicted labels, in the order of the photographs."""
+        """Append the predicted labels in the order of the photographs."""
         images, _ = batch
         self.predicted += self(images).argmax(dim=1).tolist()
 
@@ -168,22 +168,22 @@ TESTING = TrainSettings.model_construct(epochs=1, batch_size=16, num_workers=0, 
 
 
 def fit(params: TrainParams, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
-    """Fit the classifier (or take ``model.checkpoint``, or a model of one's own as it is) and test it.
+    """Fit the classifier, or take ``model.checkpoint`` or a user's model as it is, and test it.
 
-    Return the tested module, and the checkpoint with its weights; new ones are in ``folder``.
-    Raise ModelError where weights cannot be read or downloaded, or do not fit the model; ParamsError where a
-    model of one's own takes or answers something else than is needed.
+    Return the tested module and its checkpoint; a new checkpoint is in ``folder``. Raise ModelError where
+    weights cannot be read or downloaded, or do not fit the model; ParamsError where the input or output of a
+    user's model is not that of a classifier of the photos.
     """
     settings, classes, train = params.model, len(index.classes), params.train or TESTING
     fitted = params.train is not None and settings.checkpoint is None
     model = pretrained_model(settings, classes)
     if settings.kind != "name":
         check_shapes(model.eval(), settings, index.classes)
-        if fitted:  # some models answer otherwise while they are trained
+        if fitted:  # some models have other outputs in training
             check_shapes(copy.deepcopy(model).train(), settings, index.classes)
     if fitted and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ParamsError(f"train: {settings.architecture} has no parameters to fit; leave it empty")
-    # A module of one's own tells nothing of its weights: they are pretrained where some shall be frozen.
+    # The weights of a user's model count as pretrained where some shall be frozen.
     frozen = settings.pretrained != "none" if settings.name else fitted and train.frozen_share > 0
     module = ClassifierModule(model, train, pretrained=frozen)
     photos = loaders(index, train, settings.side, input_config(model, settings))
@@ -218,7 +218,7 @@ def fit(params: TrainParams, index: Index, folder: Path) -> tuple[ClassifierModu
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt again, which Lightning's trainer turns into an exit without a word."""
+    """Raise KeyboardInterrupt, which Lightning's trainer turns into a silent SystemExit."""
     try:
         yield
     except SystemExit as error:

@@ -22,7 +22,7 @@ class TrainSettings(Section):
 
 
 class TrainParams(Section):
-    """What params.yaml says of training; ``train`` is empty where a model of one's own is taken as it is."""
+    """The keys of params.yaml for training; ``train`` is empty where a user's model is not trained."""
 
     device: Device = "auto"
     model: ModelSettings

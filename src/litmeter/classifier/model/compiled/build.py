@@ -1,7 +1,7 @@
-"""Compile the exported model for this machine, time the packages, and decide which are used.
+"""Compile the exported model for this machine, and time the packages to decide which are used.
 
-Shapes are static: one package for each precision and batch size. On a CPU each runs on one thread, so
-that as many workers as there are cores share them without waiting for each other.
+Shapes are static, so there is a package for each precision and batch size. On a CPU a package runs on one
+thread: as many workers as there are cores do not wait for each other.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from litmeter.system.processes import OnStart, json_lines_process, run_parallel
 Variant = tuple[str, int]
 """Precision and batch size of a package."""
 WORKER = "litmeter.classifier.model.compiled.package"
-"""What compiles or times packages, in processes of its own."""
+"""The module that compiles or times packages in processes of its own."""
 
 
 def compile_model(
     folders: ModelFolders, device: str, sizes: Sequence[int], calibration: Sequence[Path]
 ) -> Manifest:
-    """Compile a package per precision and batch size, time them, and write them with their manifest.
+    """Compile a package for each precision and batch size, time them, and write them with their manifest.
 
-    Without photos for its ``calibration`` there is no int8. Raise LitmeterError if a package cannot be run.
+    int8 needs photos for its ``calibration``. Raise LitmeterError if a package cannot be run.
     """
-    precisions = [one for one in precisions_on(device) if one != "int8" or calibration]
+    precisions = [name for name in precisions_on(device) if name != "int8" or calibration]
     variants = [(precision, size) for precision in precisions for size in sizes]
     skipped_reason, packages, photos = None, [], None
     with atomic_folder(folders.compiled) as temporary:
@@ -57,9 +57,9 @@ def compile_model(
             built = build_packages(folders.exported, temporary.resolve(), device, variants, calibration)
             packages = time_packages(folders.exported, temporary.resolve(), device, built)
         if "int8" in precisions:
-            own = b"".join(hashlib.sha256(photo.read_bytes()).digest() for photo in calibration)
+            hashes = b"".join(hashlib.sha256(photo.read_bytes()).digest() for photo in calibration)
             photos = Calibration(
-                photos=len(calibration), sha256=hashlib.sha256(own).hexdigest(), nncf=version("nncf")
+                photos=len(calibration), sha256=hashlib.sha256(hashes).hexdigest(), nncf=version("nncf")
             )
         model, machine = identity(folders.exported)
         manifest = Manifest(
@@ -92,49 +92,51 @@ def missing_tool(device: str) -> str | None:
 def build_packages(
     exported: Path, folder: Path, device: str, variants: Sequence[Variant], calibration: Sequence[Path]
 ) -> list[Package]:
-    """Compile packages into ``folder``, in as many processes at a time as there are cores; not timed yet."""
-    reasons = {one: cannot_run_reason(dtype_name(one, device), device) for one, _ in variants}
+    """Compile packages into ``folder`` in as many processes as there are cores; they are not timed yet."""
+    reasons = {name: cannot_run_reason(dtype_name(name, device), device) for name, _ in variants}
     environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     cores = whole_cores()
     with bar(len(variants), "compiling", "package") as progress:
 
-        def build(own: Sequence[Variant], on_start: OnStart) -> dict[Variant, Mapping[str, Any]]:
-            suffix = SUFFIXES[device]
-            paths = {variant: folder / "{}-{}{}".format(*variant, suffix) for variant in own}
+        def build(share: Sequence[Variant], on_start: OnStart) -> dict[Variant, Mapping[str, Any]]:
+            paths = {variant: folder / "{}-{}{}".format(*variant, SUFFIXES[device]) for variant in share}
             job: dict[str, Any] = {"do": "compile", "folder": str(exported), "device": device}
             job["packages"] = [(*variant, str(path)) for variant, path in paths.items()]
-            if own[0][0] == "int8":
+            if share[0][0] == "int8":
                 job |= {"do": "quantise", "calibration": [str(photo) for photo in calibration]}
             built: dict[Variant, Mapping[str, Any]] = {}
             try:
                 with json_lines_process(WORKER, job, environment, "the compiler", on_start) as process:
-                    for _ in own:
+                    for _ in share:
                         precision, size, seconds = process.answer()
                         path = paths[precision, size]
-                        own_fields = {"file": path.name, "sha256": sha256(path), "compile_s": seconds}
-                        built[precision, size] = own_fields
+                        fields = {"file": path.name, "sha256": sha256(path), "compile_s": seconds}
+                        built[precision, size] = fields
                         progress.update()
             except LitmeterError as error:
                 failure = {"skipped_reason": f"it cannot be compiled: {error}"}
-                return dict.fromkeys(own, failure) | built
+                return dict.fromkeys(share, failure) | built
             return built
 
         possible = [variant for variant in variants if not reasons[variant[0]]]
-        jobs = [partial(build, own) for own in jobs_of(possible, device, cores)]
-        found = {variant: one for built in run_parallel(jobs, cores) for variant, one in built.items()}
-    missing = {variant: {"skipped_reason": reasons[variant[0]]} for variant in variants}
+        found: dict[Variant, Mapping[str, Any]] = {
+            (precision, size): {"skipped_reason": reasons[precision]} for precision, size in variants
+        }
+        jobs = [partial(build, share) for share in jobs_of(possible, device, cores)]
+        for built in run_parallel(jobs, cores):
+            found |= built
     return [
         Package.model_validate({"precision": precision, "batch_size": size, **fields})
-        for (precision, size), fields in (missing | found).items()
+        for (precision, size), fields in found.items()
     ]
 
 
 def jobs_of(variants: Sequence[Variant], device: str, cores: int) -> list[list[Variant]]:
-    """Which packages are compiled by the same process.
+    """The packages that each process compiles.
 
-    On a GPU each has its own. On a CPU all in int8 are of one graph, which takes longest and begins first;
-    the others of a batch size are of one graph. As many processes as there are cores share these sizes,
-    beside int8 one less, as each first imports what a compiler needs.
+    On a GPU every package has its own process. On a CPU one process makes all int8 packages of one graph; it
+    takes longest and begins first. The other packages of a batch size share a graph, too, and the remaining
+    cores share the batch sizes, as each process first imports what a compiler needs.
     """
     if device == "cuda":
         return [[variant] for variant in variants]
@@ -150,18 +152,19 @@ def jobs_of(variants: Sequence[Variant], device: str, cores: int) -> list[list[V
 
 
 def time_packages(exported: Path, folder: Path, device: str, packages: Sequence[Package]) -> list[Package]:
-    """Time each package in ``folder`` against the model in torch, and say which are used.
+    """Time each package in ``folder`` against the model in torch, and tell which packages are used.
 
-    Those of a batch size are timed in turn, so that precisions can be compared. Raise LitmeterError where a
+    Packages of a batch size take turns, so that precisions can be compared. Raise LitmeterError where a
     package cannot be run.
     """
-    timed = {(one.precision, one.batch_size): one for one in packages}
-    paths = [(*variant, str(folder / one.file)) for variant, one in timed.items() if one.file is not None]
+    timed = {(package.precision, package.batch_size): package for package in packages}
+    paths = [(*variant, str(folder / own.file)) for variant, own in timed.items() if own.file is not None]
     job = {"do": "time", "folder": str(exported), "device": device, "packages": paths}
-    environment = keeping_freed_memory()
     with (
         bar(len(paths), "timing", "package") as progress,
-        json_lines_process(WORKER, job, environment, "what runs the compiled models") as process,
+        json_lines_process(
+            WORKER, job, keeping_freed_memory(), "the process that runs the compiled models"
+        ) as process,
     ):
         for _ in paths:
             precision, size, found = process.answer()

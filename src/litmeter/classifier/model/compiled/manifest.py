@@ -1,7 +1,7 @@
-"""The manifest of the compiled packages: the model, machine and device that they belong to, and their hashes.
+"""The manifest of the compiled packages: their model, machine and device, and their hashes.
 
-To load a package is to run its code, so the manifest is checked before: a package is loaded only for
-the model, machine and device it was compiled for, and only if no other user may have written it.
+To load a package is to run its code, so a package is loaded only for the model, machine and device that it
+was compiled for, and only if no other user may have written it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from litmeter.system.machine import compilers
 
 MANIFEST_NAME = "manifest.json"
 AOTI_SUFFIX = ".pt2"
-"""Of packages of torch's AOTInductor, which takes no other; it compiles for a CPU, too."""
+"""The suffix that torch's AOTInductor demands."""
 SUFFIXES = {"cpu": ".package", "cuda": AOTI_SUFFIX}
-"""Endings of packages' names by device, which say who compiles and loads them."""
+"""Suffixes of packages by device: AOTInductor's or OpenVINO's."""
 COMPILE = "dvc repro compile"
 
 
@@ -37,27 +37,27 @@ class Package(Record):
     batch_size: int
     file: str | None = Field(None, description="name beside the manifest; null if it cannot be compiled")
     sha256: str | None = Field(None, description="of the file")
-    eager_ms: float | None = Field(None, description="median ms of a batch in torch; not int8, nor ONNX")
+    eager_ms: float | None = Field(None, description="median ms of a batch in torch; null for int8 and ONNX")
     compiled_ms: float | None = Field(None, description="the same, compiled")
-    parts_ms: float | None = Field(None, description="the same, by smaller packages; null without these")
+    parts_ms: float | None = Field(None, description="the same, by smaller packages; null without them")
     compile_s: float = Field(0.0, description="how long compiling took")
     skipped_reason: str | None = Field(None, description="why the package is not used, null where it is")
-    remark: str | None = Field(None, description="of one that is used, such as that smaller ones are as fast")
+    remark: str | None = Field(None, description="of a package that is used: smaller ones are as fast")
 
 
 class Calibration(Record):
-    """What the quantisation to int8 depends on besides the model; the packages' hashes bind its result."""
+    """What the quantisation to int8 depends on besides the model."""
 
     photos: int
-    sha256: str = Field(description="of the photos' own hashes")
-    nncf: str = Field(description="its version")
+    sha256: str = Field(description="of the photos' hashes")
+    nncf: str = Field(description="version of NNCF")
 
 
 class Manifest(Record):
-    """All packages, and the model, machine and device they belong to."""
+    """All packages, and the model, machine and device that they belong to."""
 
-    model: str = Field(description="hash of the model card, which has the weights' own")
-    machine: str = Field(description="hash of its hardware and of what compiled them")
+    model: str = Field(description="hash of the model card, which has the hash of the weights")
+    machine: str = Field(description="hash of the hardware and the compilers")
     device: str
     skipped_reason: str | None = Field(description="why there are no packages, null where there are")
     calibration: Calibration | None = Field(None, description="null where nothing was quantised")
@@ -65,14 +65,14 @@ class Manifest(Record):
 
 
 def identity(exported: Path) -> tuple[str, str]:
-    """Hashes of the model card in ``exported``, and of the hardware and what compiles here."""
+    """Hashes of the model card in ``exported``, and of this machine's hardware and compilers."""
     return sha256(exported / CARD_NAME), digest(json.dumps(compilers(), sort_keys=True).encode())
 
 
 def read_manifest(folders: ModelFolders, device: str) -> Manifest:
     """Read the manifest, and check that it belongs to the exported model, this machine and ``device``.
 
-    Raise ModelError where there is none, it belongs to others, or others may have written it.
+    Raise ModelError where there is none, it belongs to others, or other users may have written it.
     """
     folder = folders.compiled
     with reading(path := folder / MANIFEST_NAME, COMPILE, ModelError):
@@ -87,27 +87,24 @@ def read_manifest(folders: ModelFolders, device: str) -> Manifest:
 
 
 def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[Package]:
-    """The packages of ``precision`` that are not skipped; torch runs what they do not make up.
+    """The packages of ``precision`` that are not skipped; torch runs the batches that they do not cover.
 
-    Raise ModelError as ``read_manifest``; and where what torch does not run, int8 or a model of an ONNX file,
-    has none for a single image.
+    Raise ModelError as ``read_manifest``, and where int8 or an ONNX file's model, which torch does not run,
+    has no package for a single image.
     """
     manifest = read_manifest(folders, device)
-    packages = [one for one in manifest.packages if one.precision == precision]
-    used = [one for one in packages if one.skipped_reason is None]
-    alone = any(one.batch_size == 1 for one in used)
+    packages = [package for package in manifest.packages if package.precision == precision]
+    used = [package for package in packages if package.skipped_reason is None]
+    alone = any(package.batch_size == 1 for package in used)
     if not alone and (precision == "int8" or read_card(folders.exported).kind == "onnx"):
-        reasons = [one.skipped_reason for one in packages if one.batch_size == 1 and one.skipped_reason]
-        reason = next(iter([*reasons, manifest.skipped_reason]), None) or "compile.int8_photos was 0"
+        reasons = [package.skipped_reason for package in packages if package.batch_size == 1]
+        reason = next(iter(reasons), manifest.skipped_reason) or "compile.int8_photos was 0"
         raise ModelError(f"serve.precision: {precision!r} has no package for a single image: {reason}")
     return used
 
 
 def package_hashes(folders: ModelFolders, device: str, settings: InferenceSettings) -> list[str | None]:
-    """Hashes of the packages that ``settings`` run; none in torch.
-
-    Raise ModelError as ``packages_to_use``.
-    """
+    """Hashes of the packages that ``settings`` run; raise ModelError as ``packages_to_use``."""
     used = packages_to_use(folders, device, settings.precision) if settings.compiled else []
     return [package.sha256 for package in used]
 
@@ -115,7 +112,7 @@ def package_hashes(folders: ModelFolders, device: str, settings: InferenceSettin
 def split_note(
     folders: ModelFolders, device: str, settings: InferenceSettings, largest_batch: int
 ) -> str | None:
-    """What to say where ``settings`` ask for more than was compiled; None where they do not.
+    """What is not compiled of that which ``settings`` run, for the user; None if all of it is.
 
     Raise ModelError as ``packages_to_use``.
     """
@@ -124,8 +121,9 @@ def split_note(
     used = packages_to_use(folders, device, settings.precision)
     if not used:
         manifest = read_manifest(folders, device)
-        own = (one.skipped_reason for one in manifest.packages if one.precision == settings.precision)
-        return f"not compiled: {manifest.skipped_reason or next(own, 'no package')}; the model runs in torch"
+        reasons = (one.skipped_reason for one in manifest.packages if one.precision == settings.precision)
+        reason = manifest.skipped_reason or next(reasons, "no package")
+        return f"not compiled: {reason}; the model runs in torch"
     largest = max(package.batch_size for package in used)
     if largest_batch <= largest:
         return None
@@ -136,7 +134,7 @@ def split_note(
 
 
 def verified_file(folder: Path, package: Package) -> Path:
-    """Path of the package's file; raise ModelError if it is not as compiled, or others may write it."""
+    """Path of the package's file; raise ModelError if the file has changed, or others may write it."""
     path = folder / str(package.file)
     with reading(path, COMPILE, ModelError):
         check_ownership(path)
@@ -147,7 +145,7 @@ def verified_file(folder: Path, package: Package) -> Path:
 
 
 def check_ownership(path: Path) -> None:
-    """Raise ModelError where users other than this one and root may write ``path``, whose code is run."""
+    """Raise ModelError where users besides this user and root may write ``path``, whose code is run."""
     status = path.stat()
     group_writable = status.st_mode & stat.S_IWGRP and not is_private_group(status)
     if status.st_uid not in (os.getuid(), 0):
@@ -157,7 +155,7 @@ def check_ownership(path: Path) -> None:
 
 
 def is_private_group(status: os.stat_result) -> bool:
-    """Whether a file's group is its owner's private group: of the owner's name, without other members."""
+    """Whether a file's group is private: it has its owner's name, and no other members."""
     try:
         owner, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
     except KeyError:

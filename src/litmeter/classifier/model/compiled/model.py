@@ -1,7 +1,7 @@
-"""A model that runs the packages compiled for its batch sizes.
+"""A model that runs compiled packages: OpenVINO's on a CPU, those of torch's Inductor on a GPU.
 
-They are OpenVINO's on a CPU, and of torch's Inductor on a GPU. That one's loader unpacks a package into a
-folder, from which kernels are loaded at their first launch, and which a killed process leaves.
+The loader of the latter unpacks a package into a temporary folder, from which kernels are loaded at their
+first launch. A process that is killed leaves this folder behind.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from litmeter.system.temporary import folder_of
 BatchModel = Callable[[torch.Tensor], torch.Tensor]
 """A model as a function: a batch -> logits (N, classes)."""
 
-
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
-"""For operators that are not quantised, which are all of them but in int8."""
+"""For operators that are not quantised."""
 
 
 def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchModel:
-    """Load the model in a package, which takes batches of the one size that it was compiled for."""
+    """Load a package; it takes batches of the size that it was compiled for."""
     if path.suffix == AOTI_SUFFIX:
         torch.backends.cudnn.allow_tf32 = False  # full precision means IEEE float32
         with unpacking_into(folder_of(os.getpid())):
@@ -39,14 +38,14 @@ def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchM
 
 
 class OpenVinoModel:
-    """The model in a package of OpenVINO's, mapped: the weights are in memory once for all workers."""
+    """OpenVINO's package, mapped: all workers share the weights in memory."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         import openvino  # takes memory, which workers on a GPU do not need
 
         with path.open("rb") as file:
             package = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_COPY), np.uint8)
-        # OpenVINO reads the weights where they are, so that this must live as long as the model.
+        # OpenVINO reads the weights in place, so this must live as long as the model.
         self._package = openvino.Tensor(package, shared_memory=True)
         compiled = openvino.Core().import_model(self._package, "CPU", openvino_options(dtype))
         self._request = compiled.create_infer_request()
@@ -59,7 +58,7 @@ class OpenVinoModel:
 
 
 def openvino_options(dtype: torch.dtype) -> dict[str, object]:
-    """OpenVINO's options: one thread, as several workers share the cores, and not pinned to a core."""
+    """OpenVINO's options: one thread, not pinned to a core, as several workers share the cores."""
     return {
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
         "INFERENCE_NUM_THREADS": 1,
@@ -84,9 +83,9 @@ def unpacking_into(folder: Path) -> Iterator[None]:
 def compiled_model(
     build_eager: Callable[[], BatchModel], folders: ModelFolders, precision: str, device: torch.device
 ) -> BatchModel:
-    """A model that splits a batch of any size into the sizes that have been compiled, largest first.
+    """A model that splits a batch into the sizes that have been compiled, largest first.
 
-    ``build_eager`` builds the model in torch; it is called unless the packages make up every size.
+    ``build_eager`` builds the model in torch; it is called unless there is a package for a single image.
     """
     dtype = getattr(torch, dtype_name(precision, device.type))
     models = {
@@ -105,13 +104,13 @@ def compiled_model(
 def run_in_parts(
     batch: torch.Tensor, sizes: Sequence[int], model_of: Callable[[int], BatchModel]
 ) -> torch.Tensor:
-    """Logits of a batch, run in parts of these ``sizes``, each by the model of its size."""
+    """Logits of a batch that is run in parts of ``sizes``, each part by the model for its size."""
     logits = [model_of(len(part))(part) for part in torch.split(batch, list(sizes))]
     return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def split(number: int, sizes: list[int]) -> list[int]:
-    """``number`` as a sum of ``sizes`` (descending), the largest first, and of the remainder."""
+    """The summands of ``number``: ``sizes`` (descending), the largest first, and the remainder."""
     summands = []
     for size in sizes:
         summands += [size] * (number // size)

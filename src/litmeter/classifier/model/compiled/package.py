@@ -1,11 +1,10 @@
 """Compile packages, and time them: ``python -m litmeter.classifier.model.compiled.package``.
 
-By OpenVINO on a CPU, which needs no C++ compiler, and by torch's Inductor on a GPU. Int8 comes by NNCF, as
-post-training quantisation for OpenVINO.
+OpenVINO, which needs no C++ compiler, compiles for a CPU; torch's Inductor for a GPU. NNCF quantises to int8.
 
-A process of its own: several compile at once, and the memory that a compiler keeps is freed at its end. One
-that times has the environment of a worker that keeps freed memory: without that, torch spends most of its
-time on page faults, and the gain would be overstated.
+Several processes compile at once, and the memory that a compiler keeps is freed at its process's end. The
+process that times keeps freed memory as a worker does: torch would otherwise spend most of its time on page
+faults, and the gain would be overstated.
 """
 
 from __future__ import annotations
@@ -46,20 +45,20 @@ from litmeter.system.device import wait_for
 Entry = tuple[str, int, str]
 """A package's precision, batch size and path."""
 Timed = tuple[str, str]
-"""The precision of a model that is timed, and its kind: "compiled", "eager" (in torch) or "parts"."""
+"""The precision of a timed model, and its kind: "compiled", "eager" (in torch) or "parts"."""
 ROUNDS, EAGER_ROUNDS = 10, 4
 ROUND_S = 0.05
-"""Runs of each model, in turn: a machine that slows down for longer slows down all. The one in torch has only
-the first ones where they resolve a difference: it is mostly two or three times slower than a package."""
+"""In each round all models run in turn, for ROUND_S each: a machine that slows down slows down all of them.
+The model in torch runs only in the first rounds where these resolve a difference."""
 
 
 def main() -> None:
-    """Do the job that comes in, JSON: what to ``do``, and its arguments; print a line for each package."""
+    """Read a job in JSON, what to ``do`` and its arguments; print a line for each package."""
     job: dict[str, Any] = json.loads(sys.stdin.readline())
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.gettempdir()
     jobs: dict[str, Callable[..., None]]
     jobs = {"compile": compile_float, "quantise": compile_int8, "time": time_packages}
-    with redirect_stdout(sys.stderr):  # whatever a compiler has to say
+    with redirect_stdout(sys.stderr):  # the output of compilers
         jobs[job.pop("do")](**job)
 
 
@@ -68,9 +67,9 @@ def _answer(content: Any) -> None:
 
 
 def compile_float(folder: str, device: str, packages: Sequence[Entry]) -> None:
-    """Compile packages in formats that the model itself computes in; answer with the seconds of each.
+    """Compile packages in full and half precision; answer with the seconds of each.
 
-    Those of a batch size stand together: OpenVINO's are of one graph.
+    OpenVINO's packages of a batch size, which stand together in ``packages``, share a graph.
     """
     for size, group in itertools.groupby(packages, key=itemgetter(1)):
         began = perf_counter()
@@ -81,7 +80,7 @@ def compile_float(folder: str, device: str, packages: Sequence[Entry]) -> None:
             if path.endswith(AOTI_SUFFIX):
                 compile_by_inductor(eager_model(folder, device, precision), example, path)
             else:
-                graph = graph or graph_of(folder, example)  # in float32, which OpenVINO casts itself
+                graph = graph or graph_of(folder, example)  # in float32; OpenVINO casts it
                 write_package(graph, example.shape, getattr(torch, dtype_name(precision, device)), path)
         seconds = round((perf_counter() - began) / len(paths), 1)
         for precision in paths:
@@ -92,12 +91,12 @@ def compile_float(folder: str, device: str, packages: Sequence[Entry]) -> None:
 def compile_by_inductor(model: PixelModel, example: torch.Tensor, path: str) -> None:
     """Write AOTInductor's package of ``model`` for batches like ``example``."""
     exported = torch.export.export(model, (example,))
-    # Weights become constants: folded, packed, and part of the package.
+    # Weights become constants, which are folded, packed, and part of the package.
     torch._inductor.aoti_compile_and_package(exported, package_path=path, inductor_configs={"freezing": True})
 
 
 def compile_int8(folder: str, device: str, packages: Sequence[Entry], calibration: Sequence[str]) -> None:
-    """Quantise the model by photos, and compile packages of it; the first one's time contains that."""
+    """Quantise the model by photos, and compile packages of it; the time of the first includes quantising."""
     began = perf_counter()
     preprocess = TorchvisionPreprocess(read_card(Path(folder)))  # as a server sees the photos
     pixels = [preprocess.transform(preprocess.decode(Path(photo).read_bytes())) for photo in calibration]
@@ -109,7 +108,7 @@ def compile_int8(folder: str, device: str, packages: Sequence[Entry], calibratio
 
 
 def graph_of(folder: str, example: torch.Tensor, any_batch: bool = False) -> openvino.Model:
-    """OpenVINO's graph of the exported model, for pixels like ``example``, or a batch of any size."""
+    """OpenVINO's graph of the exported model, for batches as large as ``example`` or of any size."""
     model, card = eager_model(folder, "cpu", "full"), read_card(Path(folder))
     if isinstance(model.model, GraphModel):
         return pixel_graph(model.model.graph(card.image_size), card)
@@ -118,7 +117,7 @@ def graph_of(folder: str, example: torch.Tensor, any_batch: bool = False) -> ope
 
 def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: str) -> None:
     """Write OpenVINO's package of ``graph`` for batches of this ``shape``, computed in ``dtype``."""
-    graph.reshape(list(shape))  # static: the conversion leaves the batch size open
+    graph.reshape(list(shape))  # the conversion leaves the batch size open
     compiled = openvino.Core().compile_model(graph, "CPU", openvino_options(dtype))
     if compiled.output(0).shape[0] != shape[0]:
         raise ValueError(f"a graph for batches of {shape[0]} answers {compiled.output(0).shape[0]} images")
@@ -126,23 +125,22 @@ def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtyp
 
 
 def quantise(graph: openvino.Model, pixels: Sequence[torch.Tensor]) -> openvino.Model:
-    """The graph with weights and activations in int8, where an operator has such a kernel.
+    """A float32 graph with weights and activations in int8, for operators that have such a kernel.
 
-    Ranges of activations are those that ``pixels`` cause: calibration photos, uint8 (3, size, size). The
-    graph is in float32, for batches of one of these, or of any size.
+    The ranges of activations come from calibration photos: ``pixels``, uint8 (3, size, size) each.
     """
     import nncf  # takes seconds
 
     images = [image.unsqueeze(0).contiguous().numpy() for image in pixels]
     dataset = nncf.Dataset(images)
-    # Weights symmetric, activations asymmetric: as fast as symmetric ones, and closer to the model's answers.
+    # Asymmetric activations are as fast as symmetric ones, and closer to the model's answers.
     mixed = nncf.QuantizationPreset.MIXED
     quantised: openvino.Model = nncf.quantize(graph, dataset, preset=mixed, subset_size=len(images))
     return quantised
 
 
 def eager_model(folder: str, device: str, precision: str) -> PixelModel:
-    """The exported model in ``folder`` with its normalisation, in torch: what is compiled."""
+    """The exported model in ``folder`` with its normalisation, in torch."""
     torch.set_num_threads(1)
     card, target = read_card(Path(folder)), torch.device(device)
     dtype = getattr(torch, dtype_name(precision, device))
@@ -150,7 +148,7 @@ def eager_model(folder: str, device: str, precision: str) -> PixelModel:
 
 
 def example_batch(folder: str, device: str, batch_size: int) -> torch.Tensor:
-    """A batch of random pixels, uint8 (batch_size, 3, size, size), the same each time."""
+    """A batch of random pixels, uint8 (batch_size, 3, size, size), the same at each call."""
     size = read_card(Path(folder)).image_size
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
@@ -158,14 +156,18 @@ def example_batch(folder: str, device: str, batch_size: int) -> torch.Tensor:
 
 
 def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
-    """Time packages, those of a batch size in turn; answer with precision, size and ``findings`` of each.
+    """Time packages, each batch size's in turn; answer with precision, batch size and ``findings`` of each.
 
-    One is used if it is faster than the model in torch in the same precision, where there is one, and not
+    A package is used if it is faster than the model in torch in the same precision, if there is that, and not
     slower than smaller packages.
     """
     precisions = dict.fromkeys(precision for precision, _, _ in packages)
-    in_torch = [] if read_card(Path(folder)).kind == "onnx" else [one for one in precisions if one != "int8"]
-    eager = {one: eager_model(folder, device, one) for one in in_torch}
+    onnx = read_card(Path(folder)).kind == "onnx"
+    eager = {
+        precision: eager_model(folder, device, precision)
+        for precision in precisions
+        if precision != "int8" and not onnx
+    }
     used: dict[str, dict[int, BatchModel]] = {precision: {} for precision in precisions}
     for size, group in itertools.groupby(sorted(packages, key=itemgetter(1)), key=itemgetter(1)):
         example = example_batch(folder, device, size)
@@ -176,24 +178,24 @@ def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
             models[precision, "compiled"] = load_package(Path(path), dtype, example.device)
             if precision in eager:
                 models[precision, "eager"] = eager[precision]
-            own = used[precision]
-            parts[precision] = split(size, sorted(own, reverse=True))
-            if set(parts[precision]) <= set(own):
-                in_parts = partial(run_in_parts, sizes=parts[precision], model_of=own.__getitem__)
+            smaller = used[precision]
+            parts[precision] = split(size, sorted(smaller, reverse=True))
+            if set(parts[precision]) <= set(smaller):
+                in_parts = partial(run_in_parts, sizes=parts[precision], model_of=smaller.__getitem__)
                 models[precision, "parts"] = in_parts
         times = times_ms(models, example)
         for precision, sizes in parts.items():
-            found = findings({kind: ms for (own, kind), ms in times.items() if own == precision}, sizes)
+            found = findings({kind: ms for (name, kind), ms in times.items() if name == precision}, sizes)
             if found["skipped_reason"] is None:
                 used[precision][size] = models[precision, "compiled"]
             _answer((precision, size, found))
 
 
 def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict[str, float | str | None]:
-    """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is.
+    """Fields of the manifest's ``Package``: median times, why it is not used, and a remark if it is used.
 
-    ``times`` are milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager"
-    (maybe in the first rounds only) and "parts" (packages of these batch sizes in turn).
+    ``times`` are milliseconds of a batch by round and kind: "compiled", and if available "eager" (possibly of
+    the first rounds alone) and "parts" (packages of the batch sizes ``parts``).
     """
     reason = remark = None
     for other, name in (
@@ -217,7 +219,7 @@ def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict
 
 
 def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:
-    """The rate over another's in the rounds that both had, with its interval."""
+    """The ratio of two models' rates in the rounds that both have, with its interval."""
     pairs = list(zip(own_ms, other_ms, strict=False))
     rates = {"own": [1 / own for own, _ in pairs], "other": [1 / other for _, other in pairs]}
     return ratio(rates, "own", "other", reference="other")
@@ -225,21 +227,21 @@ def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:
 
 @torch.inference_mode()
 def times_ms(models: Mapping[Timed, BatchModel], example: torch.Tensor) -> dict[Timed, list[float]]:
-    """Median wall time of a run by round, milliseconds; each round has the reverse order of the last."""
-    medians: dict[Timed, list[float]] = {one: [] for one in models}
+    """Median wall time of a run by round, milliseconds; the order is reversed from round to round."""
+    medians: dict[Timed, list[float]] = {key: [] for key in models}
     for model in models.values():  # the first run of each is a warm-up
         run_ms(model, example)
     for number in range(ROUNDS):
-        for one in list(models) if number % 2 else reversed(list(models)):
-            precision, kind = one
+        for key in list(models) if number % 2 else reversed(list(models)):
+            precision, kind = key
             compiled = medians[precision, "compiled"]
-            if kind == "eager" and number >= EAGER_ROUNDS and gain_over(compiled, medians[one]).resolved:
+            if kind == "eager" and number >= EAGER_ROUNDS and gain_over(compiled, medians[key]).resolved:
                 continue
             deadline = perf_counter() + ROUND_S
-            times = [run_ms(models[one], example)]
+            times = [run_ms(models[key], example)]
             while perf_counter() < deadline:
-                times.append(run_ms(models[one], example))
-            medians[one].append(median(times))
+                times.append(run_ms(models[key], example))
+            medians[key].append(median(times))
     return medians
 
 
