@@ -4,7 +4,7 @@ The section ``serve`` begins alone. Every third round some neighbours of the lea
 another value of one knob. All racers are served at once and take short turns in rounds. Rates are compared
 within rounds, because a machine that drifts changes all of them (``stats.ratios``). After each round the
 racers that are slower than the leader are eliminated. The race ends when all that remain are equally fast and
-every neighbour of the leader has raced, or when time is up.
+every neighbour of the leader, and of racers that came near it, has raced; or when time is up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean, geometric_mean
@@ -50,6 +50,8 @@ JOIN_EVERY, JOIN_MOST, JOIN_ROUNDS = 3, 6, 6
 """All neighbours of the reference join after its first round, then every JOIN_EVERY rounds JOIN_MOST of the
 leader's at most; but only as many as there is time for JOIN_ROUNDS with them."""
 NOT_RACED = "no neighbour of a leader, or no time for it"
+NEAR = 0.9
+"""Where all neighbours of the leader have raced, those of racers with this share of its rate join."""
 FAR_LATE = 90
 """A limit of the p95 is missed beyond doubt where even this percentile is above it."""
 CAPACITIES, CAPACITIES_SHARE = 3, 1 / 2
@@ -190,6 +192,14 @@ class Race:
         """The ratio of a rate to the leader's."""
         return self.ratio(name, self.leader) if self.leader else None
 
+    def centres(self) -> Iterator[Configuration]:
+        """The leader, or the reference where none leads; then the racers that came near the leader."""
+        yield self.racers[self.leader or self.reference].settings
+        ratios = {name: own.ratio for name in self.racers if (own := self.over_leader(name))}
+        for name in sorted(ratios, key=lambda name: -ratios[name]):
+            if ratios[name] >= NEAR:
+                yield self.racers[name].settings
+
     def settled(self) -> bool:
         """Whether more rounds change nothing: all that remain, and are served, are equally fast."""
         served = [name for name in self.remaining if not self.racers[name].out_of_memory]
@@ -268,8 +278,7 @@ def race(
             count = int(spare_s / (start_s + JOIN_ROUNDS * round_s / len(order)))
             # However short the time, one joins the reference.
             most = max(1, count) if len(racing.racers) == 1 else max(0, min(JOIN_MOST, count))
-            centre = racing.racers[racing.leader or racing.reference].settings
-            new = neighbours_of(centre)[:most]
+            new = next(filter(None, map(neighbours_of, racing.centres())), [])[:most]
             if done and not new:
                 return
             racing.join(new)
