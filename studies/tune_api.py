@@ -84,7 +84,7 @@ def run(own: Sequence[str], sweep: Mapping[str, Any], number: int) -> dict[str, 
     bodies = params.bodies()
     with exclusive_machine(), load_generator(*bodies) as generator:
         job = job_of(params, DEVICE, bodies)
-        subjects = subjects_of(job, generator, DEVICE, bodies)
+        subjects = subjects_of(job, generator, DEVICE)
         outcome = measure_all(search(job), subjects, log, job.tune.max_s)
     best = max(sweep["ratios"], key=lambda name: sweep["ratios"][name][0])
     found: dict[str, Any] = {
@@ -92,7 +92,6 @@ def run(own: Sequence[str], sweep: Mapping[str, Any], number: int) -> dict[str, 
         "best": best,
         "combinations": outcome.combinations,
         "rounds": outcome.rounds,
-        "model_error": outcome.prediction_error and round(outcome.prediction_error, 3),
         "seconds": round(log.reached_s),
     }
     if found["winner"] != best:

@@ -18,7 +18,6 @@ from litmeter.measure.turn import Result, Schedule, Turn, measure, serve
 from litmeter.params import load_params
 from litmeter.stages.tune import job_of, subjects_of
 from litmeter.stats.ratios import ratios
-from litmeter.system.files import rounded
 from litmeter.system.machine import exclusive_machine
 from litmeter.tune.search import Job, search
 from studies.harness import DEVICE, keep_runs, read_result, sender
@@ -70,7 +69,7 @@ def in_turn(job: Job) -> Schedule[dict[str, Any]]:
 def measured_by(schedule: Schedule[Result], job: Job, log: Log) -> Result:
     """What a schedule found."""
     with exclusive_machine(), sender(job.load.request_body) as generator:
-        subjects = subjects_of(job, generator, DEVICE, load_params().bodies())
+        subjects = subjects_of(job, generator, DEVICE)
         return measure_all(schedule, subjects, log, job.tune.max_s)
 
 
@@ -83,7 +82,6 @@ def run(measured: Mapping[str, Any], number: int) -> dict[str, Any]:
         "winner": winner,
         "winner_of_best": round(measured["ratios"][winner] / max(measured["ratios"].values()), 4),
         "rounds": outcome.rounds,
-        "model_error": rounded(outcome.prediction_error, 3),
         "seconds": round(log.reached_s),
         "share_of_exhaustive": round(log.reached_s / measured["seconds"], 3),
     }

@@ -106,24 +106,24 @@ def write_params(serve: Mapping[str, Any], tune: Mapping[str, Any] = TUNE) -> Pa
 
 
 def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_params({"api": "server:Product", "threads_per_worker": 1})
+    both = {**TUNE, "transport": ["litserve", "direct"], "max_batch_size": [4]}
+    write_params({"api": "server:Product", "threads_per_worker": 1, "max_batch_size": 4}, both)
     outcome, turns = main()
     beside = replace(turns[0], other_percent=40.0, others='{"python3": 0.8}')
     done("tune", (outcome, [beside]))
-    assert {outcome.winner.search_name} < {"1x1 b1 0ms", "1x1 b4 0ms"}
     metrics, rows = read_json(TUNE_METRICS), read_rows(TUNE_TABLE, TuneRow)
     assert metrics["winner"].keys() == TUNE.keys() - {"max_s"}
     assert metrics["weights_sha256"] is None
-    assert {row.name for row in rows} == {"1x1 b1 0ms", "1x1 b4 0ms"}
-    assert rows[0].rate_rps
-    assert all(row.predicted_rps and not row.failed for row in rows)
-    assert {row.knob for row in read_rows(TUNE_KNOBS, KnobRow)} == {"max_batch_size"}
+    assert {row.name for row in rows} == {"1x1 b4 0ms", "1x1 b4 0ms direct"}
+    assert outcome.winner.search_name == rows[0].name
+    assert all(row.rate_rps and not row.failed for row in rows)
+    assert {row.knob for row in read_rows(TUNE_KNOBS, KnobRow)} == {"transport"}
     printed = capsys.readouterr().out
     assert "agreement" not in printed
     assert "others used the cores (python3" in " ".join(printed.split())
-    write_json(TUNE_METRICS, metrics | {"winner": metrics["winner"] | {"max_batch_size": 4}})
+    write_json(TUNE_METRICS, metrics | {"winner": metrics["winner"] | {"transport": "direct"}})
     apply_winner()
-    assert load_params().serve.max_batch_size == 4
+    assert load_params().serve.transport == "direct"
 
 
 def test_turns_of_a_search_depend_on_all_that_machine_json_has(project: Path) -> None:
@@ -134,24 +134,13 @@ def test_turns_of_a_search_depend_on_all_that_machine_json_has(project: Path) ->
     assert key_of(params, "cpu", [b"{}"]) != before
 
 
-def test_a_transport_is_a_knob(project: Path) -> None:
-    both = {**TUNE, "transport": ["litserve", "direct"], "max_batch_size": [4]}
-    write_params({"api": "server:Product", "threads_per_worker": 1, "max_batch_size": 4}, both)
-    main()
-    rows = read_rows(TUNE_TABLE, TuneRow)
-    assert {row.name for row in rows} == {"1x1 b4 0ms", "1x1 b4 0ms direct"}
-    assert {row.knobs["transport"] for row in rows} == {"litserve", "direct"}
-
-
-def test_a_stream_races_without_predictions(project: Path) -> None:
+def test_a_stream_races_too(project: Path) -> None:
     both = {**TUNE, "transport": ["litserve", "direct"]}
     write_params({"api": "server:Stream", "threads_per_worker": 1}, both)
     outcome, _ = main()
     assert {row.name for row in outcome.rows} == {"1x1 b1 0ms", "1x1 b4 0ms"}
     assert any("serves no LitAPI with stream" in reason for reason in outcome.left_out)
     assert outcome.rows[0].rate_rps
-    assert all(row.predicted_rps is None for row in outcome.rows)
-    assert read_json(TUNE_METRICS)["model_error"] is None
 
 
 def test_batch_sizes_that_fail_are_left_out_and_another_takes_the_place_of_serve(project: Path) -> None:

@@ -14,8 +14,8 @@ from litmeter.measure.turn import Result, Sample, Schedule, Serve, Serving, Turn
 from litmeter.stats.records import LoadRecord, late_share
 from tests.support.load import record
 
-START_S, TURN_S, STATE_S = 2.0, 2.2, 120.0
-"""Of a subject and of a turn under load; and of the machine's state, on average."""
+START_S, AROUND_TURN_S, STATE_S = 2.0, 0.3, 60.0
+"""Of a subject's start; of a turn besides its load; and of the machine's state, on average."""
 
 
 @dataclass
@@ -77,13 +77,15 @@ class MadeUpMachine:
         new = startable[: self.places - len(kept)]
         self.seconds += START_S * len(new)
         self.ready = tuple(name for name in asked.names if name in {*kept, *new})
-        return Serving(self.ready, self.seconds)
+        return Serving(self.ready, self.seconds, dict.fromkeys(new, START_S))
 
     def load(self, turn: Turn) -> Sample:
         """Measure a turn."""
         assert turn.subject in self.ready
         begin_s, load = self.seconds, turn.load
-        self.seconds += TURN_S if isinstance(load, LoadPlan) else load.seconds
+        self.seconds += (
+            load.warmup_s + load.min_s + AROUND_TURN_S if isinstance(load, LoadPlan) else load.seconds
+        )
         while self.seconds > self.changes_s:
             self.slow, self.changes_s = not self.slow, self.changes_s + self.rng.exponential(STATE_S)
         logarithm = self.rng.normal(0, self.noise) - self.slow * self.slowness

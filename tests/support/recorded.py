@@ -1,8 +1,8 @@
 """Whole runs, recorded: their logs, from which schedules decide all again, and what came of them.
 
-``python -m tests.support.recorded FILE stage NAME...`` runs stages of the pipeline in the current folder, and
-``python -m tests.support.recorded FILE stage NAME...`` runs stages of the pipeline in this folder, and
-and the results that a report is made of, with what this code makes of them.
+``python -m tests.support.recorded FILE stage NAME...`` runs stages of the pipeline in the current folder;
+``python -m tests.support.recorded FILE ARGUMENT...`` runs a command of litmeter. FILE then has the log of
+each run, and the results that a report is made of, with what this code makes of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from litmeter.kinds.configuration import Configuration, Host
+from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.registry import read as read_keys
 from litmeter.load.settings import LoadSettings
 from litmeter.measure import run as loop
@@ -96,7 +96,6 @@ def schedule_of(recording: Recording) -> Schedule[Any]:
                 serve,
                 LoadSettings.model_validate(given["load"], strict=False),
                 ObjectiveSettings.model_validate(given["objective"], strict=False),
-                Host(*(given["machine"][key] for key in ("device", "cores"))),
                 Space(configurations, space["left_out"]),
                 None if agreement is None else lambda one: agreement[one.model_dump_json()],
             )

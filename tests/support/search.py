@@ -12,7 +12,6 @@ WINNER = TuneRow(
     name="int8 direct 2x1 b4",
     status="winner",
     incumbent=False,
-    predicted_rps=300.0,
     rate_rps=310.0,
     ratio=1.0,
     ratio_low=1.0,

@@ -37,7 +37,7 @@ def every_chart() -> Iterator[Chart]:
     yield from charts.capacity(capacities())
     yield charts.prices(OFFERS, 1000.0)
     yield charts.tune([WINNER, replace(WINNER, name="full direct 2x1 b4", status="slower", ratio=0.5)])
-    yield charts.tune([replace(WINNER, name="2x1 b4 0ms", predicted_rps=None)])
+    yield charts.tune([replace(WINNER, name="2x1 b4 0ms")])
 
 
 def capacities() -> dict[str, CapacityResult]:

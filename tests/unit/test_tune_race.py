@@ -1,9 +1,10 @@
-"""A race: who is eliminated, who is equal, and that it finds the best on surfaces of known rates."""
+"""A race: which racers are eliminated, which join, and that it finds the best on surfaces of known rates."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,81 +17,80 @@ from litmeter.kinds.configuration import Configuration
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Turn
 from litmeter.params import load_params
-from litmeter.tune.search import FEWEST_ROUNDS, Race, Racer, finalists, race
+from litmeter.tune.search import FEWEST_ROUNDS, JOIN_MOST, TURN_S, Race, Racer, finalists, race
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
-PLAN = turn_plan(8, PARAMS.load.timeout_s, PARAMS.load.seed, 0)
-SEEDS = 12
-NOISE = 0.065
-"""Of a turn, in logarithms: 4% of a window of four seconds, for one and a half."""
-LETTERS = {letter: Classifier(max_batch_size=size) for size, letter in enumerate("sabcdef", 1)}
+PLAN = replace(turn_plan(8, PARAMS.load.timeout_s, PARAMS.load.seed, 0), min_s=TURN_S)
+LETTERS = {letter: Classifier(max_batch_size=size) for size, letter in enumerate("sabcdefghi", 1)}
 NAMES = {letter: settings.search_name for letter, settings in LETTERS.items()}
-
-
-def racer(letter: str, **given: Any) -> Racer:
-    return Racer(LETTERS[letter], **{"predicted_rps": 1.0, "agreement": 1.0} | given)
+LETTER_OF = {name: letter for letter, name in NAMES.items()}
 
 
 def raced(
     rates: Mapping[str, float | Sequence[float]],
     max_s: float = 60.0,
-    neighbours: Sequence[Racer] = (),
+    neighbours: Mapping[str, str] | None = None,
     limits: Mapping[str, float] = {},
     **machine: Any,
 ) -> tuple[Race, MadeUpMachine]:
-    """A race of racers with these rates, or rates by round; "s" is the reference."""
-    letters = {name: letter for letter, name in NAMES.items()}
+    """A race with these rates, or rates by round, of the reference "s" and others, its neighbours."""
 
     def rate_rps(turn: Turn) -> float:
-        own = rates[letters[turn.subject]]
+        own = rates[LETTER_OF[turn.subject]]
         return own if isinstance(own, float) else own[turn.round]
 
-    tune = PARAMS.tune.model_copy(update=dict(limits))
-    racing, made_up = Race(tune), MadeUpMachine(rate_rps, **machine)
-    later = {one.name for one in neighbours}
-    racing.join([racer(letter) for letter in rates if NAMES[letter] not in later])
-    made_up.run(race(racing, PLAN, max_s, lambda leader: neighbours))
+    def neighbours_of(centre: Configuration) -> list[Racer]:
+        letters = (neighbours or {"s": "".join(rates)}).get(LETTER_OF[centre.search_name], "")
+        return [Racer(LETTERS[one], 1.0) for one in letters if NAMES[one] not in racing.racers]
+
+    racing = Race(PARAMS.tune.model_copy(update=dict(limits)))
+    racing.join([Racer(LETTERS["s"], 1.0)])
+    made_up = MadeUpMachine(rate_rps, **machine)
+    made_up.run(race(racing, PLAN, max_s, neighbours_of))
     return racing, made_up
 
 
 def left(racing: Race) -> dict[str, int]:
-    """After how many rounds racers were eliminated."""
-    letters = {name: letter for letter, name in NAMES.items()}
-    found = {letters[name]: one.eliminated_after_rounds for name, one in racing.racers.items()}
-    return {letter: rounds for letter, rounds in found.items() if rounds is not None}
+    """The rounds in which eliminated racers took part."""
+    racers = racing.racers.items()
+    return {LETTER_OF[name]: one.rounds for name, one in racers if one.eliminated_after_rounds is not None}
 
 
-def test_who_is_slower_beyond_doubt_is_eliminated_and_the_reference_goes_on() -> None:
-    racing, machine = raced({"s": 70.0, "a": 100.0, "b": 99.0, "c": 80.0}, 200.0, noise=0.02)
+def test_racers_that_are_slower_beyond_doubt_are_eliminated_and_the_reference_goes_on() -> None:
+    rates = {"s": 90.0, "a": 100.0, "b": 99.5, "c": 85.0}
+    racing, machine = raced(rates, 200.0, noise=0.02)
     assert {"s", "c"} <= left(racing).keys() <= {"s", "c", "b"}
     assert FEWEST_ROUNDS <= left(racing)["c"] < racing.rounds
-    assert racing.leader == NAMES["a"]
+    assert racing.leader in (NAMES["a"], NAMES["b"])
     last = [turn.subject for turn in machine.turns if turn.round == racing.rounds - 1]
     assert NAMES["s"] in last
     assert NAMES["c"] not in machine.ready
     own = racing.ratio(NAMES["a"], NAMES["s"])
     assert own is not None
     assert own.low is not None
-    assert 1.3 < own.low < own.ratio < 1.6
+    assert 1.05 < own.low < own.ratio < 1.16
 
 
 def test_every_second_round_has_the_reverse_order() -> None:
-    _, machine = raced(dict.fromkeys("sabc", 100.0), noise=0.1)
-    orders = [
-        [turn.subject for turn in machine.turns if turn.round == number] for number in range(FEWEST_ROUNDS)
-    ]
+    _, machine = raced(dict.fromkeys("sabc", 100.0), noise=0.03, seed=1)
+    orders = [[turn.subject for turn in machine.turns if turn.round == number] for number in range(2, 6)]
     assert orders[1] == orders[0][::-1]
     assert orders[3] == orders[2][::-1]
     assert orders[0] != orders[2]
 
 
-def test_who_is_far_behind_leaves_after_two_rounds_and_who_never_answers_too() -> None:
-    near = [70.0, 59.0, *[90.0] * 20]
-    racing, _ = raced({"s": 100.0, "a": 55.0, "b": 0.0, "c": near}, max_s=60.0, noise=0.001)
-    assert {letter: rounds for letter, rounds in left(racing).items() if rounds == 2} == {"a": 2, "b": 2}
+def test_racers_far_behind_leave_after_two_rounds_and_those_that_never_answer_too() -> None:
+    near = [90.0, 70.0, 79.0, *[90.0] * 100]
+    racing, _ = raced({"s": 100.0, "a": 75.0, "b": 0.0, "c": near}, max_s=60.0, noise=0.001)
+    assert {letter: rounds for letter, rounds in left(racing).items() if rounds == 2} == {
+        **{"a": 2, "b": 2},
+        "c": 2,
+    }
     assert racing.ratio(NAMES["b"], NAMES["s"]) is None
+    racing, _ = raced({"s": 100.0, "a": [0.0, 70.0, 85.0, *[90.0] * 100]}, max_s=60.0, noise=0.001)
+    assert left(racing)["a"] > 2
 
 
 def test_a_reference_that_does_not_answer_is_an_error() -> None:
@@ -98,127 +98,111 @@ def test_a_reference_that_does_not_answer_is_an_error() -> None:
         raced({"s": 0.0, "a": 100.0})
 
 
-def test_a_machine_that_slows_down_decides_nothing() -> None:
-    slow = [50.0 if number % 3 == 0 else 100.0 for number in range(100)]
+def test_a_machine_that_slows_down_decides_nothing_and_equals_end_the_race() -> None:
+    slow = [50.0 if number % 3 == 0 else 100.0 for number in range(200)]
     racing, machine = raced({"s": slow, "a": slow, "b": slow}, max_s=500.0, noise=0.02, seed=1)
     assert left(racing) == {}
     assert racing.settled()
-    assert machine.seconds < 400  # the equals end it
+    assert machine.seconds < 400
 
 
-def test_who_breaks_a_constraint_eliminates_nobody() -> None:
+def test_racers_that_violate_a_constraint_eliminate_nobody() -> None:
     def columns(turn: Turn) -> dict[str, float]:
         return {"memory_mib": 900.0 if turn.subject == NAMES["a"] else 300.0}
 
     def latency_ms(turn: Turn) -> float:
-        return 90.0 if turn.subject == NAMES["b"] else 20.0
+        return 20.0 if turn.subject == NAMES["c"] else 90.0
 
     limits = {"max_memory_mib": 600.0, "max_p95_ms": 50.0}
-    rates = {"s": 80.0, "a": 200.0, "b": 150.0, "c": 90.0}
+    rates = {"s": 800.0, "a": 2000.0, "b": 1500.0, "c": 900.0}
     racing, _ = raced(rates, limits=limits, noise=0.01, columns=columns, latency_ms=latency_ms)
     assert racing.remaining == [NAMES["c"]]
-    assert left(racing) == {"a": 1, "b": FEWEST_ROUNDS, "s": FEWEST_ROUNDS}
+    assert left(racing) == {"a": 1, "s": FEWEST_ROUNDS}
     assert "memory" in racing.racers[NAMES["a"]].constraint_violation
     assert "p95" in racing.racers[NAMES["b"]].constraint_violation
 
 
-def test_who_finds_no_memory_races_as_soon_as_others_have_left() -> None:
+def test_racers_without_memory_race_as_soon_as_others_have_left() -> None:
     rates = {"s": 100.0, "a": 50.0, "b": 100.0, "c": 120.0}
     racing, machine = raced(rates, max_s=100.0, places=3, noise=0.01)
-    assert min(turn.round for turn in machine.turns if turn.subject == NAMES["c"]) == 2
+    assert min(turn.round for turn in machine.turns if turn.subject == NAMES["c"]) == 3
     assert racing.leader == NAMES["c"]
     racing, _ = raced({**rates, "a": 100.0}, max_s=60.0, places=3, noise=0.01)
     assert [name for name, one in racing.racers.items() if one.out_of_memory] == [NAMES["c"]]
 
 
-def test_neighbours_of_the_leader_race_where_there_is_time() -> None:
-    rates = {"s": 100.0, "a": 110.0, "b": 150.0, "c": 10.0}
-    near = [racer("b"), racer("c")]
-    racing, _ = raced(rates, max_s=200.0, neighbours=near, noise=0.01)
-    assert racing.leader == NAMES["b"]
-    own = racing.ratio(NAMES["b"], NAMES["a"])
+def test_neighbours_of_a_new_leader_join_some_at_a_time_and_only_where_there_is_time() -> None:
+    rates = {"s": 100.0, "a": 110.0, "i": 150.0, **dict.fromkeys("bcdefgh", 90.0)}
+    steps = {"s": "a", "a": "bcdefghi"}
+    racing, machine = raced(rates, max_s=200.0, neighbours=steps, noise=0.01)
+    first = [min(turn.round for turn in machine.turns if turn.subject == name) for name in racing.racers]
+    assert first == [0, 1, *[4] * JOIN_MOST, 7, 7]
+    assert racing.leader == NAMES["i"]
+    own = racing.ratio(NAMES["i"], NAMES["a"])
     assert own is not None
     assert own.ratio == pytest.approx(150 / 110, abs=0.05)
-    racing, _ = raced(rates, max_s=25.0, neighbours=near, noise=0.01)
-    assert NAMES["b"] not in racing.racers
+    racing, machine = raced(rates, max_s=5.0, neighbours=steps)
+    assert (list(racing.racers), racing.rounds) == ([NAMES["s"], NAMES["a"]], FEWEST_ROUNDS)
 
 
 KNOBS = ((0, 1),) * 5 + (tuple(range(6)), (1, 2, 4, 8), (0, 2, 10, 50))
-WORKERS = [0, np.log(1.35), np.log(1.2), np.log(0.4), np.log(0.6), np.log(0.7)]
+POINTS = np.array(list(itertools.product(*KNOBS)))
+WORKERS = np.log([1.0, 1.35, 1.2, 0.4, 0.6, 0.7])
 BATCH = {1: np.log(0.78), 2: np.log(0.96), 4: 0.0, 8: np.log(0.97)}
 TIMEOUT = {0: 0.0, 2: np.log(0.97), 10: np.log(0.85), 50: np.log(0.5)}
-POINTS = list(itertools.product(*KNOBS))
+
+
+SEEDS = 6
+NUMBERS = {Classifier(max_queue=1 + number): number for number in range(len(POINTS))}
+"""A race asks for nothing but names and neighbours, so any settings will do."""
+
+
+class NumberedRacer(Racer):
+    """A racer whose name is the number of its point."""
+
+    @property
+    def name(self) -> str:
+        return str(NUMBERS[self.settings])
 
 
 def surface(seed: int) -> npt.NDArray[np.float64]:
     """Logarithms of the rates of 3,072 configurations whose knobs depend on each other."""
     rng = np.random.default_rng(seed)
     weight = rng.normal(1, 0.25, 8)
-    rates = [
-        weight[0] * half * np.log(1.7 if compiled else 1.2)
+    half, compiled, preprocess, direct, keep, workers, batch, timeout = POINTS.T
+    logs = (
+        weight[0] * half * np.log(np.where(compiled, 1.7, 1.2))
         + weight[1] * compiled * np.log(1.8)
         + weight[2] * preprocess * np.log(1.1)
         + weight[3] * direct * np.log(1.15)
-        + weight[4] * keep * (0 if compiled else np.log(1.15))
+        + weight[4] * keep * np.log(np.where(compiled, 1.0, 1.15))
         + weight[5] * WORKERS[workers]
-        + weight[6] * BATCH[batch]
-        + weight[7] * TIMEOUT[timeout] * (1 if batch > 1 else 0.05)
-        for half, compiled, preprocess, direct, keep, workers, batch, timeout in POINTS
-    ]
-    return np.array(rates) + rng.normal(0, 0.03, len(rates))
-
-
-def settings_at(number: int) -> Configuration:
-    half, compiled, scaled, direct, keep, workers, batch, timeout = POINTS[number]
-    return Classifier(
-        precision="half" if half else "full",
-        compiled=bool(compiled),
-        preprocess="scaled" if scaled else "torchvision",
-        transport="direct" if direct else "litserve",
-        keep_freed_memory=bool(keep),
-        workers_per_device=1 + workers,
-        threads_per_worker=1,
-        max_batch_size=batch,
-        batch_timeout_s=timeout / 1000,
+        + weight[6] * np.array([BATCH[size] for size in batch])
+        + weight[7] * np.array([TIMEOUT[ms] for ms in timeout]) * np.where(batch > 1, 1, 0.05)
     )
+    return logs + rng.normal(0, 0.03, len(logs))
 
 
-def rate_lost(seed: int, error: float) -> float:
-    """What the winner of a race of the 16 best by prediction, and neighbours, lacks of the best rate.
+def rate_lost(seed: int) -> float:
+    """What the winner of a race of 12 minutes, from a configuration by chance, lacks of the best rate.
 
-    Half of the variance of the predictions' ``error`` is common to all that share precision, compiling,
-    preprocessing and transport, as costs are measured by part. The machine changes its speed by 1.4, and the
-    race takes 9 minutes.
+    The machine changes its speed by 1.4, and turns vary by 10% besides.
     """
-    truth, rng = surface(seed), np.random.default_rng(1000 + seed)
-    part = np.repeat(rng.normal(0, error, 16), len(truth) // 16)
-    predicted = np.exp(truth + (part + rng.normal(0, error, len(truth))) / np.sqrt(2))
-    numbers = {settings_at(number).search_name: number for number in range(len(truth))}
-
-    def racer_at(number: int) -> Racer:
-        return Racer(settings_at(number), float(predicted[number]), 1.0)
-
-    def neighbours(leader: Configuration) -> list[Racer]:
-        own = np.array(POINTS[numbers[leader.search_name]])
-        near = np.flatnonzero((np.array(POINTS) != own).sum(axis=1) == 1)
-        near = near[predicted[near] >= 0.5 * predicted[numbers[leader.search_name]]]
-        return [racer_at(int(one)) for one in sorted(near, key=lambda one: -predicted[one])]
-
+    rates, rng, settings = np.exp(surface(seed)), np.random.default_rng(1000 + seed), list(NUMBERS)
     racing = Race(PARAMS.tune.model_copy(update={"seed": seed}))
-    first = dict.fromkeys([int(rng.integers(len(truth))), *map(int, np.argsort(-predicted)[:16])])
-    racing.join([racer_at(number) for number in first])
-    machine = MadeUpMachine(
-        lambda turn: float(np.exp(truth[numbers[turn.subject]])),
-        noise=NOISE,
-        slowness=float(np.log(1.4)),
-        seed=seed,
-    )
-    machine.run(race(racing, PLAN, 540.0, neighbours))
-    winner = numbers[next(iter(finalists(racing)))]
-    return float(1 - np.exp(truth[winner] - truth.max()))
+
+    def neighbours_of(centre: Configuration) -> list[Racer]:
+        near = np.flatnonzero((POINTS[NUMBERS[centre]] != POINTS).sum(axis=1) == 1)
+        new = [one for one in near if str(one) not in racing.racers]
+        return [NumberedRacer(settings[one], 1.0) for one in rng.permutation(new)]
+
+    racing.join([NumberedRacer(settings[int(rng.integers(len(rates)))], 1.0)])
+    slowness = float(np.log(1.4))
+    machine = MadeUpMachine(lambda turn: rates[int(turn.subject)], noise=0.1, slowness=slowness, seed=seed)
+    machine.run(race(racing, PLAN, 720.0, neighbours_of))
+    return float(1 - rates[int(finalists(racing)[0])] / rates.max())
 
 
-@pytest.mark.parametrize(("error", "share"), [(0.1, 0.9), (0.2, 0.75)])
-def test_the_winner_is_within_5_percent_of_the_best_of_3072(error: float, share: float) -> None:
-    lost = [rate_lost(seed, error) for seed in range(SEEDS)]
-    assert np.mean(np.array(lost) < 0.05) >= share
+def test_the_winner_is_within_5_percent_of_the_best_of_3072() -> None:
+    lost = [rate_lost(seed) for seed in range(SEEDS)]
+    assert np.mean(np.array(lost) < 0.05) >= 0.8

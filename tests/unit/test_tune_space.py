@@ -1,4 +1,4 @@
-"""Which configurations a search has to choose from, and what their parts predict."""
+"""Which configurations a search has to choose from, and which are neighbours."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from litmeter.kinds.classifier import Classifier
-from litmeter.kinds.configuration import Configuration, Costs, Exclusion, Host, TuneSettings, cpu_of
-from litmeter.kinds.lit_api import LitApi, batch_formed
+from litmeter.kinds.configuration import Configuration, Exclusion, Host, TuneSettings
+from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.registry import read as read_keys
 from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.params import load_params
-from litmeter.tune.search import ranking, subject_of
-from litmeter.tune.space import DUPLICATE, changed_knobs, space_of
+from litmeter.tune.space import DUPLICATE, changed_knobs, neighbours, space_of
 from tests.support.project import ROOT
 
 CPU = Host("cpu", 2)
@@ -86,72 +85,6 @@ def test_duplicates_are_left_out(knobs: dict[str, Any]) -> None:
     assert (len(found), left_out) == (1, {DUPLICATE: 1})
 
 
-def costs(model_s: dict[str, dict[int, float]], request_s: float = 0.0) -> Costs:
-    others = {"preprocess torchvision": 0.002, "request direct": request_s, "request litserve": request_s}
-    return {**model_s, **{name: {1: seconds} for name, seconds in others.items()}}
-
-
-@pytest.mark.parametrize(
-    ("knobs", "model_s", "request_s", "rps"),
-    [
-        # Workers that keep the cores busy bound the rate, and what a request costs besides.
-        ({"workers_per_device": (2,)}, {4: 0.008}, 0.0, 2 / 0.010),
-        ({"workers_per_device": (2,)}, {4: 0.008}, 0.002, 2 / 0.012),
-        # One worker leaves a core idle.
-        ({}, {4: 0.008}, 0.0, 1 / 0.010),
-        # 8 users give each of 2 workers 4 requests: 4 x 10 ms of work, and 40 ms of waiting for the batch.
-        (
-            {"max_batch_size": (8,), "batch_timeout_s": (0.04,), "workers_per_device": (2,)},
-            {4: 0.008, 8: 0.004},
-            *(0.0, 2 * 4 / 0.080),
-        ),
-        # Costs between measured batch sizes are interpolated.
-        (
-            {"workers_per_device": (2,), "max_batch_size": (3,)},
-            {1: 0.02, 2: 0.012, 4: 0.008},
-            *(0.0, 2 / 0.012),
-        ),
-    ],
-)
-def test_a_predicted_rate_is_what_cores_workers_and_batches_allow(
-    knobs: dict[str, Any], model_s: dict[int, float], request_s: float, rps: float
-) -> None:
-    [settings] = spaces(**knobs)[0]
-    found = costs({settings.part_names()[0]: model_s}, request_s)
-    assert settings.predicted_rps(found, CPU, 8) == pytest.approx(rps)
-
-
-def test_a_model_on_a_gpu_takes_none_of_the_cores_and_bounds_the_rate() -> None:
-    gpu = Host("cuda", 2)
-    [settings] = spaces(gpu, workers_per_device=(4,), max_batch_size=(2,))[0]
-    found = costs({settings.part_names()[0]: {2: 0.004}}, 0.001)
-    assert settings.predicted_rps(found, gpu, 8) == pytest.approx(1 / 0.004)  # the cores allow 2 / 0.003
-    fast = costs({settings.part_names()[0]: {2: 0.0001}}, 0.001)
-    assert settings.predicted_rps(fast, gpu, 8) == pytest.approx(2 / 0.003)
-
-
-def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
-    found, _ = spaces(max_batch_size=(1, 4), keep_freed_memory=(True, False))
-    ranked = ranking(found, costs({one.part_names()[0]: {1: 0.010, 4: 0.006} for one in found}), CPU, 8)
-    assert [one.max_batch_size for one, _ in ranked] == [4, 4, 1, 1]
-    assert [one.keep_freed_memory for one, _ in ranked] == [False, True, False, True]
-    assert ranked[0][0].simplicity < ranked[1][0].simplicity
-
-
-def test_each_part_is_measured_once_on_as_many_cores_as_there_are() -> None:
-    found, _ = spaces(max_batch_size=(1, 4), transport=("litserve", "direct"), threads_per_worker=(1, 2))
-    parts = {part.name: part for part in Classifier.parts(found, "cpu", 2)}
-    assert len(parts) == 5
-    models = [part for part in parts.values() if part.work == "model"]
-    assert sorted((part.settings.threads_per_worker, part.workers) for part in models) == [(1, 2), (2, 1)]
-    assert all(part.batch_sizes == (1, 4) for part in models)
-    assert parts["preprocess torchvision"].settings.workers_per_device == 2
-    assert {subject_of(part) for part in parts.values() if part.work == "request"} == {
-        "request litserve",
-        "request direct",
-    }
-
-
 def test_workers_and_threads_are_one_knob() -> None:
     one = Classifier(workers_per_device=1, threads_per_worker=2)
     two = Classifier(workers_per_device=2, threads_per_worker=1)
@@ -164,6 +97,33 @@ def test_without_batches_a_timeout_is_no_difference() -> None:
     one = Classifier(max_batch_size=4, batch_timeout_s=0.01)
     assert changed_knobs(one, Classifier()) == changed_knobs(Classifier(), one) == ["max_batch_size"]
     assert len(changed_knobs(one, Classifier(max_batch_size=2))) == 2
+
+
+def named(configurations: list[Configuration]) -> set[str]:
+    return {one.search_name for one in configurations}
+
+
+def test_neighbours_have_another_value_of_one_knob() -> None:
+    found, _ = spaces(
+        workers_per_device=(1, 2),
+        threads_per_worker=(1, 2),
+        max_batch_size=(1, 4),
+        batch_timeout_s=(0.0, 0.01),
+    )
+    centre = next(one for one in found if one.search_name.endswith("2x1 b4 0ms keep"))
+    model = "full torch torchvision direct"
+    assert named(neighbours(centre, found)) == {
+        *(f"{model} 1x1 b4 0ms keep", f"{model} 1x2 b4 0ms keep"),
+        *(f"{model} 2x1 b1 0ms keep", f"{model} 2x1 b4 10ms keep"),
+    }
+
+
+def test_where_a_value_excludes_another_a_neighbour_differs_in_both() -> None:
+    found, _ = spaces(precision=("full", "int8"), compiled=(False, True), preprocess=("timm", "torchvision"))
+    centre = next(one for one in found if one.search_name.startswith("full torch timm"))
+    assert {one.rpartition(" direct")[0] for one in named(neighbours(centre, found))} == {
+        *("full torch torchvision", "full compiled torchvision", "int8 compiled torchvision"),
+    }
 
 
 OWN = LitApi(api="server:MyAPI", api_kwargs={"depth": 2}, path="/answer")
@@ -209,60 +169,3 @@ def test_a_transport_with_a_fault_is_left_out() -> None:
     )
     assert {one.transport for one in space.configurations} == {"litserve"}
     assert space.left_out["it streams"] > 0
-
-
-def test_an_apis_pipeline_is_measured_as_it_is_batched() -> None:
-    parts = LitApi.parts([own(threads_per_worker=1), own(threads_per_worker=1, max_batch_size=8)], "cpu", 2)
-    assert [(part.work, part.workers, part.batch_sizes) for part in parts] == [
-        ("pipeline", 2, (1, 8)),
-        ("request", 2, (1,)),
-    ]
-    pipeline, null = (part.settings for part in parts)
-    assert (pipeline.workers_per_device, pipeline.max_batch_size) == (2, 8)
-    assert (null.api, null.workers_per_device, null.max_batch_size) == (OWN.api, 2, 1)
-    for settings in (pipeline, null):  # processes read them so
-        assert read_keys(settings.model_dump()) == settings
-
-
-@pytest.mark.parametrize(
-    ("workers", "most", "timeout_s", "size", "wait_s"),
-    [
-        (1, 8, 0.0, 4.0, 0.0),  # half of the users wait, the others have just been answered
-        (1, 2, 0.01, 2.0, 0.0),  # as many as it takes are there
-        (3, 8, 0.0, 2.0, 0.0),
-        (1, 8, 0.1, 8.0, 0.008),  # full as soon as all have sent again
-        (1, 6, 0.1, 6.0, 0.004),
-        (1, 8, 0.002, 5.0, 0.002),  # too short for all
-        (1, 16, 0.1, 8.0, 0.1),  # more than there are users: it waits in vain
-        (16, 4, 0.01, 1.0, 0.01),
-        (16, 4, 0.0, 1.0, 0.0),
-    ],
-)
-def test_batches_as_litserves_loop_forms_them(
-    workers: int, most: int, timeout_s: float, size: float, wait_s: float
-) -> None:
-    """8 users whose requests arrive one in each millisecond."""
-    settings = own(workers_per_device=workers, max_batch_size=most, batch_timeout_s=timeout_s)
-    assert batch_formed(settings, 8, 0.001) == pytest.approx((size, wait_s))
-
-
-def test_the_rate_of_an_api_is_bound_by_the_cores_or_by_its_workers() -> None:
-    """An item takes a worker 10 ms, of which it computes 2; a request costs 1 ms, half of it the worker's."""
-    pipeline, request = own(threads_per_worker=1).part_names()
-    found = {
-        pipeline: {1: 0.010},
-        cpu_of(pipeline): {1: 0.002},
-        request: {1: 0.001},
-        cpu_of(request): {1: 0.0005},
-    }
-    rates = [
-        own(threads_per_worker=1, workers_per_device=workers).predicted_rps(found, CPU, 32)
-        for workers in (1, 4, 16)
-    ]
-    assert rates == pytest.approx([1 / 0.0105, 4 / 0.0105, 2 / 0.003])
-    found[pipeline] = found[cpu_of(pipeline)] = {1: 1e-6}
-    polling = own(threads_per_worker=1, workers_per_device=4, max_batch_size=4)
-    assert polling.predicted_rps(found, CPU, 32) == pytest.approx(2 * 3 / 7 / 0.0005)
-    direct = polling.model_copy(update={"transport": "direct"})
-    found |= {"request direct": found[request], cpu_of("request direct"): found[cpu_of(request)]}
-    assert direct.predicted_rps(found, CPU, 32) > 1000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -36,7 +35,6 @@ from litmeter.classifier.server.settings import ServerSettings
 from litmeter.errors import ModelError
 from litmeter.kinds.configuration import (
     Configuration,
-    Costs,
     Exclusion,
     Host,
     Lever,
@@ -44,7 +42,7 @@ from litmeter.kinds.configuration import (
     TuneSettings,
 )
 from litmeter.kinds.server import PREDICT, Server, Start, started_workers
-from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings, at_size
+from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings
 from litmeter.load.bodies import Bodies
 from litmeter.load.settings import LoadSettings
 from litmeter.paths import MODEL, ModelFolders
@@ -353,29 +351,6 @@ class Classifier(ServerSettings, WorkerConfiguration):
     def simplicity(self) -> tuple[float, ...]:
         """After workers and batches: not compiled, timm's own preprocessing, and memory as usual."""
         return (*super().simplicity, self.compiled, self.preprocess != "timm", self.keep_freed_memory)
-
-    def part_names(self) -> tuple[str, ...]:
-        """Its model, decoding and preprocessing, and a request's way."""
-        threads = f"{self.threads_per_worker or 'all'} threads"
-        memory = "keeps" if self.keep_freed_memory else "frees"
-        model = f"model {self.precision}, {self._built}, {threads}, {memory} memory"
-        return model, f"preprocess {self.preprocess}", f"request {self.transport}"
-
-    def predicted_rps(self, costs: Costs, machine: Host, users: int) -> float:
-        """By the time of all parts on CPU and GPU, and of a batch."""
-        workers, cores = self.workers_per_device, machine.cores
-        if self.transport == "litserve" and self.batch_timeout_s == 0:
-            size = 1.0  # LitServe's queues give a batch of one without a timeout
-        else:
-            size = max(1.0, min(float(self.max_batch_size), users / workers))
-        by_size, preprocess, request = (costs[part] for part in self.part_names())
-        model_s = at_size(by_size, size)
-        preprocess_s, request_s = preprocess[1], request[1]
-        on_gpu = machine.device == "cuda"
-        cpu_s = preprocess_s + request_s + (0.0 if on_gpu else model_s * (self.threads_per_worker or cores))
-        filled = self.max_batch_size * workers <= users
-        batch_s = size * (model_s + preprocess_s) + (0.0 if filled else self.batch_timeout_s)
-        return min(cores / cpu_s, workers * size / batch_s, 1 / model_s if on_gpu else math.inf)
 
     def check_there(self) -> None:
         """The exported model, and its packages if it is compiled."""

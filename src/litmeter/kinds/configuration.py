@@ -143,13 +143,11 @@ class Host:
     Attributes:
         cores: of the CPU.
         exclusions: what cannot run here; the first that applies is the reason that is given.
-        unavailable: why nothing runs in-process; empty where it does.
     """
 
     device: str
     cores: int
     exclusions: Sequence[Exclusion] = ()
-    unavailable: str = ""
 
     def excluded(self, settings: Configuration) -> Exclusion | None:
         """What excludes a configuration; None if nothing does."""
@@ -157,37 +155,6 @@ class Host:
             if all(getattr(settings, key) == value for key, value in one.values.items()):
                 return one
         return None
-
-
-LEAST_S = 1e-6
-"""Of a CPU time, which is rounded to this."""
-Costs = Mapping[str, Mapping[int, float]]
-"""By part, then by batch size, seconds for an image or request: of a worker for the model or a pipeline,
-while as many as have cores are busy; of a core for a preprocessing, or a transport with the load generator's
-share; and of a core for what ``cpu_of`` says."""
-
-
-def cpu_of(part: str) -> str:
-    """The CPU time of a pipeline, or of the workers for a request's way."""
-    return f"{part}: CPU time"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of configurations whose cost is measured by itself, with all workers busy.
-
-    Of the work "request" it is a server with a null model, else workers in-process.
-
-    Attributes:
-        times_cpu: whether the CPU time of its workers is a cost of its own, too.
-    """
-
-    name: str
-    work: Literal["model", "preprocess", "pipeline", "request"]
-    settings: Configuration
-    workers: int
-    batch_sizes: tuple[int, ...] = (1,)
-    times_cpu: bool = False
 
 
 class Configuration(Section):
@@ -454,21 +421,8 @@ class Configuration(Section):
 
     @property
     def simplicity(self) -> tuple[float, ...]:
-        """Key by which the cheaper and simpler sorts first."""
+        """The key by which cheaper and simpler settings sort first."""
         return ()
-
-    def part_names(self) -> tuple[str, ...]:
-        """The parts of its cost."""
-        return ()
-
-    @classmethod
-    def parts(cls, configurations: Sequence[Any], device: str, cores: int) -> list[Part]:
-        """All parts of ``configurations``, each once."""
-        return []
-
-    def predicted_rps(self, costs: Costs, machine: Host, users: int) -> float:
-        """Requests per second in a closed loop, by what its parts cost."""
-        raise NotImplementedError
 
     # ---- `litmeter init` and `litmeter serve`
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -21,21 +20,18 @@ from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
 from litmeter.errors import ApiError, UsageError
 from litmeter.kinds.configuration import (
     ANSWER_TIMEOUT_S,
-    LEAST_S,
     TRY_S,
     Checked,
-    Costs,
     Exclusion,
     Given,
     Host,
     Pipeline,
     Tried,
     TuneSettings,
-    cpu_of,
 )
 from litmeter.kinds.preflight import DIFFER, check_apis
 from litmeter.kinds.server import Server, Start, started_workers
-from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings, at_size
+from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings
 from litmeter.load.bodies import Bodies
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import CANDIDATE, WITHOUT_EFFECT, ParamsLoader, unknown_key
@@ -43,8 +39,6 @@ from litmeter.system.cores import whole_cores
 from litmeter.system.temporary import lasting_log
 
 SPEC = re.compile(r"(?:[^:]*/)?[\w.-]+:\w+")
-OTHERS = 3
-"""Processes that a request passes besides a worker: load generator, HTTP and manager."""
 DIRECT = "transport direct"
 """In messages, the check of whether the direct transport can serve a LitAPI."""
 BATCHES: dict[str, Any] = {"max_batch_size": 4, "batch_timeout_s": 0.002}
@@ -153,27 +147,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
                 for name, own in values.items()
                 if checked[name].fault
             ],
-            unavailable=next((one.unavailable for one in checked.values() if one.unavailable), ""),
         )
-
-    def part_names(self) -> tuple[str, ...]:
-        """Its pipeline, all that LitServe's loop calls, and a request's way."""
-        return f"pipeline, {self.threads_per_worker or 'all'} threads", f"request {self.transport}"
-
-    def predicted_rps(self, costs: Costs, machine: Host, users: int) -> float:
-        """By the time of its parts on the cores, and of a batch in a worker."""
-        (pipeline, request), cores = self.part_names(), machine.cores
-        request_s, of_worker_s = costs[request][1], costs[cpu_of(request)][1]
-        size, wait_s = batch_formed(self, users, request_s / cores)
-        cpu_s = at_size(costs[cpu_of(pipeline)], size) + request_s
-        item_s = at_size(costs[pipeline], size) + of_worker_s
-        workers = self.workers_per_device
-        rate_rps = min(cores / cpu_s, workers * size / (size * item_s + wait_s))
-        if self.transport == "litserve" and self.max_batch_size > 1 and not self.batch_timeout_s:
-            # Its workers never sleep, they poll: of the cores the other processes have a fair share left.
-            others_s = max(LEAST_S, request_s - of_worker_s)
-            rate_rps = min(rate_rps, cores * OTHERS / (OTHERS + workers) / others_s)
-        return rate_rps
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
         """Try single items and batches; raise ApiError if neither works."""
@@ -240,23 +214,6 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         """The file of the LitAPI's module."""
         folder = os.path.relpath(self.folder or os.curdir)
         return [Path(folder, *self.api.partition(":")[0].split(".")).with_suffix(".py")]
-
-
-def batch_formed(settings: LitApi, users: int, arrival_s: float) -> tuple[float, float]:
-    """The mean size of a batch in LitServe's loop, and how long the worker waits for it to fill.
-
-    In a closed loop a worker that is free finds what waits: all requests but those in the other workers and
-    those just answered, whose users send again meanwhile. If it may wait, it also gets some of the latter,
-    one each ``arrival_s``, and it waits until the batch is full, however few users there are.
-    """
-    workers, most = settings.workers_per_device, settings.max_batch_size
-    ready, all_ = max(1.0, users / (workers + 1)), max(1.0, users / workers)
-    if most <= ready or not settings.batch_timeout_s:
-        return min(most, ready), 0.0
-    until_all_s = arrival_s * all_
-    to_fill = (most - ready) / (all_ - ready) if most <= all_ else math.inf
-    wait_s = min(settings.batch_timeout_s, until_all_s * to_fill)
-    return min(most, ready + (all_ - ready) * min(1.0, wait_s / until_all_s)), wait_s
 
 
 def _values(given: Given) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from litmeter.direct.settings import Transport, WorkerSettings
-from litmeter.kinds.configuration import Configuration, Host, Lever, Part, TuneSettings
+from litmeter.kinds.configuration import Configuration, Host, Lever, TuneSettings
 from litmeter.say.tables import pluralise
 from litmeter.settings import OneOrMore, Seconds, StrictCount
 
@@ -112,41 +110,3 @@ class WorkerConfiguration(WorkerSettings, Configuration):
             self.batch_timeout_s,
             self.transport != "litserve",
         )
-
-    @classmethod
-    def parts(cls, configurations: Sequence[Any], device: str, cores: int) -> list[Part]:
-        """Models or pipelines with as many workers as have cores, then what preprocesses, then transports."""
-        models: dict[str, Any] = {}
-        sizes: dict[str, set[int]] = defaultdict(lambda: {1})
-        others: dict[str, Part] = {}
-        one_thread = {"threads_per_worker": 1, "keep_freed_memory": True, "workers_per_device": cores}
-        for one in configurations:
-            model, *preprocess, request = one.part_names()
-            models.setdefault(model, one)
-            sizes[model].add(one.max_batch_size)
-            for name in preprocess:
-                others.setdefault(name, Part(name, "preprocess", one.model_copy(update=one_thread), cores))
-            others.setdefault(request, Part(request, "request", one.null(cores), cores, times_cpu=cls.waits))
-        work: Literal["model", "pipeline"] = "pipeline" if cls.waits else "model"
-        parts = []
-        for name, one in models.items():
-            workers = max(1, cores // (one.threads_per_worker or cores)) if device == "cpu" else 1
-            settings = one.model_copy(update={"workers_per_device": workers})
-            if cls.waits:  # batched at any size if it ever is: LitServe's two loops call it differently
-                settings = settings.model_copy(update={"max_batch_size": max(sizes[name])})
-            part_sizes = tuple(sorted(sizes[name]))
-            parts.append(Part(name, work, settings, workers, part_sizes, times_cpu=cls.waits))
-        return [*parts, *others.values()]
-
-    def null(self, cores: int) -> Any:
-        """A server of which, with a null model, the transport remains."""
-        keys = (*self.knobs, "max_queue", "max_queue_mib")
-        own = {key: type(self).model_fields[key].default for key in keys}
-        own |= {"transport": self.transport, "workers_per_device": cores, "threads_per_worker": 1}
-        return self.model_copy(update=own)
-
-
-def at_size(by_size: Mapping[int, float], size: float) -> float:
-    """A cost at a batch size, between those that were measured."""
-    sizes = sorted(by_size)
-    return float(np.interp(size, sizes, [by_size[one] for one in sizes]))

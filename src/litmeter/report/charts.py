@@ -299,9 +299,7 @@ WORDS = {
 
 
 def tune(rows: Sequence[TuneRow]) -> Chart:
-    """A row per configuration that raced: its rate over the fastest one's in the rounds of both, and as
-    predicted."""
-    fastest = next((row for row in rows if row.ratio_low == row.ratio_high == 1.0), rows[0])
+    """A row per configuration that raced: its rate over the fastest one's in the rounds of both."""
     words = [row.name.split() for row in rows]
     common = set(words[0]).intersection(*words) if len(rows) > 1 else set()
     names = [
@@ -315,9 +313,6 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
             ratio = ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
             tip = f"{row.name}: {ratio}, {rate_cell(row.rate_rps)} req/s"
             _draw_ratio(axes, place, row, STATUS_COLOURS[row.status], tip, hollow=row.status != "winner")
-        if fastest.predicted_rps:
-            predicted = [(row.predicted_rps or math.nan) / fastest.predicted_rps for row in rows]
-            axes.plot(predicted, range(len(rows)), "x", color=INK, markersize=5)
         axes.set_xlabel("times the rate of the fastest")
 
     shown = {word for name in names for word in name.split()}
@@ -326,10 +321,9 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
     return Chart(
         "What the search measured, in turn",
         draw,
-        "In the rounds that both took part in, with 95% intervals; ×: predicted from the costs of the parts, "
-        f"which only chooses who races. {'; '.join(meanings)}{'. ' if meanings else ''}Filled: the winner, "
-        "the cheapest of those that are as good (blue)."
-        + (" Orange: not resolved from the best, or excluded." if doubtful else ""),
+        "In the rounds that both took part in, with 95% intervals. "
+        f"{'; '.join(meanings)}{'. ' if meanings else ''}Filled: the winner, the cheapest of those that are "
+        "as good (blue)." + (" Orange: not resolved from the best, or excluded." if doubtful else ""),
         names=names,
         notes=["reference" if row.incumbent and row.status == "slower" else fate(row) for row in rows],
     )

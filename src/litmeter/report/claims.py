@@ -410,7 +410,7 @@ def accuracy_interval(train: TrainMetrics) -> tuple[float, float]:
 
 
 def tuned_text(tuned: Tuned) -> str:
-    """The winner, its gain, configurations that cannot be told from it, and how well rates were predicted."""
+    """The winner, its gain, and configurations that cannot be told from it."""
     metrics, rows = tuned.metrics, tuned.rows
     winner, incumbent = rows[0], next(row for row in rows if row.incumbent)
     text = (
@@ -426,6 +426,4 @@ def tuned_text(tuned: Tuned) -> str:
     for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
         if names := [f"`{row.name}`" for row in rows if row.status == status]:
             text += f" {said}: {', '.join(names)}."
-    if metrics["model_error"] is None:
-        return f"{text} No rate was predicted."
-    return f"{text} Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."
+    return text

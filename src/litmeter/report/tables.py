@@ -283,7 +283,6 @@ TUNE_CELLS: dict[str, Callable[[TuneRow], str]] = {
     "configuration": lambda row: row.name + (" (serve:)" if row.incumbent else ""),
     "result": fate,
     "req/s": lambda row: rate_cell(row.rate_rps),
-    "predicted": lambda row: rate_cell(row.predicted_rps),
     "times serve:": lambda row: ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
     "p95 ms": lambda row: number_cell(row.p95_ms, 0),
     "MiB": lambda row: number_cell(row.memory_mib, 0),
@@ -301,8 +300,7 @@ def searched_tables(rows: Sequence[TuneRow], knobs: Sequence[KnobRow]) -> tuple[
     """Tables of the finalists, and of what another value of one key would be worth."""
     finalists = [row for row in rows if row.status in ("winner", "equal", "not resolved")]
     worth = [
-        [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high), row.source]
-        for row in knobs
+        [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high)] for row in knobs
     ]
-    head = ["key", "value", "times the winner's rate", "source"]
+    head = ["key", "value", "times the winner's rate"]
     return markdown_table(*tune_table(finalists), 2), markdown_table(head, worth, 2)

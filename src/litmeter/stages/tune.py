@@ -17,7 +17,7 @@ from litmeter.load.bodies import Bodies
 from litmeter.measure.log import unfinished_log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
-from litmeter.measure.subjects import InProcess, Served, Subject
+from litmeter.measure.subjects import Served, Subject
 from litmeter.params import Params, params_on
 from litmeter.paths import MACHINE, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.say.progress import print_wrapped
@@ -27,7 +27,7 @@ from litmeter.system.cores import whole_cores
 from litmeter.system.dvc_file import code_digest
 from litmeter.system.machine import recorded_machine
 from litmeter.tune.rows import KnobRow, TuneRow
-from litmeter.tune.search import Job, Outcome, search, subject_of
+from litmeter.tune.search import Job, Outcome, search
 from litmeter.tune.space import space_of
 
 
@@ -45,7 +45,7 @@ def main() -> tuple[Outcome, Sequence[TurnRow]]:
     with load_generator(*bodies) as generator:
         job = job_of(params, device, bodies)
         log = unfinished_log("tune", key_of(params, device, bodies.contents))
-        subjects = subjects_of(job, generator, device, bodies)
+        subjects = subjects_of(job, generator, device)
         outcome = run(search(job), subjects, log, params.tune.max_s, spent_s=time.monotonic() - began)
     with files.all_or_nothing():
         files.write_json(TUNE_METRICS, metrics_of(params, outcome, log.reached_s))
@@ -67,12 +67,12 @@ def check_tunable(params: Params) -> None:
 def job_of(params: Params, device: str, bodies: Bodies) -> Job:
     """What the search works on, without the values of knobs that cannot be used here.
 
-    Where ``serve`` itself answers wrongly, the simplest of all others takes its place. Raise ApiError where
-    all do.
+    Where ``serve`` itself answers wrongly, the simplest of the other configurations takes its place. Raise
+    ApiError where all answer wrongly.
     """
     serve: Configuration = params.serve
     tune, machine = params.tune, Host(device, whole_cores())
-    every = Job(tune, serve, params.load, params.objective, machine, space_of(tune, serve, machine), None)
+    every = Job(tune, serve, params.load, params.objective, space_of(tune, serve, machine), None)
     machine = serve.tried(every.configurations, machine, bodies, params.load.timeout_s)
     space = space_of(tune, serve, machine)
     if (excluded := machine.excluded(every.incumbent)) and excluded.is_fault:
@@ -82,21 +82,13 @@ def job_of(params: Params, device: str, bodies: Bodies) -> Job:
         print_wrapped(
             f"{excluded.reason}\n{serve.search_name} takes the place of serve:, with which all are compared"
         )
-    return replace(every, serve=serve, machine=machine, space=space, agreement=serve.agreement(device))
+    return replace(every, serve=serve, space=space, agreement=serve.agreement(device))
 
 
-def subjects_of(job: Job, sender: LoadGenerator, device: str, bodies: Bodies) -> dict[str, Subject]:
+def subjects_of(job: Job, sender: LoadGenerator, device: str) -> dict[str, Subject]:
     """All that the search may measure."""
-    timeout_s = job.load.timeout_s
-    subjects: dict[str, Subject] = {
-        subject_of(part): Served(part.name, part.settings, sender, "cpu", timeout_s, null=True)
-        if part.work == "request"
-        else InProcess(part.name, part.settings, device, bodies)
-        for part in job.parts
-    }
-    for one in job.configurations:
-        subjects[one.search_name] = Served(one.search_name, one, sender, device, timeout_s)
-    return subjects
+    names = {one.search_name: one for one in job.configurations}
+    return {name: Served(name, one, sender, device, job.load.timeout_s) for name, one in names.items()}
 
 
 def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
@@ -125,7 +117,6 @@ def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, An
         "capacity": outcome.capacity and asdict(outcome.capacity),
         "equal": sum(row.status == "equal" for row in outcome.rows),
         "not_resolved": sum(row.status == "not resolved" for row in outcome.rows),
-        "model_error": files.rounded(outcome.prediction_error, 3),
         "combinations": outcome.combinations,
         "raced": len(outcome.rows),
         "rounds": outcome.rounds,

@@ -14,19 +14,18 @@ class TuneRow:
     """A configuration that raced, in plots/tune.csv.
 
     Attributes:
-        status: one of Status: "winner"; "equal" to the fastest, where the whole interval lies within 3%;
-            "not resolved" from it; "slower"; or "excluded" by a constraint. By goal capacity, of those whose
-            capacity was measured: "equal" where the intervals overlap, else "slower".
+        status: "winner"; "equal" to the fastest, where the whole interval lies within 3%; "not resolved"
+            from it; "slower"; or "excluded" by a constraint. By goal capacity, finalists are "equal" to the
+            winner where the intervals of their capacities overlap, else "slower".
         incumbent: whether it is the section ``serve``.
-        rate_rps, p95_ms: geometric mean over its rounds, p95 over all; None where too little was answered.
-        ratio, over_serve: its rate over the fastest one's, and over that of the section ``serve``, in the
-            rounds of both, each with a 95% interval of its own (not of all together).
-        predicted_rps: by the costs of the parts; None where nothing runs in-process.
+        rate_rps, p95_ms: geometric mean over its rounds; p95 of all its answers, None where too few came.
+        ratio, over_serve: its rate over the fastest one's, and over that of ``serve``, in rounds of both,
+            each with its 95% interval (not simultaneous).
         agreement: share of the photos that the model was not fitted to, with the label of full precision;
             None where that is not known.
         failed: requests that were refused, failed or timed out.
-        eliminated_after_rounds: rounds of the race after which it left, slower beyond doubt or excluded; None
-            where it did not. Who left early looks some 4% slower than it is: it left where it was unlucky.
+        eliminated_after_rounds: rounds of the race after which it was eliminated; None where it was not. A
+            configuration that left early looks some 4% slower than it is: it left where it was unlucky.
         reason: of "excluded".
         knobs: the values of the kind's knobs, by key, a column each; texts of a file.
     """
@@ -34,7 +33,6 @@ class TuneRow:
     name: str
     status: str
     incumbent: bool
-    predicted_rps: float | None
     rate_rps: float | None
     ratio: float | None
     ratio_low: float | None
@@ -57,14 +55,12 @@ class TuneRow:
 
 @dataclass(frozen=True)
 class KnobRow:
-    """What another value of one knob would be worth at the winner, in plots/tune_knobs.csv.
+    """What another value of one knob was worth at the winner, in plots/tune_knobs.csv.
 
     Attributes:
         knob: a key of ``serve:``; workers and threads go together, as "2x1".
         value: of the knob; all others are the winner's.
-        ratio: of its rate to the winner's.
-        ratio_low, ratio_high: its 95% interval, where it was measured.
-        source: "measured" in the race, or "predicted" from the costs of the parts.
+        ratio: of its rate to the winner's, with its 95% interval.
     """
 
     knob: str
@@ -72,4 +68,3 @@ class KnobRow:
     ratio: float
     ratio_low: float | None
     ratio_high: float | None
-    source: str

@@ -1,151 +1,65 @@
-"""The whole search, a schedule of the one loop.
+"""The whole search, a schedule of the one loop: a race of ``serve``, its neighbours, and theirs.
 
-What cannot run is left out (``space``). The costs of the parts, in-process and of servers with a null model,
-predict every rate; where nothing runs in-process, nothing is predicted. The best race: they are served at
-once and take turns in rounds, and who has lost drops out. Rates of the same round are compared, as a machine
-that drifts changes both (``stats.ratios``).
+The section ``serve`` begins alone. Every third round some neighbours of the leader join; a neighbour has
+another value of one knob. All racers are served at once and take short turns in rounds. Rates are compared
+within rounds, because a machine that drifts changes all of them (``stats.ratios``). After each round the
+racers that are slower than the leader are eliminated. The race ends when all that remain are equally fast and
+every neighbour of the leader, and of racers that came near it, has raced; or when time is up.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, geometric_mean, pstdev
+from functools import partial
+from statistics import fmean, geometric_mean
 
 import numpy as np
 
 from litmeter.errors import LitmeterError, ServerError
-from litmeter.kinds.configuration import LEAST_S, Configuration, Costs, Host, Part, TuneSettings, cpu_of
+from litmeter.kinds.configuration import Configuration, TuneSettings
 from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
 from litmeter.measure.comparison_rows import interval
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
-from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
+from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
 from litmeter.params import ObjectiveSettings
 from litmeter.say.progress import print_wrapped
-from litmeter.stats.rates import Z95, percentile
+from litmeter.stats.rates import percentile
 from litmeter.stats.ratios import Rates, Ratio, difference, ratio
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, Status, TuneRow
-from litmeter.tune.space import WORKERS_TIMES_THREADS, Space, changed_knobs
+from litmeter.tune.space import WORKERS_TIMES_THREADS, Space, changed_knobs, knob_values, neighbours
 
-COST_ROUNDS = 4
-"""Rounds of all parts: were each measured once, a drift of the machine would pass for a cost."""
-WORK_S, NULL_S = 0.15, 1.0
-"""Measured in each turn, of a part in-process and of a server with a null model."""
-
+TURN_S, AROUND_TURN_S = 0.3, 0.3
+"""A turn measures for TURN_S at least, which leaves time for many configurations, and takes AROUND_TURN_S
+longer than its load."""
 FEWEST_ROUNDS = 4
-"""Before anybody is compared, however short the time."""
+"""Rounds of a race, however short the time, and of a racer before a p value eliminates it."""
 LOSING_P = 0.02
-"""One-sided p value of a paired test against the leader, below which a configuration is eliminated."""
-FAR_BEHIND_ROUNDS, FAR_BEHIND = 2, 0.6
-"""Sooner, where it had less than this share of the leader's rate in each round so far."""
-NEIGHBOURS_EVERY, JOIN_ROUNDS = 4, 6
-"""Every so many rounds the leader's neighbours join. Nobody joins who has no time for so many rounds."""
-FEWEST_RACERS = 2
-"""The reference and another, however short the time."""
-LATEST = 1.05
-"""Share of the time by which the fewest rounds end at the latest: whoever has none for them leaves."""
-AROUND_TURN_S = 0.3
-"""A turn takes so much longer than its load."""
-NO_TIME = "no time for it"
+"""A racer is eliminated where a paired test against the leader has a one-sided p value below this."""
+FAR_BEHIND_ROUNDS, FAR_BEHIND = 2, 0.8
+"""After so many rounds it is, too, if its rate was below this share of the leader's in each of them."""
+JOIN_EVERY, JOIN_MOST, JOIN_ROUNDS = 3, 6, 6
+"""All neighbours of the reference join after its first round, then every JOIN_EVERY rounds JOIN_MOST of the
+leader's at most; but only as many as there is time for JOIN_ROUNDS with them."""
+NOT_RACED = "no neighbour of a leader, or no time for it"
+NEAR = 0.9
+"""Where all neighbours of the leader have raced, those of racers with this share of its rate join."""
 FAR_LATE = 90
-"""Percentile that is above the limit of the p95 where that is missed beyond doubt."""
-RACERS = 16
-"""The best by prediction race."""
-NEIGHBOURS_FROM = 0.5
-"""Share of the leader's predicted rate: predictions are hardly ever off by more."""
-COSTS_SHARE = 0.2
-"""Share of the time that is left, at most, for further rounds of the costs."""
+"""A limit of the p95 is missed beyond doubt where even this percentile is above it."""
 CAPACITIES, CAPACITIES_SHARE = 3, 1 / 2
-"""By goal capacity, finalists whose capacity is measured, and share of the budget, at most, for that."""
+"""By goal capacity: the number of finalists whose capacity is measured, in this share of the time at most."""
 CHEAPER_FROM = 0.95
 """A cheaper one wins where the interval of its rate over the leader's reaches no further down."""
 MEMORY_STEP_MIB = 50.0
-"""Differences of memory below this are none."""
-
-
-def subject_of(part: Part) -> str:
-    """The part's name among the subjects of the loop."""
-    return part.name if part.work == "request" else in_process(part.name)
-
-
-def measure_costs(parts: Sequence[Part], plan: LoadPlan, budget_s: float, seed: int) -> Schedule[Costs]:
-    """Measure all parts in interleaved rounds, as many of them at once as memory holds.
-
-    After COSTS_SHARE of what is left of ``budget_s`` no more rounds than the first begin. Raise LitmeterError
-    where a server with a null model does not answer.
-
-    Returns:
-        Those of ``steady``, without the parts that do not start.
-    """
-    plan = replace(plan, requests=1, min_s=NULL_S, max_s=NULL_S, give_up_s=None)
-    costs: dict[str, dict[int, float]] = defaultdict(dict)
-    waiting, rng = list(parts), random.Random(seed)
-    while waiting:
-        serving = yield from serve([subject_of(part) for part in waiting])
-        group = [part for part in waiting if subject_of(part) in serving.names]
-        works = [(part, size) for part in group for size in part.batch_sizes]
-        share = COSTS_SHARE * len(group) / len(parts)
-        until_s = serving.at_s + share * max(0.0, budget_s - serving.at_s)
-        order: list[tuple[Part, int]] = []
-        seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
-        for number in range(COST_ROUNDS):
-            order = order[::-1] if number % 2 else rng.sample(works, len(works))
-            for part, size in order:
-                load = plan if part.work == "request" else Work(part.work, size, WORK_S, part.workers)
-                sample = yield from measure(Turn(subject_of(part), load, number, note="costs"))
-                for name, cost_s in _costs_s(part, sample).items():
-                    seconds[name, size].append(cost_s)
-            if not works or sample.ended_s > until_s:
-                break
-        for (name, size), cost_s in zip(seconds, steady(list(seconds.values())), strict=True):
-            costs[name][size] = cost_s
-        # The first of those that wait always has room: where it is not ready, it has failed.
-        waiting = [part for part in waiting[1:] if part not in group]
-    return costs
-
-
-def steady(seconds: Sequence[Sequence[float]]) -> list[float]:
-    """Costs of parts (rows) by what they took in each round: neither a slow round nor a slow moment counts.
-
-    Logarithms are those of the part plus those of the round, which is what most parts have in common; of what
-    is left, the median over rounds.
-    """
-    if not seconds:
-        return []
-    logs = np.log(np.array(seconds))
-    rounds = np.median(logs - logs.mean(axis=1, keepdims=True), axis=0)
-    return [float(cost_s) for cost_s in np.exp(np.median(logs - rounds, axis=1))]
-
-
-def _costs_s(part: Part, sample: Sample) -> dict[str, float]:
-    """What a turn of a part says of its costs."""
-    row = sample.row
-    own = part.times_cpu and row.workers_cpu_ms is not None
-    workers = {cpu_of(part.name): max((row.workers_cpu_ms or 0.0) / 1000, LEAST_S)} if own else {}
-    if part.work != "request":
-        if not row.rate_rps:
-            raise LitmeterError(f"{part.name}: no batch was done")
-        return {part.name: part.workers / row.rate_rps, **workers}
-    if not row.rate_rps or row.server_cores is None or row.client_cores is None or row.failed:
-        raise LitmeterError(f"{part.name}: the server with a null model did not answer every request")
-    return {part.name: (row.server_cores + row.client_cores) / row.rate_rps, **workers}
-
-
-def ranking(
-    configurations: Iterable[Configuration], costs: Costs, machine: Host, users: int
-) -> list[tuple[Configuration, float]]:
-    """The configurations with their predicted rates, fastest first; of equals, the simpler first."""
-    predicted = [(one, one.predicted_rps(costs, machine, users)) for one in configurations]
-    return sorted(predicted, key=lambda pair: (-pair[1], pair[0].simplicity))
+"""Smaller differences of memory do not count."""
 
 
 @dataclass
@@ -157,11 +71,10 @@ class Racer:
         rates: of each round; 0 where it did not answer, None where it took no part.
         latencies_ms: of the good answers of each of its turns.
         failed: requests that were refused, failed or timed out.
-        constraint_violation: the constraint that it does not keep to, empty where it keeps to all.
+        constraint_violation: the constraint that it violates, or empty.
     """
 
     settings: Configuration
-    predicted_rps: float | None
     agreement: float | None
     rates: list[float | None] = field(default_factory=list)
     latencies_ms: list[Floats] = field(default_factory=list)
@@ -182,7 +95,7 @@ class Racer:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether it has never been served, as memory had no room for it."""
+        """Whether it has never been served, because memory had no room for it."""
         return not self.rounds and not self.constraint_violation
 
     def latency_ms(self, percent: float) -> float | None:
@@ -201,12 +114,12 @@ class Racer:
 
 @dataclass
 class Race:
-    """Who is in the race, and what was measured so far.
+    """The racers, and what was measured so far.
 
     Attributes:
         limits: the constraints.
         racers: by name. The first one is the reference: it takes part to the end, for every comparison.
-        leader: who has the highest mean rate of those that remain; None where none of them has answered.
+        leader: name of the remaining racer with the highest mean rate; None where none has answered.
     """
 
     limits: TuneSettings
@@ -216,37 +129,25 @@ class Race:
 
     @property
     def reference(self) -> str:
-        """The one that all others are compared with."""
+        """The racer that all others are compared with."""
         return next(iter(self.racers))
 
     @property
     def next_turns(self) -> list[str]:
-        """Those that the next round measures, if memory has room for them."""
+        """The racers that the next round measures, if memory has room for them."""
         racers = self.racers.items()
         return [name for name, one in racers if one.eliminated_after_rounds is None or name == self.reference]
 
-    def keep(self, count: int) -> None:
-        """Let only the first that joined take part, ``count`` with the reference."""
-        self.racers = dict(list(self.racers.items())[:count])
-
-    def shorten(self, names: Sequence[str], count: int) -> None:
-        """Let no more than ``count`` of those that are served go on, the reference and the fastest so far."""
-
-        def order(name: str) -> tuple[bool, float]:
-            return name != self.reference, -fmean(rate or 0.0 for rate in self.racers[name].rates)
-
-        for name in sorted(set(names).intersection(self.next_turns), key=order)[count:]:
-            self.racers[name].constraint_violation = NO_TIME
-            self.racers[name].eliminated_after_rounds = self.rounds
-
     @property
     def remaining(self) -> list[str]:
-        """Those that may lead: neither eliminated nor breaking a constraint."""
-        racers = self.racers.items()
-        left_at = {name: one.eliminated_after_rounds for name, one in racers if not one.constraint_violation}
-        return [name for name, rounds in left_at.items() if rounds is None]
+        """The racers that may lead: neither eliminated nor violating a constraint."""
+        return [
+            name
+            for name, one in self.racers.items()
+            if one.eliminated_after_rounds is None and not one.constraint_violation
+        ]
 
-    def join(self, racers: Sequence[Racer]) -> None:
+    def join(self, racers: Iterable[Racer]) -> None:
         """Let more configurations take part from the next round on."""
         for racer in racers:
             racer.rates = [None] * self.rounds
@@ -254,7 +155,7 @@ class Race:
             self._judge(racer)
 
     def run_round(self, order: Sequence[str], plan: LoadPlan) -> Schedule[float]:
-        """Measure a round, and eliminate who is slower than the leader beyond doubt; return its end.
+        """Measure a round, and eliminate the racers that have lost; return when it ended.
 
         Raise ServerError where the reference does not answer.
         """
@@ -291,27 +192,26 @@ class Race:
         """The ratio of a rate to the leader's."""
         return self.ratio(name, self.leader) if self.leader else None
 
+    def centres(self) -> Iterator[Configuration]:
+        """The leader, or the reference where none leads; then the racers that came near the leader."""
+        yield self.racers[self.leader or self.reference].settings
+        ratios = {name: own.ratio for name in self.racers if (own := self.over_leader(name))}
+        for name in sorted(ratios, key=lambda name: -ratios[name]):
+            if ratios[name] >= NEAR:
+                yield self.racers[name].settings
+
     def settled(self) -> bool:
-        """Whether more rounds would change nothing: all that are left, and are served, are equally fast."""
+        """Whether more rounds change nothing: all that remain, and are served, are equally fast."""
         served = [name for name in self.remaining if not self.racers[name].out_of_memory]
         ratios = [self.over_leader(name) for name in served]
         return bool(self.leader) and all(own is not None and own.equal for own in ratios)
 
     def standing(self) -> str:
-        """Who leads, and how many remain."""
+        """Which racer leads, and how many remain."""
         if self.leader is None:
             return "nobody leads"
         mean_rps = fmean(rate for rate in self.racers[self.leader].rates if rate)
         return f"{len(self.remaining)} of {len(self.racers)} left, {self.leader} leads, {mean_rps:.0f}/s"
-
-    def prediction_error(self) -> float | None:
-        """Standard deviation of ln(measured / predicted) over all that answered; None without predictions.
-
-        So what is wrong by the same factor everywhere does not count: it changes no order.
-        """
-        pairs = [(self.ratio(name, self.reference), one.predicted_rps) for name, one in self.racers.items()]
-        logs = [math.log(own.ratio / rps) for own, rps in pairs if own and rps]
-        return pstdev(logs) if logs else None
 
     def _has_lost(self, name: str, leader: str, answered: Rates) -> bool:
         pairs = zip(self.racers[name].rates, self.racers[leader].rates, strict=True)
@@ -324,13 +224,13 @@ class Race:
         return lead.mean > 0 and lead.p_value() / 2 < LOSING_P
 
     def _answered(self) -> Rates:
-        # Of those that share an answered round with the reference, itself among them if it answered.
+        # Of the racers that share an answered round with the reference; it is one of them if it answered.
         rates = {name: racer.rates for name, racer in self.racers.items()}
         pairs = {name: zip(own, rates[self.reference], strict=True) for name, own in rates.items()}
         return {name: own for name, own in rates.items() if any(a and b for a, b in pairs[name])}
 
     def _judge(self, racer: Racer) -> None:
-        """Note whether a racer breaks a constraint; it is eliminated where that is for good."""
+        """Note whether a racer violates a constraint; eliminate it where that is beyond doubt."""
         limits, memory_mib, p95_ms = self.limits, racer.memory_mib, racer.latency_ms(95)
         violation, for_good = "", True
         if racer.agreement is not None and racer.agreement < limits.min_agreement:
@@ -347,60 +247,52 @@ class Race:
 
 
 def race(
-    racing: Race, plan: LoadPlan, until_s: float, neighbours: Callable[[Configuration], Sequence[Racer]]
+    racing: Race, plan: LoadPlan, until_s: float, neighbours_of: Callable[[Configuration], Sequence[Racer]]
 ) -> Schedule[None]:
-    """Run rounds until all that remain are equally fast, or time is up, ``until_s`` after the log's begin.
-
-    As many of those that joined take part, the first ones, as have time for JOIN_ROUNDS.
+    """Run rounds until all that remain are equally fast and no neighbours join, or until time is up.
 
     Args:
-        neighbours: who differs from a configuration by one key, the best first; they race once it leads.
+        until_s: when time is up, seconds since the log's begin.
+        neighbours_of: the neighbours of a configuration that have not raced.
 
     Raises:
         ServerError: the reference does not answer, or memory has no room for it.
     """
     rng, order = random.Random(racing.limits.seed), list[str]()
-    nobody = yield from serve([])
-    alone = yield from serve([racing.reference])
-    start_s, turn_s = alone.at_s - nobody.at_s, plan.warmup_s + plan.min_s + AROUND_TURN_S
-    count = int((until_s - alone.at_s - JOIN_ROUNDS * turn_s) / (start_s + JOIN_ROUNDS * turn_s))
-    racing.keep(1 + max(FEWEST_RACERS - 1, count))
-    serving = yield from serve(racing.next_turns)
-    start_s = (serving.at_s - alone.at_s) / max(1, len(serving.names) - 1)
-    now_s = serving.at_s
-    while True:
-        if racing.reference not in serving.names:
-            raise ServerError("serve: cannot be served; all others are compared with it")
+    serving = yield from serve([racing.reference])
+    start_s, now_s = serving.ready_s.get(racing.reference) or 0.0, serving.at_s
+    while racing.reference in serving.names:
         present = [name for name in racing.next_turns if name in serving.names]
-        if racing.rounds % 2:
+        if racing.rounds % 2:  # the reverse of the round before
             order = [name for name in reversed(order) if name in present]
             order += [name for name in present if name not in order]
         else:
             order = rng.sample(present, len(present))
         began_s, now_s = now_s, (yield from racing.run_round(order, plan))
-        round_s, leader = now_s - began_s, racing.leader
-        if (rounds := FEWEST_ROUNDS - racing.rounds) > 0:
-            spare_s = LATEST * until_s - now_s
-            racing.shorten(order, max(FEWEST_RACERS, int(spare_s / (rounds * round_s / len(order)))))
-        else:
-            if leader is None or now_s + round_s > until_s:
+        round_s, enough = now_s - began_s, racing.rounds >= FEWEST_ROUNDS
+        if enough and now_s + round_s > until_s:
+            return
+        done = enough and (racing.leader is None or racing.settled())
+        if done or racing.rounds % JOIN_EVERY == 1:
+            spare_s = until_s - now_s - JOIN_ROUNDS * round_s
+            count = int(spare_s / (start_s + JOIN_ROUNDS * round_s / len(order)))
+            # However short the time, one joins the reference.
+            most = max(1, count) if len(racing.racers) == 1 else max(0, min(JOIN_MOST, count))
+            new = next(filter(None, map(neighbours_of, racing.centres())), [])[:most]
+            if done and not new:
                 return
-            settled = racing.settled()
-            if settled or not racing.rounds % NEIGHBOURS_EVERY:
-                spare_s = until_s - now_s - JOIN_ROUNDS * round_s
-                count = int(spare_s / (start_s + JOIN_ROUNDS * round_s / len(order)))
-                near = neighbours(racing.racers[leader].settings)
-                new = [one for one in near if one.name not in racing.racers][: max(0, count)]
-                if settled and not new:
-                    return
-                racing.join(new)
+            racing.join(new)
         if set(racing.next_turns) != set(order):
+            before = serving
             serving = yield from serve(racing.next_turns)
+            if started := set(serving.names).difference(before.names):
+                start_s = (serving.at_s - now_s) / len(started)
             now_s = serving.at_s
+    raise ServerError("serve: cannot be served; all others are compared with it")
 
 
 def too_little(agreement: float, min_agreement: float) -> str:
-    """Why a configuration does not race or win whose answers differ from those of full precision."""
+    """Why a configuration whose answers differ from those of full precision does not race or win."""
     return f"{agreement:.1%} of the labels as in full precision, less than {min_agreement:.4g}"
 
 
@@ -416,7 +308,6 @@ class Job:
     serve: Configuration
     load: LoadSettings
     objective: ObjectiveSettings
-    machine: Host
     space: Space
     agreement: Callable[[Configuration], float] | None
 
@@ -431,12 +322,9 @@ class Job:
         """All that may be served, the incumbent first."""
         return list(dict.fromkeys([self.incumbent, *self.space.configurations]))
 
-    @property
-    def parts(self) -> list[Part]:
-        """All whose costs are measured."""
-        if self.machine.unavailable:
-            return []
-        return self.serve.parts(self.configurations, self.machine.device, self.machine.cores)
+    def racer(self, settings: Configuration) -> Racer:
+        """A configuration that joins the race."""
+        return Racer(settings, None if self.agreement is None else self.agreement(settings))
 
 
 @dataclass(frozen=True)
@@ -455,7 +343,6 @@ class Outcome:
     knobs: list[KnobRow]
     left_out: Mapping[str, int]
     combinations: int
-    prediction_error: float | None
     rounds: int
     settled: bool
     capacity: CapacityMetrics | None
@@ -464,7 +351,7 @@ class Outcome:
 def search(job: Job) -> Schedule[Outcome]:
     """Search the configuration that reaches the goal best.
 
-    Its subjects are those of ``job.parts``, and ``job.configurations`` by ``search_name``.
+    The subjects of its turns are ``job.configurations`` by ``search_name``.
 
     Raises:
         LitmeterError: no configuration can run or keeps to the constraints, or a model, server or load
@@ -475,34 +362,15 @@ def search(job: Job) -> Schedule[Outcome]:
     if not space.configurations:
         raise LitmeterError(f"tune: no configuration can run: {reasons}")
     print_wrapped(f"1. {len(space.configurations)} configurations can run; left out: {reasons or 'none'}")
-    plan = turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0)
-    costs = yield from measure_costs(job.parts, plan, tune.max_s, tune.seed)
-    if job.machine.unavailable:
-        shuffled = random.Random(tune.seed).sample(job.configurations, len(job.configurations))
-        predicted = dict.fromkeys(shuffled, 1.0)
-    else:
-        running = [one for one in job.configurations if costs.keys() >= set(one.part_names())]
-        predicted = dict(ranking(running, costs, job.machine, tune.users))
-    if job.incumbent not in predicted or not set(predicted).intersection(space.configurations):
-        raise LitmeterError("tune: what configurations consist of does not start")
-    candidates = _Candidates(job, predicted)
     racing = Race(tune)
-    racing.join(candidates.first())
-    found_rps = (
-        f"no rate is predicted ({job.machine.unavailable}); some race, by chance, and serve:"
-        if job.machine.unavailable
-        else f"the costs of the parts predict {min(predicted.values()):.0f} to {max(predicted.values()):.0f} "
-        f"req/s; the best of them race, and serve: ({predicted[job.incumbent]:.0f} req/s)"
-    )
-    print_wrapped(f"2. {found_rps}")
+    racing.join([job.racer(job.incumbent)])
+    print_wrapped("2. serve: races, then its neighbours, then those of the fastest")
+    plan = replace(turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0), min_s=TURN_S)
     by_capacity = tune.goal == "capacity"
     each_s = min(job.objective.max_s, CAPACITIES_SHARE * tune.max_s / CAPACITIES) if by_capacity else 0.0
-    chosen = dict(racing.racers)
-    yield from race(racing, plan, tune.max_s - CAPACITIES * each_s, candidates.neighbours)
-    late = [one.settings for name, one in chosen.items() if name not in racing.racers]
-    candidates.reasons |= dict.fromkeys(late, NO_TIME)
-    without = f"; for {len(late)} more there was no time" if late else ""
-    print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}{without}")
+    neighbours_of = partial(_new_neighbours, job, racing)
+    yield from race(racing, plan, tune.max_s - CAPACITIES * each_s, neighbours_of)
+    print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
     capacities: dict[str, CapacityMetrics] = {}
     if by_capacity:
         objective = job.objective.model_copy(update={"max_s": each_s})
@@ -519,86 +387,31 @@ def search(job: Job) -> Schedule[Outcome]:
     statuses[winner] = "winner"
     stayed = {name: one.eliminated_after_rounds for name, one in racing.racers.items()}
     longest = sorted(stayed, key=lambda name: -(racing.rounds if (own := stayed[name]) is None else own))
+    unraced = [one for one in space.configurations if one.search_name not in racing.racers]
     in_order = dict.fromkeys([winner, *finalists(racing), *longest])
     return Outcome(
         winner=racing.racers[winner].settings,
         rows=[_tune_row(racing, one, statuses[one], capacities.get(one)) for one in in_order],
-        knobs=_knob_rows(candidates.predicted, racing, winner),
-        left_out=candidates.left_out(racing.racers),
+        knobs=_knob_rows(racing, winner),
+        left_out=Counter(space.left_out) + Counter({NOT_RACED: len(unraced)}),
         combinations=len(space.configurations) + sum(space.left_out.values()),
-        prediction_error=racing.prediction_error(),
         rounds=racing.rounds,
         settled=racing.settled(),
         capacity=capacities.get(winner),
     )
 
 
-@dataclass
-class _Candidates:
-    """Who may race: predicted rates of those whose parts run, fastest first; why some of them do not race."""
-
-    job: Job
-    predicted: Mapping[Configuration, float]
-    reasons: dict[Configuration, str] = field(default_factory=dict)
-
-    def first(self) -> list[Racer]:
-        """The incumbent, and the best of the space, or any where nothing is predicted.
-
-        Of those with the very same prediction the simplest alone races: nothing that was measured tells them
-        apart.
-        """
-        incumbent = self.job.incumbent
-        racers = [self._racer(incumbent)]
-        taken = {self.predicted[incumbent]} if incumbent in self.job.space.configurations else set()
-        for settings, predicted_rps in self.predicted.items():
-            if settings == incumbent or len(racers) > RACERS:
-                continue
-            if predicted_rps in taken and not self.job.machine.unavailable:
-                self.reasons[settings] = "predicted as fast as a simpler one"
-            elif self._agrees(settings):
-                taken.add(predicted_rps)
-                racers.append(self._racer(settings))
-        return racers
-
-    def neighbours(self, leader: Configuration) -> list[Racer]:
-        """Those that differ from the leader by one knob, and are not predicted to be far slower."""
-        return [
-            self._racer(settings)
-            for settings, predicted_rps in self.predicted.items()
-            if predicted_rps >= NEIGHBOURS_FROM * self.predicted[leader]
-            and settings != self.job.incumbent
-            and len(changed_knobs(settings, leader)) == 1
-            and self._agrees(settings)
-        ]
-
-    def left_out(self, racers: Mapping[str, Racer]) -> Mapping[str, int]:
-        """Number of configurations by the reason why they did not race."""
-        slower, failed = "predicted to be slower", "a part of it does not start"
-        if self.job.machine.unavailable:
-            slower = "no place in the race"
-        return Counter(self.job.space.left_out) + Counter(
-            self.reasons.get(one, slower if one in self.predicted else failed)
-            for one in self.job.space.configurations
-            if one.search_name not in racers
-        )
-
-    def _racer(self, settings: Configuration) -> Racer:
-        predicted_rps = None if self.job.machine.unavailable else self.predicted[settings]
-        return Racer(settings, predicted_rps, self._agreement(settings))
-
-    def _agreement(self, settings: Configuration) -> float | None:
-        return None if self.job.agreement is None else self.job.agreement(settings)
-
-    def _agrees(self, settings: Configuration) -> bool:
-        agreement, least = self._agreement(settings), self.job.tune.min_agreement
-        if agreement is None or agreement >= least:
-            return True
-        self.reasons[settings] = too_little(agreement, least)
-        return False
+def _new_neighbours(job: Job, racing: Race, centre: Configuration) -> list[Racer]:
+    """The neighbours of a configuration that have not raced and agree enough, in an order by chance."""
+    near = neighbours(centre, job.space.configurations)
+    racers = [job.racer(one) for one in near if one.search_name not in racing.racers]
+    agreeing = [one for one in racers if one.agreement is None or one.agreement >= job.tune.min_agreement]
+    random.Random(f"{job.tune.seed}/{racing.rounds}").shuffle(agreeing)
+    return agreeing
 
 
 def highest_capacities(capacities: Mapping[str, CapacityMetrics]) -> list[str]:
-    """Those whose capacity's interval overlaps that of the highest one; of "above_range" the low end."""
+    """The names whose interval overlaps that of the highest capacity; of "above_range" the low end counts."""
     lows = {name: one.low_rps for name, one in capacities.items() if one.low_rps is not None}
     if not lows:
         return []
@@ -608,13 +421,13 @@ def highest_capacities(capacities: Mapping[str, CapacityMetrics]) -> list[str]:
 
 
 def fastest(racing: Race) -> dict[str, Ratio]:
-    """Those that remain, with their rate over the leader's, the highest first."""
+    """The racers that remain, with their rate over the leader's, the highest first."""
     ratios = [(name, own) for name in racing.remaining if (own := racing.over_leader(name))]
     return dict(sorted(ratios, key=lambda pair: -pair[1].ratio))
 
 
 def finalists(racing: Race) -> list[str]:
-    """Those that remain: first the cheapest of the ones that are hardly slower than the leader."""
+    """The racers that remain: those hardly slower than the leader, by cost; then the others, by rate."""
     ratios = fastest(racing)
     as_fast = [name for name, own in ratios.items() if own.low is not None and own.low >= CHEAPER_FROM]
     others = [name for name in ratios if name not in as_fast]
@@ -622,7 +435,7 @@ def finalists(racing: Race) -> list[str]:
 
 
 def cost(racer: Racer) -> tuple[object, ...]:
-    """What is cheaper sorts first: less memory, in steps, then what is simpler."""
+    """The key by which the cheaper racer sorts first: less memory, in steps, then the simpler settings."""
     return (round((racer.memory_mib or 0.0) / MEMORY_STEP_MIB), racer.settings.simplicity)
 
 
@@ -645,7 +458,6 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
         status=status,
         incumbent=name == racing.reference,
         knobs={knob: getattr(racer.settings, knob) for knob in racer.settings.knobs},
-        predicted_rps=rounded(racer.predicted_rps, 1),
         rate_rps=round(geometric_mean(rates), 1) if rates else None,
         ratio=ratio,
         ratio_low=ratio_low,
@@ -666,27 +478,15 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
     )
 
 
-def _knob_rows(predicted: Mapping[Configuration, float], racing: Race, winner: str) -> list[KnobRow]:
-    """For each knob and each of its other values in ``predicted``: the rate over the winner's.
-
-    A predicted ratio has an interval by the error of the predictions; without any, measured ones are all.
-    """
+def _knob_rows(racing: Race, winner: str) -> list[KnobRow]:
+    """The rates of racers that differ from the winner in one knob, over the winner's rate."""
     best, rows = racing.racers[winner].settings, []
-    error = racing.prediction_error()
-    factor = math.exp(Z95 * math.sqrt(2) * (error or 0.0))
-    for settings, predicted_rps in predicted.items():
-        changed = changed_knobs(settings, best)
-        if len(changed) != 1:
-            continue
-        [knob] = changed
-        both = knob == WORKERS_TIMES_THREADS
-        value = settings.workers_times_threads if both else json.dumps(getattr(settings, knob)).strip('"')
-        measured = racing.ratio(settings.search_name, winner)
-        if error is None and measured is None:
-            continue
-        share = predicted_rps / predicted[best]
-        own = measured or Ratio(share, share / factor, share * factor)
-        figures = (round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3))
-        rows.append(KnobRow(knob, value, *figures, "measured" if measured else "predicted"))
-    order = [*(WORKERS_TIMES_THREADS if knob == best.lever("workers") else knob for knob in best.knobs)]
+    for name, racer in racing.racers.items():
+        changed, own = changed_knobs(racer.settings, best), racing.ratio(name, winner)
+        if len(changed) == 1 and own is not None:
+            [knob] = changed
+            value = knob_values(racer.settings)[knob]
+            text = value if knob == WORKERS_TIMES_THREADS else json.dumps(value).strip('"')
+            rows.append(KnobRow(knob, text, round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3)))
+    order = list(knob_values(best))
     return sorted(rows, key=lambda row: (order.index(row.knob), -row.ratio))

@@ -1,11 +1,15 @@
-"""The configurations that ``tune`` names, without those that cannot run here or duplicate another one."""
+"""The configurations that ``tune`` names, and how far they are from each other.
+
+Those that cannot run here, or duplicate another one, are left out.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,19 +17,19 @@ from litmeter.kinds.configuration import Configuration, Host, TuneSettings
 
 DUPLICATE = "the same as another one"
 WORKERS_TIMES_THREADS = "workers x threads"
-"""Two knobs of which one leaves less to the other."""
+"""Both knobs together: one leaves fewer cores to the other."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The configurations to choose from, and the number of those left out by reason."""
+    """The configurations to choose from; and by reason, how many were left out."""
 
     configurations: tuple[Configuration, ...]
     left_out: Mapping[str, int]
 
 
 def space_of(tune: TuneSettings, serve: Configuration, machine: Host) -> Space:
-    """All combinations of the knobs' values that can run, each once; ``serve`` has the other keys."""
+    """Each combination of the knobs' values that can run, once; other keys are those of ``serve``."""
     left_out: Counter[str] = Counter()
     found: dict[Configuration, None] = {}
     values_of = {
@@ -47,16 +51,40 @@ def space_of(tune: TuneSettings, serve: Configuration, machine: Host) -> Space:
     return Space(tuple(found), dict(left_out))
 
 
-def changed_knobs(settings: Configuration, other: Configuration) -> list[str]:
-    """The knobs in whose values two configurations differ; workers and threads together are one.
+def knob_values(settings: Configuration) -> dict[str, Any]:
+    """The value of each knob; workers and threads together are one knob."""
+    values = {}
+    for knob in settings.knobs:
+        if knob in (settings.lever("workers"), settings.lever("threads")):
+            values[WORKERS_TIMES_THREADS] = settings.workers_times_threads
+        else:
+            values[knob] = getattr(settings, knob)
+    return values
 
-    Without batches there is no timeout.
-    """
-    changed = [knob for knob in settings.knobs if getattr(settings, knob) != getattr(other, knob)]
-    workers, threads = settings.lever("workers"), settings.lever("threads")
-    batches, window = settings.lever("batch size"), settings.lever("batch window")
-    if 1 in (settings.largest_batch, other.largest_batch) and batches in changed:
-        changed = [knob for knob in changed if knob != window]
-    if {workers, threads}.intersection(changed):
-        return [WORKERS_TIMES_THREADS, *(knob for knob in changed if knob not in (workers, threads))]
+
+def changed_knobs(settings: Configuration, other: Configuration) -> list[str]:
+    """The knobs in whose values two configurations differ; without batches a timeout makes no difference."""
+    values, others = knob_values(settings), knob_values(other)
+    changed = [knob for knob in values if values[knob] != others[knob]]
+    if 1 in (settings.largest_batch, other.largest_batch) and settings.lever("batch size") in changed:
+        changed = [knob for knob in changed if knob != settings.lever("batch window")]
     return changed
+
+
+def neighbours(centre: Configuration, configurations: Iterable[Configuration]) -> list[Configuration]:
+    """For each other value of each knob, the configurations with it that are nearest to ``centre``.
+
+    Mostly they differ in this knob alone. Where a value excludes the centre's value of another knob, as int8
+    excludes a model that is not compiled, they differ in two.
+    """
+    nearest: dict[tuple[str, Any], list[Configuration]] = defaultdict(list)
+    fewest: dict[tuple[str, Any], int] = {}
+    for one in configurations:
+        changed, values = changed_knobs(one, centre), knob_values(one)
+        for knob in changed:
+            key = knob, values[knob]
+            if len(changed) < fewest.get(key, len(values) + 1):
+                fewest[key], nearest[key] = len(changed), []
+            if len(changed) == fewest[key]:
+                nearest[key].append(one)
+    return list(dict.fromkeys(itertools.chain.from_iterable(nearest.values())))
