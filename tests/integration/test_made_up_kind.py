@@ -69,9 +69,9 @@ def test_it_is_benchmarked_compared_and_reported(params: Params) -> None:
     assert params.serve == Sleeper(nap_s=0.0)
     for name in params.configurations():
         benchmark.main(name)
-    _, rows, _ = comparison.main()
-    assert [row.rank for row in rows] == [2, 1]
-    assert rows[1].ratio > 2
+    _, compared = comparison.main()
+    assert [row.rank for row in compared.rows] == [2, 1]
+    assert compared.rows[1].ratio > 2
     [found] = capacity.main().values()
     assert found.peak_rps > 20
     snapshot = read_snapshot()

@@ -109,7 +109,7 @@ def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.Cap
     both = {**TUNE, "transport": ["litserve", "direct"], "max_batch_size": [4]}
     write_params({"api": "server:Product", "threads_per_worker": 1, "max_batch_size": 4}, both)
     outcome, turns = main()
-    beside = replace(turns[0], other_percent=40.0, others='{"python3": 0.8}')
+    beside = replace(turns[0], other_percent=40.0, others={"python3": 0.8})
     done("tune", (outcome, [beside]))
     metrics, rows = read_json(TUNE_METRICS), read_rows(TUNE_TABLE, TuneRow)
     assert metrics["winner"].keys() == TUNE.keys() - {"max_s"}
