@@ -58,7 +58,7 @@ def test_a_report_of_commits_is_written_or_refused_in_a_line(ran: Clone) -> None
     (ran.path / "both.html").unlink()
     for named in ("HEAD~2", "model.name", TINY["model"]["name"]):
         assert named in both
-    ran.git("rm", "--cached", "--quiet", "plots/comparison.csv")
+    ran.git("rm", "--cached", "--quiet", "metrics/comparison.json")
     incomplete = ran.git("commit-tree", ran.git("write-tree").strip(), "-m", "without a result").strip()
     ran.git("reset", "--quiet")
     refused = (("nothing", 2, "neither a revision nor an experiment"), (incomplete, 1, "makes it"))
