@@ -16,7 +16,7 @@ from litmeter.kinds.registry import read as read_keys
 from litmeter.measure.comparison_rows import read_comparison
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import load_params
-from litmeter.paths import BENCHMARKS, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
+from litmeter.paths import BENCHMARKS, COMPARISON_TABLE, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
 from litmeter.report.claims import claims
 from litmeter.report.diagnosis import bounds_of, diagnose
 from litmeter.report.losses import NO_KEY
@@ -64,6 +64,7 @@ def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, An
     write_rows(COMPARISON_TURNS, TurnRow, turns)
     unavailable = {name: WHY for name, own in configurations.items() if isinstance(own, Command)}
     write_comparison(rows, unavailable=unavailable)
+    write_rows(COMPARISON_TABLE, ComparisonRow, rows)
 
 
 @pytest.fixture(autouse=True)
