@@ -23,7 +23,7 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
-from litmeter.measure.turn import Schedule, Turn, measure, serve
+from litmeter.measure.turn import Schedule, Turn, make_ready, measure
 from litmeter.paths import MODEL, ModelFolders
 from litmeter.system import device as torch_device
 from litmeter.system.files import write_json
@@ -107,7 +107,7 @@ def beside(device: str, seconds: float) -> Answer:
     def schedule() -> Schedule[Answer]:
         found = {}
         for started in (names[:1], names):
-            yield from serve(started)
+            yield from make_ready(started)
             sample = yield from measure(Turn(names[0], plan))
             found[f"{len(started)} started"] = sample.row.rate_rps
         return found

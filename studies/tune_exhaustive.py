@@ -14,7 +14,7 @@ from typing import Any
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.run import run as measure_all
-from litmeter.measure.turn import Result, Schedule, Turn, measure, serve
+from litmeter.measure.turn import Result, Schedule, Turn, make_ready, measure
 from litmeter.params import load_params
 from litmeter.stages.tune import job_of, subjects_of
 from litmeter.stats.ratios import ratios
@@ -56,14 +56,14 @@ def in_turn(job: Job) -> Schedule[dict[str, Any]]:
     names = [one.search_name for one in job.space.configurations]
     rates: dict[str, list[float | None]] = {name: [] for name in names}
     plan, rng = turn_plan(job.tune.users, job.load.timeout_s, job.load.seed, 0), random.Random(0)
-    serving = yield from serve(names)
-    assert set(serving.names) == set(names), "they do not fit into memory together"
+    ready = yield from make_ready(names)
+    assert set(ready.names) == set(names), "they do not fit into memory together"
     for number in range(ROUNDS):
         for name in rng.sample(names, len(names)):
             sample = yield from measure(Turn(name, replace(plan, repeat=number), number))
             rates[name].append(sample.row.rate_rps)
     found = {name: round(own.ratio, 4) for name, own in ratios(rates, names[0]).items()}
-    return {"ratios": found, "rounds": ROUNDS, "seconds": round(sample.ended_s - serving.at_s)}
+    return {"ratios": found, "rounds": ROUNDS, "seconds": round(sample.ended_s - ready.at_s)}
 
 
 def measured_by(schedule: Schedule[Result], job: Job, log: Log) -> Result:

@@ -10,7 +10,7 @@ import numpy as np
 
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import Result, Sample, Schedule, Serve, Serving, Turn
+from litmeter.measure.turn import MakeReady, Ready, Result, Sample, Schedule, Turn
 from litmeter.stats.records import LoadRecord, late_share
 from tests.support.load import record
 
@@ -43,7 +43,7 @@ class MadeUpMachine:
     seed: int = 0
     seconds: float = field(default=0.0, init=False)
     ready: tuple[str, ...] = field(default=(), init=False)
-    log: list[tuple[Turn | Serve, Sample | Serving]] = field(default_factory=list, init=False)
+    log: list[tuple[Turn | MakeReady, Sample | Ready]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
@@ -66,18 +66,18 @@ class MadeUpMachine:
             result: Result = end.value
             return result
 
-    def answer(self, asked: Turn | Serve) -> Sample | Serving:
+    def answer(self, asked: Turn | MakeReady) -> Sample | Ready:
         """Serve or measure what is asked."""
-        return self.serve(asked) if isinstance(asked, Serve) else self.load(asked)
+        return self.make_ready(asked) if isinstance(asked, MakeReady) else self.load(asked)
 
-    def serve(self, asked: Serve) -> Serving:
+    def make_ready(self, asked: MakeReady) -> Ready:
         """Start subjects."""
         kept = [name for name in asked.names if name in self.ready]
         startable = [name for name in asked.names if name not in {*self.ready, *self.broken}]
         new = startable[: self.places - len(kept)]
         self.seconds += START_S * len(new)
         self.ready = tuple(name for name in asked.names if name in {*kept, *new})
-        return Serving(self.ready, self.seconds, dict.fromkeys(new, START_S))
+        return Ready(self.ready, self.seconds, dict.fromkeys(new, START_S))
 
     def load(self, turn: Turn) -> Sample:
         """Measure a turn."""

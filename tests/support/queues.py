@@ -12,7 +12,7 @@ import numpy as np
 from litmeter.load import LoadPlan, Trace
 from litmeter.measure.figures import served_row
 from litmeter.measure.telemetry import Usage
-from litmeter.measure.turn import Result, Sample, Schedule, Serve, Serving
+from litmeter.measure.turn import MakeReady, Ready, Result, Sample, Schedule
 from litmeter.stats.records import WINDOWS, LoadRecord, late_share
 from tests.support.load import plan, record
 
@@ -95,9 +95,9 @@ def drive(
     try:
         asked = next(schedule)
         while True:
-            answer: Sample | Serving
-            if isinstance(asked, Serve):
-                answer = Serving(asked.names, now_s)
+            answer: Sample | Ready
+            if isinstance(asked, MakeReady):
+                answer = Ready(asked.names, now_s)
             else:
                 assert isinstance(asked.load, LoadPlan)
                 own = queues[asked.subject].load(asked.load, now_s, rng)

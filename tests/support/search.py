@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from litmeter.report.snapshot import Tuned
-from litmeter.tune.rows import TuneRow
+from litmeter.tune.rows import TuneMetrics, TuneRow
 
 WINNER = TuneRow(
     name="int8 direct 2x1 b4",
@@ -43,7 +43,33 @@ WINNER = TuneRow(
 )
 
 
-def tuned(goal: str = "throughput", **changes: Any) -> Tuned:
+METRICS = TuneMetrics(
+    goal="throughput",
+    users=8,
+    winner={"precision": "int8", "max_batch_size": 4},
+    rate_rps=310.0,
+    over_serve=2.0,
+    over_serve_low=1.9,
+    over_serve_high=2.1,
+    p95_ms=30.0,
+    memory_mib=600.0,
+    agreement=1.0,
+    capacity=None,
+    equal=0,
+    not_resolved=0,
+    combinations=40,
+    raced=17,
+    rounds=9,
+    settled=True,
+    seconds=300,
+    machine="here",
+    environment="now",
+    measured_at="2026-12-01 12:00 UTC",
+    weights_sha256="abc",
+    left_out={},
+)
+
+
+def tuned(goal: Literal["throughput", "capacity"] = "throughput", **changes: Any) -> Tuned:
     """A search whose winner differs by ``changes`` from WINNER."""
-    found: dict[str, Any] = {"goal": goal, "users": 8, "winner": {"precision": "int8", "max_batch_size": 4}}
-    return Tuned(found, [replace(WINNER, **changes)], [])
+    return Tuned(METRICS.model_copy(update={"goal": goal}), [replace(WINNER, **changes)], [])

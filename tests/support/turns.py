@@ -12,7 +12,7 @@ from litmeter.load import LoadPlan
 from litmeter.measure.figures import inprocess_row, served_row
 from litmeter.measure.log import Log
 from litmeter.measure.telemetry import Usage
-from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn, Work
+from litmeter.measure.turn import MakeReady, Ready, Sample, Schedule, Turn, Work
 from litmeter.stats.records import FAILED, OK, LoadRecord
 from tests.support.load import record
 
@@ -35,19 +35,19 @@ class Machine:
     turn_s: Callable[[Turn], float] = lambda turn: 1.0
     holds: int | None = None
     now_s: float = 0.0
-    asked: list[Turn | Serve] = field(default_factory=list)
+    asked: list[Turn | MakeReady] = field(default_factory=list)
 
-    def __call__(self, asked: Turn | Serve, number: int) -> Sample | Serving:
+    def __call__(self, asked: Turn | MakeReady, number: int) -> Sample | Ready:
         """The answer to what a schedule asks.
 
         Args:
             number: of turns before.
         """
         self.asked.append(asked)
-        if isinstance(asked, Serve):
+        if isinstance(asked, MakeReady):
             self.now_s += READY_S
             names = asked.names[: self.holds]
-            return Serving(names, self.now_s, dict.fromkeys(names, READY_S))
+            return Ready(names, self.now_s, dict.fromkeys(names, READY_S))
         at_s, seconds, rate_rps = self.now_s, self.turn_s(asked), self.rate_rps(asked)
         self.now_s += seconds
         usage = Usage(seconds=seconds)

@@ -15,7 +15,7 @@ from litmeter.measure.capacity import CapacityResult, capacity, probe_row
 from litmeter.measure.figures import served_row
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
-from litmeter.measure.turn import Sample, Serving, Turn
+from litmeter.measure.turn import Ready, Sample, Turn
 from litmeter.stats.curve import Probes, fit, interval
 from litmeter.stats.records import FAILED, Floats, LoadRecord
 from tests.support.capacity import OBJECTIVE
@@ -119,7 +119,7 @@ def test_what_was_measured_repeats_a_searchs_decisions() -> None:
 def test_a_server_that_refuses_everything_is_an_error() -> None:
     schedule = capacity(["server"], OBJECTIVE, 10.0)
     next(schedule)
-    asked = schedule.send(Serving(("server",), 0.0))
+    asked = schedule.send(Ready(("server",), 0.0))
     assert isinstance(asked, Turn)
     own = record([1.5, 2.5], [1.6, 2.6])
     own = replace(own, status=np.full(2, FAILED), code=np.full(2, 503))

@@ -25,7 +25,7 @@ from litmeter.stats.ratios import Ratio
 from litmeter.system.files import read_json, write_json
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import write_project
-from tests.support.search import WINNER, tuned
+from tests.support.search import METRICS, WINNER, tuned
 from tests.support.synthetic_results import MACHINE, compared, turn, with_change
 
 REFERENCE = compared("e1_baseline", 20.0, 3, p95_ms=400.0)
@@ -289,7 +289,6 @@ def test_without_a_search_the_fastest_ones_settings_are_to_try_if_they_are_faste
 
 def test_a_search_for_an_api_says_nothing_of_photos() -> None:
     row = replace(WINNER, agreement=None, incumbent=True)
-    metrics = {"combinations": 40, "raced": 17, "rounds": 9, "users": 8}
-    text = tuned_text(Tuned(metrics, [row], []))
+    text = tuned_text(Tuned(METRICS, [row], []))
     assert says(text, "40 combinations", WINNER.name, "8 users")
     assert not any(word in text for word in ("photo", "None"))

@@ -29,7 +29,7 @@ from litmeter.measure.log import Log
 from litmeter.measure.run import free_gpu_bytes, run
 from litmeter.measure.subjects import InProcess, Served, Subject
 from litmeter.measure.telemetry import Telemetry
-from litmeter.measure.turn import Schedule, Turn, serve
+from litmeter.measure.turn import Schedule, Turn, make_ready
 from litmeter.paths import ModelFolders
 from litmeter.report.claims import doubts
 from litmeter.report.snapshot import Snapshot
@@ -129,7 +129,7 @@ def served_at_once(monkeypatch: pytest.MonkeyPatch, free_mib: float) -> tuple[st
         return Reading(None, None, taken, free_mib - taken)
 
     def schedule() -> Schedule[tuple[str, ...]]:
-        return (yield from serve(list(subjects))).names
+        return (yield from make_ready(list(subjects))).names
 
     monkeypatch.setattr("litmeter.measure.run.read_gpu", read)
     return run(schedule(), subjects, Log(), 10.0, lambda *_: None)

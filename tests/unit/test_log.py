@@ -12,7 +12,17 @@ from litmeter.errors import StorageError
 from litmeter.measure.log import Log, unfinished_log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
-from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn, Work, in_process, measure, serve
+from litmeter.measure.turn import (
+    MakeReady,
+    Ready,
+    Sample,
+    Schedule,
+    Turn,
+    Work,
+    in_process,
+    make_ready,
+    measure,
+)
 from litmeter.system.files import read_rows
 from tests.support.load import plan
 from tests.support.turns import Machine, drive
@@ -22,7 +32,7 @@ TURNS = 7
 
 def wandering(users: int = 4) -> Schedule[list[str]]:
     """Goes on with one or the other, by the last digits of what it has measured."""
-    yield from serve(["a", "b"])
+    yield from make_ready(["a", "b"])
     path, name = list[str](), "a"
     for number in range(TURNS):
         sample = yield from measure(Turn(name, plan(users, requests=number + 1), number, slo_ms=50.0))
@@ -30,7 +40,7 @@ def wandering(users: int = 4) -> Schedule[list[str]]:
         path.append(f"{name} {sample.ended_s} {sample.row.p50_ms}")
         name = "ab"[int(np.float64(sample.record.end.sum()).view(np.int64)) % 2]
     work = yield from measure(Turn(in_process(name), Work("pipeline", 4, 0.1)))
-    yield from serve(["b"])
+    yield from make_ready(["b"])
     return [*path, f"{work.row.rate_rps}"]
 
 
@@ -41,7 +51,7 @@ class Interrupted(Machine):
         super().__init__(lambda turn: 20.0 + np.pi * turn.round**2)
         self.after = after
 
-    def __call__(self, asked: Turn | Serve, number: int) -> Sample | Serving:
+    def __call__(self, asked: Turn | MakeReady, number: int) -> Sample | Ready:
         """The next answer."""
         if len(self.asked) == self.after:
             raise KeyboardInterrupt
@@ -99,7 +109,7 @@ def test_a_line_that_was_not_written_whole_is_measured_again(cut: int) -> None:
 def test_another_key_begins_anew_and_what_is_done_is_removed() -> None:
     path = stopped(4)
     other = unfinished_log("another", "key")
-    other.add(Serve(()), Interrupted()(Serve(()), 0))
+    other.add(MakeReady(()), Interrupted()(MakeReady(()), 0))
     _, machine = driven(log := unfinished_log("stage", "other"))
     assert len(machine.turns) == TURNS + 1
     log.remove_unfinished()
@@ -139,7 +149,7 @@ def test_the_tables_have_each_turn_and_each_request(tmp_path: Path) -> None:
 def test_what_a_command_has_spent_before_counts_from_the_logs_begin(tmp_path: Path) -> None:
     def reached(spent_s: float) -> float:
         def schedule() -> Schedule[float]:
-            return (yield from serve([])).at_s
+            return (yield from make_ready([])).at_s
 
         return run(schedule(), {}, Log(tmp_path / "log"), 100.0, lambda *_: None, spent_s=spent_s)
 

@@ -120,7 +120,8 @@ def test_what_was_searched_on_this_machine_is_drawn_and_told(
     changes: dict[str, str], told: bool, outdated: bool
 ) -> None:
     found = searched()
-    write_json(TUNE_METRICS, {**found.metrics, **recorded_machine(), "weights_sha256": "abc", **changes})
+    metrics = found.metrics.model_copy(update=recorded_machine() | changes)
+    write_json(TUNE_METRICS, metrics.model_dump(mode="json"))
     write_rows(TUNE_TABLE, TuneRow, found.rows)
     write_rows(TUNE_KNOBS, KnobRow, found.knobs)
     write_results()

@@ -14,7 +14,7 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rounds import ANSWERS, BLOCK_S, FEWEST_ROUNDS, comparison, head_to_head, restarted
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn, configuration_of, in_process
+from litmeter.measure.turn import MakeReady, Ready, Sample, Schedule, Turn, configuration_of, in_process
 
 USERS, MUTE = 8, 0.05
 AMX = {"e1": 21.0, "e2": 24.0, "e3": 4.2, "e4": 4.2, "e5": 4.2, "e6": 4.2, "e7": 210.0, "candidate": 124.0}
@@ -42,20 +42,20 @@ class Machine:
     result: object = None
 
     def run(self, schedule: Schedule[object]) -> Machine:
-        answer: Sample | Serving | None = None
-        serving: set[str] = set()
+        answer: Sample | Ready | None = None
+        ready: set[str] = set()
         try:
             while True:
                 asked = schedule.send(answer)  # type: ignore[arg-type]
-                if isinstance(asked, Serve):
+                if isinstance(asked, MakeReady):
                     names = asked.names[: self.holds]
                     self.serves.append((self.now_s, asked.names))
-                    new = set(names) - serving
+                    new = set(names) - ready
                     self.now_s += self.start_s * len(new)
-                    serving = set(names)
-                    answer = Serving(names, self.now_s, dict.fromkeys(new, self.start_s))
+                    ready = set(names)
+                    answer = Ready(names, self.now_s, dict.fromkeys(new, self.start_s))
                 else:
-                    assert asked.subject in serving
+                    assert asked.subject in ready
                     answer = self.sample(asked)
         except StopIteration as end:
             self.result = end.value

@@ -18,6 +18,7 @@ from litmeter.report.snapshot import OUTDATED
 from litmeter.system.files import write_json
 from litmeter.system.machine import recorded_machine
 from tests.support.project import ROOT
+from tests.support.search import METRICS
 
 WINNER: dict[str, Any] = {
     "precision": "int8",
@@ -39,8 +40,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: ModelFold
 
 def write_winner(machine: str = "here", **winner: Any) -> None:
     weights = read_card(MODEL.exported).weights_sha256
-    found = recorded_machine() | {"machine": machine, "weights_sha256": weights}
-    write_json(TUNE_METRICS, {"winner": winner, **found})
+    found = recorded_machine() | {"machine": machine, "weights_sha256": weights, "winner": winner}
+    write_json(TUNE_METRICS, METRICS.model_copy(update=found).model_dump(mode="json"))
 
 
 def test_the_winner_is_written_and_comments_stay(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +74,9 @@ def test_a_key_that_params_yaml_leaves_out_is_added(project: Path) -> None:
     assert load_params().serve.keep_freed_memory is True
 
 
-@pytest.mark.parametrize("content", [None, {}, {"winner": {"pace": 1}, "machine": "", "weights_sha256": ""}])
+@pytest.mark.parametrize(
+    "content", [None, {}, METRICS.model_copy(update={"winner": {"pace": 1}}).model_dump(mode="json")]
+)
 def test_without_a_winner_nothing_is_written(project: Path, content: dict[str, Any] | None) -> None:
     if content is not None:
         write_json(TUNE_METRICS, content)

@@ -15,7 +15,7 @@ from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.load import LoadPlan
-from litmeter.measure.turn import Sample, Serve, Serving, Turn
+from litmeter.measure.turn import MakeReady, Ready, Sample, Turn
 from litmeter.params import load_params
 from litmeter.report.tables import tune_table
 from litmeter.system.files import read_rows, write_rows
@@ -157,7 +157,7 @@ def test_a_search_repeats_its_decisions_from_what_it_was_answered() -> None:
     first, machine = searched(job, noise=0.05)
     answers = iter(machine.log)
 
-    def repeated(asked: Turn | Serve) -> Sample | Serving:
+    def repeated(asked: Turn | MakeReady) -> Sample | Ready:
         expected, answer = next(answers)
         assert asked == expected
         return answer

@@ -25,6 +25,7 @@ from litmeter.settings import PARAMS_FILE, Positive, read_sections
 from litmeter.stages.tune import main as search
 from litmeter.system.files import check_outputs, read_json
 from litmeter.system.machine import exclusive_machine
+from litmeter.tune.rows import TuneMetrics
 
 
 def tune(
@@ -80,7 +81,8 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
             raced = [{**vars(row), **row.knobs} for row in outcome.rows]
             raced = [{key: value for key, value in row.items() if key != "knobs"} for row in raced]
             knobs = [vars(row) for row in found.knobs]
-            print(json.dumps({"metrics": found.metrics, "raced": raced, "knobs": knobs}, indent=2))
+            metrics = found.metrics.model_dump(mode="json")
+            print(json.dumps({"metrics": metrics, "raced": raced, "knobs": knobs}, indent=2))
             return
         print(text_table(*tune_table(outcome.rows)))
         gain = ratio_cell(first.over_serve, first.over_serve_low, first.over_serve_high)
@@ -106,13 +108,13 @@ def apply_winner() -> None:
     params = load_params()
     serve = params.serve
     try:
-        metrics = read_json(TUNE_METRICS)
-        winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
-        changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
+        metrics = TuneMetrics.model_validate(read_json(TUNE_METRICS))
+        found_for = (metrics.machine, metrics.weights_sha256)
+        changed = {key: value for key, value in metrics.winner.items() if getattr(serve, key) != value}
         here = (read_json(MACHINE)["id"], params.served_digest())
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, ValueError) as error:
         raise ReportError(f"{TUNE_METRICS}: malformed; `make tune` makes it again") from error
     if found_for != here:
         raise ReportError(f"{TUNE_METRICS}: found on another machine or for another model; run `make tune`")

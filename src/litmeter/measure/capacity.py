@@ -18,7 +18,7 @@ import numpy as np
 from litmeter.errors import LoadError
 from litmeter.load import LoadPlan, Trace
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import Result, Sample, Schedule, Turn, measure, serve
+from litmeter.measure.turn import Result, Sample, Schedule, Turn, make_ready, measure
 from litmeter.params import ObjectiveSettings
 from litmeter.say.tables import pluralise, significant
 from litmeter.stats.curve import Curve, Probes, fit, interval
@@ -104,9 +104,9 @@ def capacity(
     """
     found: dict[str, CapacityResult] = {}
     while missing := [name for name in names if name not in found]:
-        serving = yield from serve(missing)
+        ready = yield from make_ready(missing)
         found |= yield from in_turn(
-            {name: search(name, objective, timeout_s, burstiness, trace) for name in serving.names}
+            {name: search(name, objective, timeout_s, burstiness, trace) for name in ready.names}
         )
     return found
 

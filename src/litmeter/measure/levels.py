@@ -12,7 +12,7 @@ import numpy as np
 from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import Schedule, Turn, measure, serve
+from litmeter.measure.turn import Schedule, Turn, make_ready, measure
 from litmeter.stats.records import OK, WINDOWS
 
 NULL_SERVER = "null server"
@@ -52,7 +52,7 @@ def levels(
         kept.
         null_server: whether there is a null server.
     """
-    serving = yield from serve([name, NULL_SERVER] if null_server else [name])
+    ready = yield from make_ready([name, NULL_SERVER] if null_server else [name])
     answers: Counter[tuple[int, bytes]] = Counter()  # answers may be large, and most are alike
     plan = replace(_plan(load), keep_answers=bool(tested))
     longest_s = 0.0
@@ -72,11 +72,11 @@ def levels(
             good = np.flatnonzero(record.status == OK).tolist()
             answers.update((int(record.body[request]), record.answers[request]) for request in good)
         longest_s = max(longest_s, sample.row.seconds)
-        if place >= len(load.users) and sample.ended_s - serving.at_s + longest_s > SECONDS:
+        if place >= len(load.users) and sample.ended_s - ready.at_s + longest_s > SECONDS:
             break
     if null_server:
         yield from measure(Turn(NULL_SERVER, null_plan(load)))
-    return Alone(serving.ready_s.get(name), answers)
+    return Alone(ready.ready_s.get(name), answers)
 
 
 def _plan(load: LoadSettings) -> LoadPlan:

@@ -13,7 +13,7 @@ from litmeter.errors import LoadError, UsageError
 from litmeter.load import LoadPlan
 from litmeter.load.bodies import read_bodies
 from litmeter.measure.figures import latency_grows
-from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
+from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
 from litmeter.say.tables import pluralise
 
 IMAGE_TOKEN = "{image}"
@@ -80,7 +80,7 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
 
 def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None) -> Schedule[list[Sample]]:
     """Load one subject by each plan; warn if an open loop's latencies grow."""
-    yield from serve([name])
+    yield from make_ready([name])
     samples = []
     for number, plan in enumerate(plans):
         note = f"{plan.rate_rps:.6g}/s" if plan.rate_rps else pluralise(plan.users, "user")

@@ -18,7 +18,7 @@ import numpy as np
 from litmeter.errors import StorageError
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import Sample, Serve, Serving, Turn
+from litmeter.measure.turn import MakeReady, Ready, Sample, Turn
 from litmeter.stats.records import STATUS_NAMES, Floats, LoadRecord
 from litmeter.system.files import append_line, write_csv, write_rows, write_text
 
@@ -52,7 +52,7 @@ class Log:
         """Latencies of the good answers in the measured windows, by number of the turn."""
         return {one.row.turn: latencies_ms(one.record) for one in self.samples if one.record is not None}
 
-    def repeated(self, asked: Turn | Serve) -> Sample | Serving | None:
+    def repeated(self, asked: Turn | MakeReady) -> Sample | Ready | None:
         """The stopped run's answer to the same request; None if it must be measured.
 
         If the request differs from the stopped run's, the rest of that log is dropped.
@@ -70,13 +70,13 @@ class Log:
         self._keep(answer)
         return answer
 
-    def add(self, asked: Turn | Serve, answer: Sample | Serving) -> None:
+    def add(self, asked: Turn | MakeReady, answer: Sample | Ready) -> None:
         """Keep what was measured; raise StorageError if the unfinished log cannot be written."""
         self._keep(answer)
         if self.path is not None:
             append_line(self.path, json.dumps({"asked": _asked_line(asked), **_answer_line(answer)}))
 
-    def _keep(self, answer: Sample | Serving) -> None:
+    def _keep(self, answer: Sample | Ready) -> None:
         if isinstance(answer, Sample):
             if answer.record is not None and answer.record.answers:
                 answer = replace(answer, record=replace(answer.record, answers=()))
@@ -102,15 +102,15 @@ def unfinished_log(stage: str, key: str) -> Log:
     return Log(UNFINISHED / f"{stage}-{key}.jsonl")
 
 
-def _asked_line(asked: Turn | Serve) -> dict[str, Any]:
+def _asked_line(asked: Turn | MakeReady) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json.dumps(asdict(asked)))  # tuples are lists there
     for shown in ("note", "end_s"):
         found.pop(shown, None)
     return found
 
 
-def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
-    if isinstance(answer, Serving):
+def _answer_line(answer: Sample | Ready) -> dict[str, Any]:
+    if isinstance(answer, Ready):
         return asdict(answer)
     line: dict[str, Any] = {"row": asdict(answer.row)}
     if answer.record is not None:
@@ -123,9 +123,9 @@ def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
     return line
 
 
-def _read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
-    if isinstance(asked, Serve):
-        return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
+def _read_answer(asked: Turn | MakeReady, line: dict[str, Any]) -> Sample | Ready:
+    if isinstance(asked, MakeReady):
+        return Ready(tuple(line["names"]), line["at_s"], line["ready_s"])
     record = None
     if kept := line.get("record"):
         found: dict[str, Any] = {key: np.array(v) if isinstance(v, list) else v for key, v in kept.items()}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_process, measure, serve
+from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_process, make_ready, measure
 from litmeter.say.tables import significant
 from litmeter.stats.rates import samples_needed
 from litmeter.stats.records import WINDOWS
@@ -151,7 +151,7 @@ def restarted(
     starts: dict[str, list[float]] = defaultdict(list)
     block, blocks = 0, 2
     while block < blocks:
-        yield from serve(())
+        yield from make_ready(())
         began_s = rounds.now_s
         ready_s = yield from rounds.start(names[::-1] if block % 2 else names)
         if missing := set(names) - set(rounds.group):
@@ -216,11 +216,11 @@ class _Rounds:
 
     def start(self, names: Sequence[str]) -> Schedule[Mapping[str, float | None]]:
         """Serve a new group: as many of ``names`` as memory holds; return the seconds of each start."""
-        serving = yield from serve(names)
-        self.now_s = serving.at_s
-        self.group = [name for name in names if name in serving.names]
+        ready = yield from make_ready(names)
+        self.now_s = ready.at_s
+        self.group = [name for name in names if name in ready.names]
         self.ready = set()
-        return serving.ready_s
+        return ready.ready_s
 
     def run(self, until_s: float, starts_s: float) -> Schedule[None]:
         """Run rounds of the group until ``until_s``.
@@ -237,9 +237,9 @@ class _Rounds:
     def _start_beside(self) -> Schedule[None]:
         """Start in-process subjects of the group, as far as memory holds them, and find their batch sizes."""
         key_of = {name: in_process(name) for name in self.group if name in self.largest_batch}
-        serving = yield from serve((*self.group, *key_of.values()))
-        self.now_s = serving.at_s
-        self.ready = {name for name, key in key_of.items() if key in serving.names}
+        ready = yield from make_ready((*self.group, *key_of.values()))
+        self.now_s = ready.at_s
+        self.ready = {name for name, key in key_of.items() if key in ready.names}
         for name in [name for name in self.group if name in self.ready - self.batch_size.keys()]:
             self.batch_size[name] = yield from self._fastest_size(name)
             if name in self.crowded:

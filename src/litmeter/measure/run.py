@@ -21,7 +21,7 @@ from litmeter.measure.figures import inprocess_row, served_row
 from litmeter.measure.log import Log
 from litmeter.measure.subjects import Done, Subject
 from litmeter.measure.telemetry import Telemetry
-from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn
+from litmeter.measure.turn import MakeReady, Ready, Sample, Schedule, Turn
 from litmeter.say.progress import bar, print_wrapped
 from litmeter.system.gpu import read_gpu
 from litmeter.system.memory import ScatteredMemory, available_memory
@@ -148,18 +148,18 @@ class _Loop:
         """Show what is being done."""
         self._show(text, self.seconds, self.end_s)
 
-    def answer(self, asked: Turn | Serve) -> Sample | Serving:
+    def answer(self, asked: Turn | MakeReady) -> Sample | Ready:
         """Answer from the log, or else by measuring."""
         answer = self.log.repeated(asked)
         if answer is None:
-            if isinstance(asked, Serve):
-                names = self.serve(asked.names)
+            if isinstance(asked, MakeReady):
+                names = self.make_ready(asked.names)
                 ready_s = {name: self.subjects[name].ready_s for name in names}
-                answer = Serving(names, round(self.seconds, 3), ready_s)
+                answer = Ready(names, round(self.seconds, 3), ready_s)
             else:
                 answer = self.measure(asked)
             self.log.add(asked, answer)
-        if isinstance(answer, Serving):
+        if isinstance(answer, Ready):
             self.wanted = answer.names
         return answer
 
@@ -167,7 +167,7 @@ class _Loop:
         """Wake a subject, load it, put it to sleep; raise LitmeterError if it cannot be started."""
         at_s, subject = self.seconds, self.subjects[turn.subject]
         if subject not in self.live:
-            self.serve(dict.fromkeys([*self.wanted, turn.subject]))
+            self.make_ready(dict.fromkeys([*self.wanted, turn.subject]))
             self.began = monotonic() - at_s  # a stopped run had it ready: no time of the log
         if subject not in self.live:
             raise LitmeterError(f"{turn.subject} cannot be measured: there is no memory for it")
@@ -192,7 +192,7 @@ class _Loop:
         scrapes = (before, after) if before and after else None
         return Sample(turn, served_row(turn, number, at_s, seconds, found, usage, scrapes, own_bytes), found)
 
-    def serve(self, names: Iterable[str]) -> tuple[str, ...]:
+    def make_ready(self, names: Iterable[str]) -> tuple[str, ...]:
         """Have only these subjects ready, as many as memory holds; return the names of the ready ones."""
         wanted = dict.fromkeys(self.subjects[name] for name in names)
         for subject in [one for one in self.live if one not in wanted]:

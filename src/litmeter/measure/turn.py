@@ -85,15 +85,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Serve:
+class MakeReady:
     """Request to have these subjects ready, as many as memory holds, in this order; all others stop."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Serving:
-    """Answer to ``Serve``: the subjects that are ready, and when, in seconds since the log's begin.
+class Ready:
+    """Answer to ``MakeReady``: the subjects that are ready, and when, in seconds since the log's begin.
 
     ``ready_s`` has the seconds that each subject took to start; None if it ran already.
     """
@@ -104,7 +104,7 @@ class Serving:
 
 
 Result = TypeVar("Result")
-Schedule = Generator[Turn | Serve, Sample | Serving, Result]
+Schedule = Generator[Turn | MakeReady, Sample | Ready, Result]
 
 
 def measure(turn: Turn) -> Schedule[Sample]:
@@ -114,8 +114,8 @@ def measure(turn: Turn) -> Schedule[Sample]:
     return sample
 
 
-def serve(names: Sequence[str]) -> Schedule[Serving]:
+def make_ready(names: Sequence[str]) -> Schedule[Ready]:
     """Ask for subjects to be ready, and return which are."""
-    serving = yield Serve(tuple(names))
-    assert isinstance(serving, Serving)
-    return serving
+    ready = yield MakeReady(tuple(names))
+    assert isinstance(ready, Ready)
+    return ready

@@ -197,7 +197,7 @@ def next_step(snapshot: Snapshot) -> Claim | None:
         return None
     if snapshot.tuned is not None:
         sentence = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
-        return Claim("next", sentence + on_day("; searched", snapshot.tuned.metrics.get("measured_at", "")))
+        return Claim("next", sentence + on_day("; searched", snapshot.tuned.metrics.measured_at))
     tune = "make" if snapshot.params.stages else "litmeter"
     search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.knobs else ""
     candidate = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
@@ -224,7 +224,7 @@ def next_step(snapshot: Snapshot) -> Claim | None:
 def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
     """The result of the search, and whether ``serve`` has it already."""
     winner = tuned.rows[0]
-    found = changed_settings(serve, serve.model_copy(update=tuned.metrics["winner"]))
+    found = changed_settings(serve, serve.model_copy(update=tuned.metrics.winner))
     if not found:
         return f"`serve:` is what the search found: `{winner.name}`."
     if winner.incumbent:
@@ -232,12 +232,12 @@ def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
     changed = " and ".join(f"`{key}: {value_text(value)}`" for key, (_, value) in found.items())
     keys = changed if len(found) <= MOST_KEYS else f"{len(found)} keys of `serve:`"
     advice = f"Try next: `litmeter tune --apply`, which sets {keys}"
-    if tuned.metrics["goal"] == "capacity":
+    if tuned.metrics.goal == "capacity":
         return f"{advice}: of what the search measured, this takes most requests within the objective."
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    users = pluralise(tuned.metrics["users"], "user")
+    users = pluralise(tuned.metrics.users, "user")
     return f"{advice}: {gain} times the rate of the `serve:` that the search started from, at {users}."
 
 
@@ -414,15 +414,15 @@ def tuned_text(tuned: Tuned) -> str:
     metrics, rows = tuned.metrics, tuned.rows
     winner, incumbent = rows[0], next(row for row in rows if row.incumbent)
     text = (
-        f"Of {metrics['combinations']:,} combinations {metrics['raced']} raced, for "
-        f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}. "
+        f"Of {metrics.combinations:,} combinations {metrics.raced} raced, for "
+        f"{pluralise(metrics.rounds, 'round')} at {pluralise(metrics.users, 'user')}. "
         f"`{winner.name}` won with {rate_cell(winner.rate_rps)} req/s, "
         f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
         f"which was `{incumbent.name}` then"
     )
     if winner.agreement is not None:
         text += f", and gives {winner.agreement:.1%} of the photos not trained on full precision's label"
-    text += f". {at_users(metrics['users']).capitalize()}."
+    text += f". {at_users(metrics.users).capitalize()}."
     for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
         if names := [f"`{row.name}`" for row in rows if row.status == status]:
             text += f" {said}: {', '.join(names)}."

@@ -32,7 +32,7 @@ from litmeter.settings import PARAMS_FILE
 from litmeter.system.files import digest, read_json, read_rows
 from litmeter.system.machine import recorded_machine
 from litmeter.system.temporary import scratch
-from litmeter.tune.rows import KnobRow, TuneRow
+from litmeter.tune.rows import KnobRow, TuneMetrics, TuneRow
 
 OUTDATED = "Measured with other libraries, cores or environment variables than metrics/machine.json has"
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
@@ -43,7 +43,7 @@ OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
 class Tuned:
     """The result of a search; the first row is the winner."""
 
-    metrics: Mapping[str, Any]
+    metrics: TuneMetrics
     rows: Sequence[TuneRow]
     knobs: Sequence[KnobRow]
 
@@ -227,26 +227,29 @@ def _measured_with() -> Any:
 
 def read_tuned() -> Tuned:
     """The last search; raise OSError, KeyError or ValueError where it is missing or malformed."""
+    metrics = TuneMetrics.model_validate(read_json(paths.TUNE_METRICS))
     rows, knobs = read_rows(paths.TUNE_TABLE, TuneRow), read_rows(paths.TUNE_KNOBS, KnobRow)
-    return Tuned(read_json(paths.TUNE_METRICS), rows, knobs)
+    return Tuned(metrics, rows, knobs)
 
 
 def _tuned_here(params: Params) -> Tuned | None:
     """The last search, if it was for this model on this machine."""
     try:
         tuned = read_tuned()
-        return tuned if is_of_this_tree(tuned.metrics, params) else None
+        return tuned if is_of_this_tree(tuned.metrics.machine, tuned.metrics.weights_sha256, params) else None
     except (OSError, KeyError, ValueError):
         return None
 
 
-def is_of_this_tree(metrics: Mapping[str, Any], params: Params) -> bool:
-    """Whether a search or capacity is of this machine, and of the model that is served or was compared."""
+def is_of_this_tree(machine: str | None, model: str | None, params: Params) -> bool:
+    """Whether a result of ``machine`` and ``model`` is of this machine, and of the served or compared model.
+
+    A model is its weights_sha256.
+    """
     served = params.served_digest()
     if served is None and paths.COMPARISON.exists():  # git does not keep the model
         served = read_comparison().model
-    same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
-    return same_machine and served in (None, metrics.get("weights_sha256"))
+    return machine == read_json(paths.MACHINE)["id"] and served in (None, model)
 
 
 def outdated(*results: Path) -> list[Path]:
@@ -265,7 +268,8 @@ def read_capacities(params: Params) -> dict[str, CapacityResult]:
         settings = digest(params.configuration(name).model_dump_json().encode())
         try:
             measured = read_json(paths.CapacityPaths(name).metrics)
-            if is_of_this_tree(measured, params) and measured.get("settings") == settings:
+            found_for = measured.get("machine"), measured.get("weights_sha256")
+            if is_of_this_tree(*found_for, params) and measured.get("settings") == settings:
                 found[name] = read_capacity(name)
         except FileNotFoundError:
             continue

@@ -12,7 +12,7 @@ from litmeter.classifier.model.compiled.manifest import Manifest
 from litmeter.classifier.model.rows import Ceilings, PackageRow
 from litmeter.measure.rows import BenchmarkMetrics, TurnRow
 from litmeter.params import params_on
-from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, TUNE_METRICS
+from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
 from litmeter.report.claims import accuracy_interval, change, disturbances
 from litmeter.report.machines import capacity_sentence, describe_machine
 from litmeter.report.tables import at_users, comparison_table, precision_table, tune_table
@@ -67,7 +67,7 @@ def done(stage: str, result: Any, *arguments: str) -> None:
             outcome, turns = result
             print(text_table(*tune_table(outcome.rows)))
             print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
-            print_wrapped(f"{at_users(read_json(TUNE_METRICS)['users'])} (tune.users)")
+            print_wrapped(f"{at_users(params_on(read_json(MACHINE))[0].tune.users)} (tune.users)")
             print_wrapped("\n".join(claim.plain for claim in disturbances(turns)))
 
 

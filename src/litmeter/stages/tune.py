@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -26,7 +26,7 @@ from litmeter.system import files
 from litmeter.system.cores import whole_cores
 from litmeter.system.dvc_file import code_digest
 from litmeter.system.machine import recorded_machine
-from litmeter.tune.rows import KnobRow, TuneRow
+from litmeter.tune.rows import KnobRow, TuneMetrics, TuneRow
 from litmeter.tune.search import Job, Outcome, search
 from litmeter.tune.space import space_of
 
@@ -48,7 +48,7 @@ def main() -> tuple[Outcome, Sequence[TurnRow]]:
         subjects = subjects_of(job, generator, device)
         outcome = run(search(job), subjects, log, params.tune.max_s, spent_s=time.monotonic() - began)
     with files.all_or_nothing():
-        files.write_json(TUNE_METRICS, metrics_of(params, outcome, log.reached_s))
+        files.write_json(TUNE_METRICS, metrics_of(params, outcome, log.reached_s).model_dump(mode="json"))
         files.write_rows(TUNE_TABLE, TuneRow, outcome.rows)
         files.write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
     log.remove_unfinished()
@@ -105,25 +105,30 @@ def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
     return files.digest(json.dumps(content, sort_keys=True).encode())
 
 
-def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, Any]:
-    """Content of metrics/tune.json."""
+def metrics_of(params: Params, outcome: Outcome, seconds: float) -> TuneMetrics:
+    """The winner, and what was searched in how many ``seconds``."""
     first = outcome.rows[0]
-    columns = ("rate_rps", "over_serve", "over_serve_low", "over_serve_high", "p95_ms", "memory_mib")
-    return {
-        "goal": params.tune.goal,
-        "users": params.tune.users,
-        "winner": {knob: getattr(outcome.winner, knob) for knob in outcome.winner.knobs},
-        **{column: getattr(first, column) for column in (*columns, "agreement")},
-        "capacity": outcome.capacity and asdict(outcome.capacity),
-        "equal": sum(row.status == "equal" for row in outcome.rows),
-        "not_resolved": sum(row.status == "not resolved" for row in outcome.rows),
-        "combinations": outcome.combinations,
-        "raced": len(outcome.rows),
-        "rounds": outcome.rounds,
-        "settled": outcome.settled,
-        "seconds": round(seconds),
+    return TuneMetrics(
+        goal=params.tune.goal,
+        users=params.tune.users,
+        winner={knob: getattr(outcome.winner, knob) for knob in outcome.winner.knobs},
+        rate_rps=first.rate_rps,
+        over_serve=first.over_serve,
+        over_serve_low=first.over_serve_low,
+        over_serve_high=first.over_serve_high,
+        p95_ms=first.p95_ms,
+        memory_mib=first.memory_mib,
+        agreement=first.agreement,
+        capacity=outcome.capacity,
+        equal=sum(row.status == "equal" for row in outcome.rows),
+        not_resolved=sum(row.status == "not resolved" for row in outcome.rows),
+        combinations=outcome.combinations,
+        raced=len(outcome.rows),
+        rounds=outcome.rounds,
+        settled=outcome.settled,
+        seconds=round(seconds),
         **recorded_machine(),
-        "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
-        "weights_sha256": params.served_digest(),
-        "left_out": dict(outcome.left_out),
-    }
+        measured_at=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        weights_sha256=params.served_digest(),
+        left_out=outcome.left_out,
+    )

@@ -1,4 +1,4 @@
-"""Results of a search: a row per configuration that raced, and what each knob is worth."""
+"""Results of a search: the winner, a row per configuration that raced, and what each knob is worth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,51 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from litmeter.measure.capacity import CapacityMetrics
+from litmeter.system.files import Record
+
 Status = Literal["winner", "equal", "not resolved", "slower", "excluded"]
+
+
+class TuneMetrics(Record):
+    """The winner of a search, and what was searched: metrics/tune.json.
+
+    Attributes:
+        goal, users: as in the section ``tune`` of params.yaml.
+        winner: the values of the kind's knobs, by key.
+        rate_rps, over_serve, p95_ms, memory_mib, agreement: of the winner, as in its TuneRow.
+        capacity: of the winner, by goal capacity.
+        equal, not_resolved, raced: numbers of configurations; ``raced`` counts all.
+        combinations: number of combinations of knobs, those that were left out among them.
+        settled: whether the search ended before its time did.
+        machine, environment: of metrics/machine.json, see ``system.machine.recorded_machine``.
+        weights_sha256: digest of the served model; None for a model that litmeter does not know.
+        left_out: number of combinations that did not race, by reason.
+    """
+
+    goal: Literal["throughput", "capacity"]
+    users: int
+    winner: Mapping[str, Any]
+    rate_rps: float | None
+    over_serve: float | None
+    over_serve_low: float | None
+    over_serve_high: float | None
+    p95_ms: float | None
+    memory_mib: float | None
+    agreement: float | None
+    capacity: CapacityMetrics | None
+    equal: int
+    not_resolved: int
+    combinations: int
+    raced: int
+    rounds: int
+    settled: bool
+    seconds: int
+    machine: str
+    environment: str
+    measured_at: str
+    weights_sha256: str | None
+    left_out: Mapping[str, int]
 
 
 @dataclass(frozen=True)

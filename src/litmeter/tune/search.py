@@ -27,7 +27,7 @@ from litmeter.measure.capacity import CapacityMetrics, capacity
 from litmeter.measure.comparison_rows import interval
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
-from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
+from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
 from litmeter.params import ObjectiveSettings
 from litmeter.say.progress import print_wrapped
 from litmeter.stats.rates import percentile
@@ -259,10 +259,10 @@ def race(
         ServerError: the reference does not answer, or memory has no room for it.
     """
     rng, order = random.Random(racing.limits.seed), list[str]()
-    serving = yield from serve([racing.reference])
-    start_s, now_s = serving.ready_s.get(racing.reference) or 0.0, serving.at_s
-    while racing.reference in serving.names:
-        present = [name for name in racing.next_turns if name in serving.names]
+    ready = yield from make_ready([racing.reference])
+    start_s, now_s = ready.ready_s.get(racing.reference) or 0.0, ready.at_s
+    while racing.reference in ready.names:
+        present = [name for name in racing.next_turns if name in ready.names]
         if racing.rounds % 2:  # the reverse of the round before
             order = [name for name in reversed(order) if name in present]
             order += [name for name in present if name not in order]
@@ -283,11 +283,11 @@ def race(
                 return
             racing.join(new)
         if set(racing.next_turns) != set(order):
-            before = serving
-            serving = yield from serve(racing.next_turns)
-            if started := set(serving.names).difference(before.names):
-                start_s = (serving.at_s - now_s) / len(started)
-            now_s = serving.at_s
+            before = ready
+            ready = yield from make_ready(racing.next_turns)
+            if started := set(ready.names).difference(before.names):
+                start_s = (ready.at_s - now_s) / len(started)
+            now_s = ready.at_s
     raise ServerError("serve: cannot be served; all others are compared with it")
 
 
