@@ -2,8 +2,8 @@
 # One end of the ranges in pyproject.toml, as a new user meets it: tests/versions.sh newest|oldest PYTHON
 #
 # A new environment in a clone of the last commit has what pip finds without constraints, extra indexes or links, or
-# the oldest versions that pyproject.toml allows. Unit tests, `make quick` and a comparison of a LitAPI run there, by an
-# ordinary user ("nobody", where root calls). Deprecations are errors.
+# the oldest versions that pyproject.toml allows. Unit tests, those that ask most of what others wrote, `make quick` and
+# a comparison of a LitAPI run there, by an ordinary user ("nobody", where root calls). Deprecations are errors.
 set -euo pipefail
 end=$1
 python=$("$2" -c 'import sys; print(sys.executable)')
@@ -39,6 +39,7 @@ else
     make .venv/installed-test PYTHON="$2"
 fi
 make test-unit
+.venv/bin/pytest -n 2 --dist loadfile tests/integration/test_{http_process,imports,predictor,stages}.py
 PYTHONWARNINGS=error::DeprecationWarning,error::PendingDeprecationWarning,error::FutureWarning
 PYTHONWARNINGS+=,ignore:_NoneStep:DeprecationWarning  # what DVC itself uses of pygtrie
 export PYTHONWARNINGS

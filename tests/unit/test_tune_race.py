@@ -1,14 +1,11 @@
-"""A race: which racers are eliminated, which join, and that it finds the best on surfaces of known rates."""
+"""A race: which racers are eliminated, and which join."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from litmeter.errors import ServerError
@@ -17,7 +14,7 @@ from litmeter.kinds.configuration import Configuration
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Turn
 from litmeter.params import load_params
-from litmeter.tune.search import FEWEST_ROUNDS, JOIN_MOST, TURN_S, Race, Racer, finalists, race
+from litmeter.tune.search import FEWEST_ROUNDS, JOIN_MOST, TURN_S, Race, Racer, race
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
@@ -143,66 +140,3 @@ def test_neighbours_of_a_new_leader_join_some_at_a_time_and_only_where_there_is_
     assert own.ratio == pytest.approx(150 / 110, abs=0.05)
     racing, machine = raced(rates, max_s=5.0, neighbours=steps)
     assert (list(racing.racers), racing.rounds) == ([NAMES["s"], NAMES["a"]], FEWEST_ROUNDS)
-
-
-KNOBS = ((0, 1),) * 5 + (tuple(range(6)), (1, 2, 4, 8), (0, 2, 10, 50))
-POINTS = np.array(list(itertools.product(*KNOBS)))
-WORKERS = np.log([1.0, 1.35, 1.2, 0.4, 0.6, 0.7])
-BATCH = {1: np.log(0.78), 2: np.log(0.96), 4: 0.0, 8: np.log(0.97)}
-TIMEOUT = {0: 0.0, 2: np.log(0.97), 10: np.log(0.85), 50: np.log(0.5)}
-
-
-SEEDS = 6
-NUMBERS = {Classifier(max_queue=1 + number): number for number in range(len(POINTS))}
-"""A race asks for nothing but names and neighbours, so any settings will do."""
-
-
-class NumberedRacer(Racer):
-    """A racer whose name is the number of its point."""
-
-    @property
-    def name(self) -> str:
-        return str(NUMBERS[self.settings])
-
-
-def surface(seed: int) -> npt.NDArray[np.float64]:
-    """Logarithms of the rates of 3,072 configurations whose knobs depend on each other."""
-    rng = np.random.default_rng(seed)
-    weight = rng.normal(1, 0.25, 8)
-    half, compiled, preprocess, direct, keep, workers, batch, timeout = POINTS.T
-    logs = (
-        weight[0] * half * np.log(np.where(compiled, 1.7, 1.2))
-        + weight[1] * compiled * np.log(1.8)
-        + weight[2] * preprocess * np.log(1.1)
-        + weight[3] * direct * np.log(1.15)
-        + weight[4] * keep * np.log(np.where(compiled, 1.0, 1.15))
-        + weight[5] * WORKERS[workers]
-        + weight[6] * np.array([BATCH[size] for size in batch])
-        + weight[7] * np.array([TIMEOUT[ms] for ms in timeout]) * np.where(batch > 1, 1, 0.05)
-    )
-    return logs + rng.normal(0, 0.03, len(logs))
-
-
-def rate_lost(seed: int) -> float:
-    """What the winner of a race of 12 minutes, from a configuration by chance, lacks of the best rate.
-
-    The machine changes its speed by 1.4, and turns vary by 10% besides.
-    """
-    rates, rng, settings = np.exp(surface(seed)), np.random.default_rng(1000 + seed), list(NUMBERS)
-    racing = Race(PARAMS.tune.model_copy(update={"seed": seed}))
-
-    def neighbours_of(centre: Configuration) -> list[Racer]:
-        near = np.flatnonzero((POINTS[NUMBERS[centre]] != POINTS).sum(axis=1) == 1)
-        new = [one for one in near if str(one) not in racing.racers]
-        return [NumberedRacer(settings[one], 1.0) for one in rng.permutation(new)]
-
-    racing.join([NumberedRacer(settings[int(rng.integers(len(rates)))], 1.0)])
-    slowness = float(np.log(1.4))
-    machine = MadeUpMachine(lambda turn: rates[int(turn.subject)], noise=0.1, slowness=slowness, seed=seed)
-    machine.run(race(racing, PLAN, 720.0, neighbours_of))
-    return float(1 - rates[int(finalists(racing)[0])] / rates.max())
-
-
-def test_the_winner_is_within_5_percent_of_the_best_of_3072() -> None:
-    lost = [rate_lost(seed) for seed in range(SEEDS)]
-    assert np.mean(np.array(lost) < 0.05) >= 0.8
