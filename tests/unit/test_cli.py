@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from litmeter.cli.cluster import connected
-from litmeter.cli.load import LoadOptions, ObjectiveOptions
 from litmeter.cli.main import app, main
+from litmeter.cli.options import LoadOptions, ObjectiveOptions
 from litmeter.errors import LitmeterError
 from litmeter.load.settings import LoadSettings
 from litmeter.params import ObjectiveSettings, load_params
@@ -109,7 +109,7 @@ def test_a_list_is_typed_with_commas() -> None:
         ("loadtest URL --body Makefile --if-sender-dies end", "--if-sender-dies: only together"),
         ("--project missing results", "--project missing"),
         ("compare m:A m:B", "--body: missing"),
-        ("compare m:A --body x.json", "two servers"),
+        ("compare e7_tuned", "two configurations"),
         ("compare e1_baseline candidate --body x.json", "--body: only with servers of your own"),
     ],
 )

@@ -52,7 +52,7 @@ def test_commands_are_kept_as_they_are() -> None:
         (["server:MyAPI max_batch=8"], "a.max_batch: unknown key"),
         (["server:MyAPI max_batch_size=0"], "a.max_batch_size: got 0"),
         (["server:MyAPI fast_queue=true"], "a.fast_queue: LitServe"),
-        (["x=python a.py --port 8000"], r"\{port} is missing"),
+        (["x=./a --port 8000"], r"\{port} is missing"),
         (["x=python 'a.py {port}"], "No closing quotation"),
     ],
 )

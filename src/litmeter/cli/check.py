@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic import Field
 
-from litmeter.cli.load import LOAD
+from litmeter.cli.options import LOAD
 from litmeter.cli.own import USERS, Sent, read_given
 from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import NoVerdict, StorageError, UsageError, explained
@@ -48,9 +48,9 @@ SENT = Sent()
 
 
 def check(
+    command: str | None = None,
     *,
     against: Annotated[str, Parameter(name="--against")],
-    command: str | None = None,
     configuration: str = CANDIDATE,
     sent: Sent = SENT,
     seconds: Positive = 180.0,
@@ -66,9 +66,9 @@ def check(
     Both are served on this machine and loaded in turn.
 
     Args:
+        command: what serves, started in each tree: a script (FILE.py) or module:Class, both with settings
+            as key=value, or a command, with {port} if it runs no script (default: what params.yaml says)
         against: a commit, a branch, or an experiment of DVC
-        command: what serves, started in each tree: a command with {port}, or module:Class with keys of
-            serve: as key=value (default: what params.yaml says)
         configuration: of each tree's params.yaml, the one to serve
         seconds: in all, the servers' starts included
         margin: share by which the working tree may be slower

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -22,7 +23,7 @@ from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.params import params_here
+from litmeter.params import Params, params_here
 from litmeter.report.claims import claims, disturbances
 from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
@@ -52,13 +53,14 @@ def compare(
     All are served at once and loaded in turn. A server may be given twice: the two differ by chance alone.
 
     Args:
-        servers: configurations of params.yaml; or your own, NAME=SPEC, where SPEC is module:Class with keys
-            of serve: as key=value, a command with {port}, or the URL of a server that runs already
+        servers: configurations of params.yaml; or your own, NAME=SPEC, where SPEC is a script (FILE.py) or
+            module:Class, both with settings to change as key=value, a command that runs a script, any other
+            command with {port}, or the URL of a server that runs already
         seconds: in all, the servers' starts included
         as_json: print JSON instead of a table
     """
-    if len(servers) < 2:
-        raise UsageError("two servers are needed, at least")
+    if len(servers) < 2 and not is_own(servers[0]):
+        raise UsageError("two configurations are needed, at least")
     with redirect_stdout(sys.stderr):
         if any(map(is_own, servers)):
             found = compare_own(servers, own, seconds)
@@ -138,6 +140,14 @@ def results_of(log: Log, names: Sequence[str], miss: float) -> tuple[list[Pair],
     return pairs(*measured), comparison_rows(*measured, miss)
 
 
+def compared_as(server: str, params: Params) -> str:
+    """A command that compares a server with other settings of itself, or with another one."""
+    [own] = params.configurations().values()
+    key = own.lever("workers")
+    other = f"{server} {key}=2" if key else "ANOTHER"
+    return f"litmeter compare {shlex.quote(server)} {shlex.quote(other)}"
+
+
 def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
     """Compare the user's own servers as the stage of a project does; write a page where --report asks."""
     settings, users = settings_of(servers, own), own.users or USERS
@@ -149,6 +159,8 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
             log, _ = comparison.main()
         snapshot = read_snapshot()
         said = [claim.plain.replace("comparison.seconds", "--seconds") for claim in claims(snapshot)]
+        if len(settings) == 1:
+            said.append(f"{servers[0]} is measured alone; to compare it: {compared_as(servers[0], params)}")
         if report is not None:
             write_text(report, render([snapshot]))
             said.append(f"{report}: open it in a browser")

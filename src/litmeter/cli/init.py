@@ -44,10 +44,11 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
     overwritten.
 
     Args:
-        server: a LitAPI, module:Class or FILE.py:Class, or a command with {port}
-        keys: of a LitAPI: its settings, keys of serve: as key=value
+        server: a script, FILE.py; a LitAPI, module:Class or FILE.py:Class; or a command, with {port} if it
+            runs no script
+        keys: of a script or a LitAPI: settings, as key=value
     """
-    settings = own_server(server, keys, sent, "module:Class, FILE.py:Class or a command with {port}")
+    settings = own_server(server, keys, sent, "FILE.py, module:Class or a command with {port}")
     if not settings.is_started:
         raise UsageError(
             f"{settings.spec}: a project is for a server that is started; compare takes this one"

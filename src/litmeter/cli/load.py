@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 
 from litmeter.cli.cluster import cluster_senders
+from litmeter.cli.options import LOAD, OBJECTIVE, LoadOptions, ObjectiveOptions
+from litmeter.cli.own import Sent, own_server
 from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
+from litmeter.kinds.server import Start
 from litmeter.load import LoadPlan, Trace, load_generator
-from litmeter.load.first_request import check_first_request
+from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.senders import Sender, local_senders
-from litmeter.load.settings import LoadSettings
 from litmeter.load.trace import read_trace
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.capacity import capacity as search
@@ -33,12 +35,13 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Target
 from litmeter.measure.turn import Sample
-from litmeter.params import ObjectiveSettings
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import number_cell, rate_cell, significant, text_table, without_empty
-from litmeter.settings import Count, Miss, Positive, Section, Timeout
+from litmeter.settings import Count, Miss, Positive, Timeout
 from litmeter.stats.records import WINDOWS, misses
+from litmeter.system.device import resolve_device
 from litmeter.system.files import check_outputs, write_rows
+from litmeter.system.gpu import cuda_available
 from litmeter.system.http import CA_VARIABLE, check_url
 from litmeter.system.machine import exclusive_machine
 
@@ -50,57 +53,6 @@ CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
 """Seconds in the window before the first request of a trace, and after the last one."""
 
-S = TypeVar("S", bound=Section)
-
-
-def options(*hidden: str, **defaults: Any) -> Callable[[type[S]], type[S]]:
-    """Make fields of a section of params.yaml options, with ``defaults``; ``hidden`` ones have no option."""
-
-    def decorate(section: type[S]) -> type[S]:
-        fields: dict[str, Any] = {}
-        for name, default in defaults.items():
-            field = section.model_fields[name]
-            kind: Any = field.rebuild_annotation()
-            kind = Annotated[kind, BeforeValidator(items), Parameter(parse=name not in hidden)]
-            fields[name] = (kind, Field(default, description=field.description))
-        made = create_model(section.__name__, __base__=section, __module__=section.__module__, **fields)
-        return Parameter(name="*")(made)
-
-    return decorate
-
-
-def items(given: Any) -> Any:
-    """The items of a list that is typed as ``1,8``; any other value as it is."""
-    if not isinstance(given, list):
-        return given
-    parts = [part.strip() for text in given for part in str(text).split(",")]
-    return [int(part) if part.isdecimal() else part for part in parts]
-
-
-@options(
-    *("min_s", "max_s", "timeout_s", "request_body", "bodies", "content_type"),
-    **{"users": (1, 8), "requests": 130, "min_s": 2.5, "max_s": 4.0, "warmup_s": 0.5, "seed": 42},
-    **{"timeout_s": 30.0, "request_body": "json", "bodies": None, "content_type": None},
-)
-class LoadOptions(LoadSettings):
-    """What is sent how often."""
-
-    model_config = ConfigDict(strict=False)
-
-
-@options(
-    *("configurations", "max_s"),
-    **{"slo_ms": 100.0, "miss": 0.05, "tolerance": 0.1, "max_s": 240.0, "seed": 42},
-    configurations=("any",),
-)
-class ObjectiveOptions(ObjectiveSettings):
-    """What users must get, and how the highest rate at which they get it is searched."""
-
-    model_config = ConfigDict(strict=False)
-
-
-LOAD, OBJECTIVE = LoadOptions.model_validate({}), ObjectiveOptions.model_validate({})
-
 
 @Parameter(name="*")
 class Requests(BaseModel):
@@ -108,8 +60,10 @@ class Requests(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    url: str
+    url: str | None = None
     """URL to which each body is sent by POST; status 200 is a good answer"""
+    path: str | None = None
+    """of a server to start: where requests are sent (default: /predict, or the only path of a script)"""
     body: list[Path] = []
     """a file with a request's body, JSON lines (.jsonl), or a folder of files; repeatable"""
     images: Annotated[list[Path], Parameter(consume_multiple=True)] = []
@@ -136,12 +90,17 @@ class Requests(BaseModel):
         return bodies_to_send(self.body, self.images, self.content_type, self.template)
 
     @contextmanager
-    def server(self) -> Iterator[dict[str, Target]]:
-        """Send the server one request, then start the senders; yield the server as a subject, by its URL.
+    def server(self, own: str | None) -> Iterator[dict[str, Target]]:
+        """Send the server one request, then start the senders; yield the server as a subject, by its name.
 
-        Raise UsageError for options that do not go together, LoadError where there is nothing to send, and
+        The server is at ``url``; or it is started for the time of the block, as ``own`` names it. Raise
+        UsageError for options that do not go together, LoadError where there is nothing to send, and
         ServerError where the server does not answer the request with 200.
         """
+        if (own is None) == (self.url is None):
+            raise UsageError("expected either a server to start, or the --url of one that runs")
+        if own is None and self.path is not None:
+            raise UsageError("--path: only with a server to start; --url has it already")
         if self.senders is not None and self.cluster is not None:
             raise UsageError("--senders: not together with --cluster, which has one on each machine")
         if self.if_sender_dies is not None and self.cluster is None:
@@ -152,17 +111,31 @@ class Requests(BaseModel):
             os.environ[CA_VARIABLE] = str(self.ca.resolve())  # senders on this machine inherit it
             ca = self.ca.read_bytes()
         sent = (self.bodies, self.content_type, request_headers(self.header))
-        check_url(self.url)
         started: AbstractContextManager[Sender]
         if self.cluster is not None:
             go_on = self.if_sender_dies != "end"
             started = cluster_senders(self.cluster, *sent, print_wrapped, go_on=go_on, ca=ca)
         else:
             started = load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
-        with exclusive_machine():
-            check_first_request(self.url, *sent, self.timeout_s)
+        with exclusive_machine(), self._running(own, sent) as url:
+            check_url(url)
+            check_first_request(url, *sent, self.timeout_s)
             with started as sender:
-                yield {self.url: Target(self.url, sender)}
+                yield {own or url: Target(url, sender)}
+
+    @contextmanager
+    def _running(self, own: str | None, sent: tuple[list[bytes], str, dict[str, str]]) -> Iterator[str]:
+        """The URL of the server, which is started if it is ``own``."""
+        if own is None:
+            yield str(self.url)
+            return
+        settings = own_server(own, [], Sent(path=self.path), "FILE.py, module:Class or a command with {port}")
+        with settings.starting(Start(resolve_device("auto", cuda_available()), self.timeout_s)) as server:
+            server.ready(ask=lambda: check_first_request(server.target, *sent, self.timeout_s, LOADING))
+            yield server.target
+
+
+REQUESTS = Requests()
 
 
 @Parameter(name="*")
@@ -211,8 +184,10 @@ LOADTEST_RULES = (
 
 
 def loadtest(
+    server: str | None = None,
+    /,
     *,
-    requests: Requests,
+    requests: Requests = REQUESTS,
     load: LoadOptions = LOAD,
     traffic: Traffic = TRAFFIC,
     rate: Positive | None = None,
@@ -224,12 +199,13 @@ def loadtest(
     max_windows: Annotated[int, Field(ge=WINDOWS)] = 5,
     out: Path | None = None,
 ) -> int:
-    """Load-test a server at any URL, and print a row per level.
+    """Load-test a server, and print a row per level.
 
     A closed loop of --users, or with --rate or --trace an open one. The exit status is 1 if a level is not
     valid or misses the objective.
 
     Args:
+        server: to start for the test: FILE.py, module:Class or a command with {port}; else --url names one
         rate: open loop: R requests/s, whatever is answered
         trace_scale: with --trace: X times as many requests a second
         connections: open loop: connections; requests due while all are busy are sent late (default: 256)
@@ -269,8 +245,9 @@ def loadtest(
         plans = [replace(plan, users=users) for users in load.users]
     check_outputs(out=out)
     budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
-    with requests.server() as subjects, progress(budget_s, "load") as show:
-        samples = run(one_after_another(requests.url, plans, slo_ms), subjects, Log(), budget_s, show)
+    with requests.server(server) as subjects, progress(budget_s, "load") as show:
+        [name] = subjects
+        samples = run(one_after_another(name, plans, slo_ms), subjects, Log(), budget_s, show)
     allowed = OBJECTIVE.miss if miss is None else miss
     print(text_table(COLUMNS, [level_cells(sample, slo_ms, allowed) for sample in samples]))
     if out is not None:
@@ -317,20 +294,23 @@ def check_together(given: set[str], rules: Sequence[tuple[str, str, Sequence[str
 
 
 def capacity(
+    server: str | None = None,
+    /,
     *,
-    requests: Requests,
+    requests: Requests = REQUESTS,
     objective: ObjectiveOptions = OBJECTIVE,
     traffic: Traffic = TRAFFIC,
     seconds: Positive = OBJECTIVE.max_s,
     out: Path | None = None,
     picture: Path | None = None,
 ) -> int:
-    """Search the highest rate at which a server at any URL keeps to an objective.
+    """Search the highest rate at which a server keeps to an objective.
 
     With --trace, it is the mean rate at which the trace is played. The exit status is 0 if it is resolved or
     the objective held at all rates, else 1.
 
     Args:
+        server: to start for the search: FILE.py, module:Class or a command with {port}; else --url names one
         seconds: in all
         out: a CSV file for the loads and their figures
         picture: a PNG file for a picture of the probes and the capacity
@@ -350,19 +330,20 @@ def capacity(
     trace = traffic.recorded(requests, objective.seed)
     objective = objective.model_copy(update={"max_s": seconds})
     check_outputs(out=out, picture=picture)
-    with requests.server() as subjects, progress(seconds, "capacity") as show:
-        schedule = search([requests.url], objective, requests.timeout_s, traffic.shape, trace)
-        found = run(schedule, subjects, Log(), seconds, show)[requests.url]
+    with requests.server(server) as subjects, progress(seconds, "capacity") as show:
+        [name] = subjects
+        schedule = search([name], objective, requests.timeout_s, traffic.shape, trace)
+        found = run(schedule, subjects, Log(), seconds, show)[name]
     heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "remark")
     print(text_table(*without_empty(heads, [cells(row) for row in found.rows])))
     if out is not None:
         write_rows(out, TurnRow, found.rows)
     if picture is not None:
-        save_png(picture, chart({requests.url: found}))
+        save_png(picture, chart({name: found}))
     said = capacity_text(found.metrics)
     options = said.replace("objective.max_s", "--seconds").replace("objective.tolerance", "--tolerance")
     times = "" if trace is None else times_text(found.metrics, trace.rate_rps)
-    print_wrapped(f"{requests.url} {options}\n{times}")
+    print_wrapped(f"{name} {options}\n{times}")
     return 0 if found.metrics.status in ("resolved", "above_range") else 1
 
 

@@ -152,8 +152,6 @@ def serve(
         metrics: serve /metrics, or not
         docs: serve /openapi.json, or not
     """
-    from litmeter.cli.load import LOAD
-    from litmeter.cli.own import Sent, own_server
     from litmeter.direct.binding import Binding
     from litmeter.kinds.server import Start, StartedServer, wait_in_foreground
     from litmeter.params import params_here
@@ -164,6 +162,11 @@ def serve(
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()
     if server is not None:
+        from litmeter.cli.options import (
+            LOAD,  # these import what measures: memory that a served project saves
+        )
+        from litmeter.cli.own import Sent, own_server
+
         settings, timeout_s = own_server(server, keys, Sent(), "module:Class"), LOAD.timeout_s
         device = resolve_device("auto", cuda_available())
         if not settings.served_by_litmeter:

@@ -15,7 +15,7 @@ import yaml
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from litmeter.cli.load import LOAD, OBJECTIVE
+from litmeter.cli.options import LOAD, OBJECTIVE
 from litmeter.errors import LoadError, UsageError
 from litmeter.kinds.configuration import Configuration, Given
 from litmeter.kinds.registry import KINDS, kind_of
@@ -43,8 +43,8 @@ class Sent(BaseModel):
     """of your own servers: a file with a request's body, JSON lines, or a folder of files; repeatable"""
     content_type: str | None = None
     """of all bodies (default: by the files' names)"""
-    path: str = "/predict"
-    """where requests are sent"""
+    path: str | None = None
+    """where requests are sent (default: /predict; of a script that serves one path, that one)"""
     ready: str | None = None
     """where a command answers 200 once it is ready (default: /health, or the first body if it has none)"""
     users: Count | None = None
@@ -64,7 +64,7 @@ OWN = Own()
 
 def is_own(server: str) -> bool:
     """Whether an argument says what to serve; else it is the name of a configuration."""
-    return re.search(r"[=:\s{]", server) is not None
+    return re.search(r"[=:\s{]|\.(py|ipynb)$", server) is not None
 
 
 def check_only_own(own: Own, **others: object) -> None:
@@ -78,8 +78,7 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
     """The settings of each server, by its name; raise UsageError for two of a name, or an unreadable SPEC.
 
     Args:
-        servers: NAME=SPEC, or SPEC alone, which is named a, b and so on. A SPEC is ``module:Class`` or
-            ``FILE.py:Class``, perhaps with keys of ``serve:`` as key=value; a URL; or a command with {port}.
+        servers: NAME=SPEC, or SPEC alone, which is named a, b and so on. A SPEC is what a kind recognises.
     """
     found: dict[str, dict[str, Any]] = {}
     for number, server in enumerate(servers):

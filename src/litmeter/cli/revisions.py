@@ -73,9 +73,7 @@ def revisions(
         if command is not None:
             [given] = settings_of([f"command={command}"], sent).values()
             if (here := given.get("folder")) is None:
-                raise UsageError(
-                    f"--command: got {command!r}; allowed: a command with {{port}}, or module:Class"
-                )
+                raise UsageError(f"--command: got {command!r}; allowed: FILE.py, module:Class, or a command")
             below = os.path.relpath(here)
             settings = [
                 checked(kind_of(given), {**given, "folder": str(tree / below)}, "--command: ")

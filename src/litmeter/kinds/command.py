@@ -31,6 +31,7 @@ from litmeter.kinds.server import (
     StartedServer,
     started,
     status_of,
+    with_modules,
 )
 from litmeter.load.bodies import Bodies
 from litmeter.system.processes import followed, named, send_signal, tree
@@ -76,7 +77,12 @@ class Command(Configuration):
     @classmethod
     def recognised(cls, given: Given) -> dict[str, Any] | None:
         """Whatever no kind before it recognises."""
-        return {"command": given.text, "ready": given.ready, "path": given.path, "folder": str(Path.cwd())}
+        return {
+            "command": given.text,
+            "ready": given.ready,
+            "path": given.path_or_default,
+            "folder": str(Path.cwd()),
+        }
 
     @property
     def spec(self) -> str:
@@ -93,7 +99,7 @@ class Command(Configuration):
             self._words(),
             how,
             self.path,
-            self.environment() | {"PATH": search_path(), "PYTHONUNBUFFERED": "1"},
+            with_modules(self.environment(), self.place) | {"PATH": search_path(), "PYTHONUNBUFFERED": "1"},
             folder=self.place,
             follow=self.command,
             stop_s=STOP_S,
@@ -108,16 +114,7 @@ class Command(Configuration):
             words = shlex.split(self.command)
         except ValueError as error:
             raise ServerError(f"command ({self.command!r}): {error}") from error
-        folder = self.place or Path()
-        if not folder.is_dir():
-            raise ServerError(f"folder: there is no folder {self.folder!r}")
-        program = str(folder / words[0]) if "/" in words[0] else words[0]
-        if shutil.which(program, path=search_path()) is None:
-            where = f"in {folder.absolute()}" if "/" in words[0] else "on the PATH"
-            raise ServerError(
-                f"command: there is no program {words[0]!r} {where}; a shell's syntax needs sh -c"
-            )
-        return words
+        return checked_program(words, self.place or Path())
 
     no_pipeline: ClassVar[str] = "a command is not run in-process"
 
@@ -199,6 +196,17 @@ class CommandServer(StartedServer):
             with suppress(psutil.NoSuchProcess):
                 continue_workers(self.process.pid, self.binding.port)
         super().resume()
+
+
+def checked_program(words: list[str], folder: Path) -> list[str]:
+    """``words``; raise ServerError where they start no program in ``folder``."""
+    if not folder.is_dir():
+        raise ServerError(f"folder: there is no folder {str(folder)!r}")
+    program = str(folder / words[0]) if "/" in words[0] else words[0]
+    if shutil.which(program, path=search_path()) is None:
+        where = f"in {folder.absolute()}" if "/" in words[0] else "on the PATH"
+        raise ServerError(f"command: there is no program {words[0]!r} {where}; a shell's syntax needs sh -c")
+    return words
 
 
 def search_path() -> str:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from litmeter.errors import ApiError, ServerError, UsageError
-from litmeter.kinds.server import Server, Start
+from litmeter.kinds.server import PREDICT, Server, Start
 from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.settings import LoadSettings
@@ -42,7 +42,7 @@ class Given:
         name: for messages.
         text: the whole of what names the server.
         first, words: the first word of ``text``, as a shell splits it, and the other words.
-        path: where requests are sent.
+        path: where requests are sent; None where it was not given.
         ready: path that answers once the server is ready; None where it was not given.
     """
 
@@ -50,8 +50,13 @@ class Given:
     text: str
     first: str
     words: Sequence[str]
-    path: str
+    path: str | None
     ready: str | None
+
+    @property
+    def path_or_default(self) -> str:
+        """The path; /predict where it was not given."""
+        return self.path or PREDICT
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Checked:
         notes: lines to print.
         answer_s: seconds that an answer of the largest batch took in-process; None if it was not run.
         batch_ms: milliseconds for each answer in-process, by batch size.
+        ran: settings that the server itself chooses, in words.
     """
 
     fault: str = ""
@@ -71,6 +77,7 @@ class Checked:
     notes: tuple[str, ...] = ()
     answer_s: float | None = None
     batch_ms: Mapping[int, float] = field(default_factory=dict)
+    ran: str = ""
 
 
 @dataclass(frozen=True)
@@ -389,6 +396,10 @@ class Configuration(Section):
 
     knobs: ClassVar[tuple[str, ...]] = ()
     """The keys that are searched, in the order of a search's columns."""
+
+    def with_knobs(self) -> Configuration:
+        """This configuration with a value for each knob; raise ServerError where the values are not known."""
+        return self
 
     def default_values(self, knob: str, machine: Host, users: int) -> list[Any]:
         """The values of a knob that ``tune`` does not name."""

@@ -68,7 +68,12 @@ class LitApi(LitApiSettings, WorkerConfiguration):
             module, folder = file.stem, (folder / file).parent
             while (folder / "__init__.py").exists():
                 module, folder = f"{folder.name}.{module}", folder.parent
-        return {"api": f"{module}:{name}", "folder": str(folder), "path": given.path, **_values(given)}
+        return {
+            "api": f"{module}:{name}",
+            "folder": str(folder),
+            "path": given.path_or_default,
+            **_values(given),
+        }
 
     @property
     def spec(self) -> str:

@@ -9,9 +9,10 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.command import Command
 from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.script import Script
 from litmeter.kinds.url import Url
 
-KINDS: tuple[type[Configuration], ...] = (Url, LitApi, Command, Classifier)
+KINDS: tuple[type[Configuration], ...] = (Url, LitApi, Script, Command, Classifier)
 """The first that recognises a server on a command line takes it. The last needs no key in params.yaml."""
 
 

@@ -32,6 +32,7 @@ DOUBT_S = 5.0
 """After so long without 200 from the health check, litmeter says what was answered instead."""
 DYING_S = 0.5
 """How long a server that a request kills may take to end."""
+PORT_VARIABLE = "LITMETER_PORT"
 HEALTH, METRICS, PREDICT = "/health", "/metrics", "/predict"
 LOCAL = Binding(0)
 """127.0.0.1, at a free port that the kernel chooses."""
@@ -202,9 +203,9 @@ def started(
     """Run a command that serves, until the block ends. The block begins before the server is ready.
 
     Args:
-        words: of the command; {port} stands for the port that it must listen on.
+        words: of the command; {port}, or the variable LITMETER_PORT, is the port that it must listen on.
         path: where requests are sent.
-        folder: where the command runs and finds its modules.
+        folder: where the command runs.
         follow: set where processes may leave the command's process group: the name to call them by when they
             are ended with it.
         stop_s: how long the command may take to end after SIGTERM; 0: it is killed.
@@ -216,6 +217,7 @@ def started(
     with bound_socket(how.binding) as listener:
         binding = replace(how.binding, port=listener.getsockname()[1])
     words = [word.replace("{port}", str(binding.port)) for word in words]
+    environment = {**environment, PORT_VARIABLE: str(binding.port)}
     with (
         scratch() as own,
         _main_process(words, how, environment, own, folder, stop_s=stop_s, follow=follow) as process,
@@ -253,7 +255,14 @@ def started_workers(
         binding = replace(how.binding, port=listener.getsockname()[1])
         words, passed = worker_words(module, how, binding, listener, **options), [listener.fileno()]
         with _main_process(
-            words, how, {**environment, **places}, own, folder, stop_s=0.0, follow=follow, pass_fds=passed
+            words,
+            how,
+            {**with_modules(environment, folder), **places},
+            own,
+            folder,
+            stop_s=0.0,
+            follow=follow,
+            pass_fds=passed,
         ) as process:
             listener.close()  # or clients of a server that has died would wait
             urls = binding.url + path, binding.url + METRICS
@@ -282,8 +291,6 @@ def _main_process(
     variables, log = dict(environment), own / "log"
     if not how.in_foreground:
         variables.pop(KEY_VARIABLE, None)
-    if folder is not None:
-        variables["PYTHONPATH"] = module_path(folder, variables.get("PYTHONPATH"))
     with log.open("wb") as file:
         output = None if how.in_foreground else file
         began = time.perf_counter()
@@ -291,6 +298,13 @@ def _main_process(
             words, stdout=output, stderr=output, env=variables, cwd=folder, **options
         ) as process:
             yield {"process": process, "log": log, "started": began}
+
+
+def with_modules(environment: Mapping[str, str], folder: Path | None) -> dict[str, str]:
+    """``environment`` in which Python finds the modules of ``folder``."""
+    if folder is None:
+        return dict(environment)
+    return {**environment, "PYTHONPATH": module_path(folder, environment.get("PYTHONPATH"))}
 
 
 def module_path(folder: Path, before: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The kinds that litmeter's own server answers for: a configuration's workers, by LitServe or directly."""
+"""Kinds with workers that answer in batches: those of LitServe, and those of litmeter's own server."""
 
 from __future__ import annotations
 
@@ -16,17 +16,11 @@ GPU_WORKERS = 4
 """The most workers on a GPU, if ``tune`` names none."""
 
 
-class WorkerTuneSettings(TuneSettings):
-    """What a search seeks, and the values of the knobs of workers."""
+class BatchTuneSettings(TuneSettings):
+    """What a search seeks, and the numbers of workers and the batches to try."""
 
-    transport: OneOrMore[Transport] | None = Field(
-        None, description="absent: both for a LitAPI, litserve for the classifier"
-    )
     workers_per_device: OneOrMore[StrictCount] | None = Field(
         None, description="absent: 1, 2, 4 and so on to twice the cores, on a GPU to 4"
-    )
-    threads_per_worker: OneOrMore[StrictCount] | None = Field(
-        None, description="absent: 1, 2, 4 and so on to the cores"
     )
     max_batch_size: OneOrMore[StrictCount] | None = Field(
         None, description="absent: 1, 2, 4 and so on to users"
@@ -34,14 +28,58 @@ class WorkerTuneSettings(TuneSettings):
     batch_timeout_s: OneOrMore[Seconds] = (0.0, 0.002, 0.01)
 
 
-class WorkerConfiguration(WorkerSettings, Configuration):
-    """A configuration with workers that each hold the model."""
+class WorkerTuneSettings(BatchTuneSettings):
+    """What a search seeks, and the values of all knobs of litmeter's own server."""
 
-    served_by_litmeter: ClassVar[bool] = True
+    transport: OneOrMore[Transport] | None = Field(
+        None, description="absent: both for a LitAPI, litserve for the classifier"
+    )
+    threads_per_worker: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to the cores"
+    )
+
+
+class BatchConfiguration(Configuration):
+    """A configuration with the keys workers_per_device, max_batch_size and batch_timeout_s."""
+
     levers: ClassVar[Mapping[Lever, str]] = {
         "batch size": "max_batch_size",
         "batch window": "batch_timeout_s",
         "workers": "workers_per_device",
+    }
+    tune_section: ClassVar[type[TuneSettings]] = BatchTuneSettings
+    knobs: ClassVar[tuple[str, ...]] = ("workers_per_device", "max_batch_size", "batch_timeout_s")
+
+    def default_values(self, knob: str, machine: Host, users: int) -> list[Any]:
+        """1, 2, 4 and so on, and the most that may be useful."""
+        workers = 2 * machine.cores if machine.device == "cpu" else GPU_WORKERS
+        most = {"workers_per_device": workers, "threads_per_worker": machine.cores, "max_batch_size": users}
+        return sorted({*(2**power for power in range(most[knob].bit_length())), most[knob]})
+
+    def canonical(self, values: Mapping[str, Any], users: int) -> Any:
+        """Batches are no larger than there are users, and without batches there is no timeout."""
+        values = {**values, "max_batch_size": min(values["max_batch_size"], users)}
+        if values["max_batch_size"] == 1:
+            values["batch_timeout_s"] = 0.0
+        return type(self).model_validate(values)
+
+    @property
+    def search_name(self) -> str:
+        """Workers x threads, batches and their timeout."""
+        return f"{self.workers_times_threads} b{self.largest_batch} {1000 * self.batch_window_s:g}ms"
+
+    @property
+    def simplicity(self) -> tuple[float, ...]:
+        """Fewer workers, then smaller batches, that wait shorter."""
+        return (self.workers, self.largest_batch, self.batch_window_s)
+
+
+class WorkerConfiguration(WorkerSettings, BatchConfiguration):
+    """A configuration of litmeter's own server, whose workers each hold the model."""
+
+    served_by_litmeter: ClassVar[bool] = True
+    levers: ClassVar[Mapping[Lever, str]] = {
+        **BatchConfiguration.levers,
         "threads": "threads_per_worker",
         "transport": "transport",
     }
@@ -74,19 +112,10 @@ class WorkerConfiguration(WorkerSettings, Configuration):
     """Whether a worker may wait for something other than a core, so that more workers than cores may help."""
 
     def default_values(self, knob: str, machine: Host, users: int) -> list[Any]:
-        """1, 2, 4 and so on, and the most that may be useful."""
+        """Transports; and as of all batches."""
         if knob == "transport":
             return ["litserve", "direct"] if self.waits else ["litserve"]
-        workers = 2 * machine.cores if machine.device == "cpu" else GPU_WORKERS
-        most = {"workers_per_device": workers, "threads_per_worker": machine.cores, "max_batch_size": users}
-        return sorted({*(2**power for power in range(most[knob].bit_length())), most[knob]})
-
-    def canonical(self, values: Mapping[str, Any], users: int) -> Any:
-        """Batches are no larger than there are users, and without batches there is no timeout."""
-        values = {**values, "max_batch_size": min(values["max_batch_size"], users)}
-        if values["max_batch_size"] == 1:
-            values["batch_timeout_s"] = 0.0
-        return type(self).model_validate(values)
+        return super().default_values(knob, machine, users)
 
     def reason_against(self, machine: Host) -> str:
         """Workers that would only take turns, or what cannot be served here."""
@@ -97,16 +126,6 @@ class WorkerConfiguration(WorkerSettings, Configuration):
         return super().reason_against(machine)
 
     @property
-    def search_name(self) -> str:
-        """Workers x threads, batches and their timeout."""
-        return f"{self.workers_times_threads} b{self.max_batch_size} {1000 * self.batch_timeout_s:g}ms"
-
-    @property
     def simplicity(self) -> tuple[float, ...]:
-        """Fewer workers, then smaller batches, that wait shorter, then LitServe's own transport."""
-        return (
-            self.workers_per_device,
-            self.max_batch_size,
-            self.batch_timeout_s,
-            self.transport != "litserve",
-        )
+        """As of all batches, then LitServe's own transport."""
+        return (*super().simplicity, self.transport != "litserve")

@@ -86,6 +86,7 @@ class ComparisonResult(Record):
         unavailable: by configuration, why it was not run in-process.
         batch_ms: by configuration, time of an answer in-process by batch size.
         ready_s: seconds that each server took to start.
+        ran: by configuration, settings that the server itself has chosen, in words.
     """
 
     date: str
@@ -97,6 +98,7 @@ class ComparisonResult(Record):
     unavailable: Mapping[str, str]
     batch_ms: Mapping[str, Mapping[int, float]]
     ready_s: Mapping[str, float | None]
+    ran: Mapping[str, str] = {}
 
 
 def read_comparison() -> ComparisonResult:

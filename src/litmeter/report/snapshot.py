@@ -98,7 +98,8 @@ class Snapshot:
         causes = {name: diagnosis.held_back_by for name, diagnosis in self.diagnoses.items()}
         device = None if terminal else self.results[0].device
         settings = {result.name: result.serve for result in self.results}
-        return comparison_table(self.compared, self.reference, settings, causes, device)
+        ran = self.comparison.ran
+        return comparison_table(self.compared, self.reference, settings, causes, device, ran)
 
 
 def read_snapshot(label: str = "") -> Snapshot:

@@ -87,6 +87,7 @@ def comparison_table(
     configurations: Mapping[str, Configuration],
     causes: Mapping[str, str] | None = None,
     device: str | None = None,
+    ran: Mapping[str, str] = {},
 ) -> str:
     """The table of results, the fastest first.
 
@@ -95,6 +96,7 @@ def comparison_table(
         causes: by configuration, what holds it back, or why that is unknown; without them, no such column.
         device: cpu or cuda for a page in Markdown, with the settings on that device; None for a terminal,
             where a column of settings would be too wide.
+        ran: by configuration, further settings, which its server has chosen.
     """
 
     def cells(row: ComparisonRow) -> list[str]:
@@ -102,6 +104,8 @@ def comparison_table(
         settings = configurations[name].describe(device or "cpu")
         if name != CANDIDATE and configurations[name] == configurations.get(CANDIDATE):
             settings = f"same as `{CANDIDATE}`"
+        if name in ran:
+            settings += f": {ran[name]}"
         return [
             *([f"`{name}`", settings] if device else [name]),
             rate_cell(row.rate_rps),

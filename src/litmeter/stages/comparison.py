@@ -81,6 +81,7 @@ def main() -> tuple[Log, ComparisonResult]:
         run(schedule, {**served, **pipelines}, log, budget_s, show)
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
+    ran = {name: text for name, text in last.ran.items() if name in earlier} if last else {}
     miss = params.objective.miss
     changes = changed_settings(before, params.serve) if before else {}
     result = ComparisonResult(
@@ -93,6 +94,7 @@ def main() -> tuple[Log, ComparisonResult]:
         unavailable=unavailable,
         batch_ms={name: one.batch_ms for name, one in found.items() if one.batch_ms},
         ready_s={name: files.rounded(one.ready_s, 2) for name, one in served.items()},
+        ran=ran | {name: one.ran for name, one in found.items() if one.ran},
     )
     with files.all_or_nothing():
         log.write(paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES)

@@ -70,7 +70,7 @@ def job_of(params: Params, device: str, bodies: Bodies) -> Job:
     Where ``serve`` itself answers wrongly, the simplest of the other configurations takes its place. Raise
     ApiError where all answer wrongly.
     """
-    serve: Configuration = params.serve
+    serve: Configuration = params.serve.with_knobs()
     tune, machine = params.tune, Host(device, whole_cores())
     every = Job(tune, serve, params.load, params.objective, space_of(tune, serve, machine), None)
     machine = serve.tried(every.configurations, machine, bodies, params.load.timeout_s)

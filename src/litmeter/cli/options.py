@@ -1,0 +1,64 @@
+"""Options of commands that are keys of params.yaml, with defaults for a server of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import Parameter
+from pydantic import BeforeValidator, ConfigDict, Field, create_model
+
+from litmeter.load.settings import LoadSettings
+from litmeter.params import ObjectiveSettings
+from litmeter.settings import Section
+
+S = TypeVar("S", bound=Section)
+
+
+def options(*hidden: str, **defaults: Any) -> Callable[[type[S]], type[S]]:
+    """Make fields of a section of params.yaml options, with ``defaults``; ``hidden`` ones have no option."""
+
+    def decorate(section: type[S]) -> type[S]:
+        fields: dict[str, Any] = {}
+        for name, default in defaults.items():
+            field = section.model_fields[name]
+            kind: Any = field.rebuild_annotation()
+            kind = Annotated[kind, BeforeValidator(items), Parameter(parse=name not in hidden)]
+            fields[name] = (kind, Field(default, description=field.description))
+        made = create_model(section.__name__, __base__=section, __module__=section.__module__, **fields)
+        return Parameter(name="*")(made)
+
+    return decorate
+
+
+def items(given: Any) -> Any:
+    """The items of a list that is typed as ``1,8``; any other value as it is."""
+    if not isinstance(given, list):
+        return given
+    parts = [part.strip() for text in given for part in str(text).split(",")]
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+@options(
+    *("min_s", "max_s", "timeout_s", "request_body", "bodies", "content_type"),
+    **{"users": (1, 8), "requests": 130, "min_s": 2.5, "max_s": 4.0, "warmup_s": 0.5, "seed": 42},
+    **{"timeout_s": 30.0, "request_body": "json", "bodies": None, "content_type": None},
+)
+class LoadOptions(LoadSettings):
+    """What is sent how often."""
+
+    model_config = ConfigDict(strict=False)
+
+
+@options(
+    *("configurations", "max_s"),
+    **{"slo_ms": 100.0, "miss": 0.05, "tolerance": 0.1, "max_s": 240.0, "seed": 42},
+    configurations=("any",),
+)
+class ObjectiveOptions(ObjectiveSettings):
+    """What users must get, and how the highest rate at which they get it is searched."""
+
+    model_config = ConfigDict(strict=False)
+
+
+LOAD, OBJECTIVE = LoadOptions.model_validate({}), ObjectiveOptions.model_validate({})

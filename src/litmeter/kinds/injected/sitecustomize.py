@@ -1,0 +1,234 @@
+"""Moves the server that a Python script starts to litmeter's port, and notes the server's settings.
+
+Python imports this module at its start, as the module's folder comes first on PYTHONPATH. It runs with the
+Python of the measured server: it needs nothing but the standard library, and works from Python 3.8 on.
+``kinds.script`` says what is to be done, as JSON in the variable LITMETER_SCRIPT:
+
+    noted: a file that gets a line of JSON for this Python, and for each server before it starts.
+    keys: settings to change, by the path of an API; "" stands for the server, or for its only API.
+    only_note: end the process once the first server has been noted.
+"""
+# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="method-assign,union-attr"
+
+import json
+import os
+import sys
+from functools import wraps
+from importlib.machinery import PathFinder
+
+SERVER_KEYS = ("accelerator", "devices", "workers_per_device", "timeout", "fast_queue")
+API_KEYS = ("max_batch_size", "batch_timeout")
+RUN_KEYS = ("num_api_servers",)
+SEEN = "_seen_by_litmeter"
+
+
+def import_hidden():
+    """Import the sitecustomize that this one hides, such as Debian's."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [place for place in sys.path if os.path.abspath(place) != here]
+    hidden = PathFinder.find_spec("sitecustomize", sys.path)
+    if hidden is not None and hidden.loader is not None:
+        from importlib.util import module_from_spec
+
+        hidden.loader.exec_module(module_from_spec(hidden))
+
+
+def note(what, **content):
+    """Add a line to the file of notes; one write, as several processes may add theirs."""
+    line = json.dumps({"what": what, **content}, default=str) + "\n"
+    file = os.open(TASK["noted"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+
+
+def leave_if_noted(status=0):
+    """End the process, if it was started for its settings alone."""
+    if TASK["only_note"] or status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def refuse(reason):
+    """Note why a setting cannot be changed, and end the process."""
+    note("refused", reason=reason)
+    leave_if_noted(1)
+
+
+class Patched:
+    """A method whose arguments are seen, and may be changed, before it runs."""
+
+    def __init__(self, method):
+        from inspect import signature
+
+        self.method, self.signature = method, signature(method)
+
+    def bind(self, arguments, options):
+        """All arguments by name, defaults included."""
+        bound = self.signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        return bound
+
+    def takes(self, name):
+        """Whether the method has a parameter of this name."""
+        return name in self.signature.parameters
+
+    def call(self, bound):
+        """Call the method with changed arguments."""
+        return self.method(*bound.args, **bound.kwargs)
+
+
+def patch_uvicorn(module):
+    """Let every server of uvicorn listen on litmeter's port of this machine."""
+    init = Patched(module.Config.__init__)
+
+    @wraps(init.method)
+    def moved(*arguments, **options):
+        bound = init.bind(arguments, options)
+        note("uvicorn", port=bound.arguments["port"], pid=os.getpid())
+        leave_if_noted()
+        bound.arguments.update(host="127.0.0.1", port=int(os.environ["LITMETER_PORT"]))
+        init.call(bound)
+
+    module.Config.__init__ = moved
+
+
+def patch_litserve(module):
+    """Note the settings of every LitServer, after they were changed as the task says."""
+    from importlib.metadata import version
+
+    init, run = Patched(module.LitServer.__init__), Patched(module.LitServer.run)
+
+    @wraps(init.method)
+    def changed(*arguments, **options):
+        bound = init.bind(arguments, options)
+        given = bound.arguments
+        apis = given["lit_api"]
+        apis = [apis] if isinstance(apis, module.LitAPI) else list(apis)
+        given["lit_api"] = apis[0] if len(apis) == 1 else apis
+        before = [settings_of_api(api, given) for api in apis]
+        unknown = set(TASK["keys"]) - {""} - {one["path"] for one in before}
+        if unknown:
+            refuse(f"no API at {min(unknown)}; there are {', '.join(one['path'] for one in before)}")
+        for path, keys in TASK["keys"].items():
+            for key, value in keys.items():
+                if key in SERVER_KEYS:
+                    change_argument(init, given, key, value)
+                elif key in API_KEYS:
+                    if not path and len(apis) > 1:
+                        places = " or ".join(f"{one['path']}:{key}={value}" for one in before)
+                        refuse(f"{key}: the server has several APIs; give {places}")
+                    for api, one in zip(apis, before):  # noqa: B905 -- Python 3.8 has no strict
+                        if path in ("", one["path"]):
+                            change_api(init, given, api, key, value)
+        init.call(bound)
+        vars(given["self"])[SEEN] = (apis, given)
+
+    @wraps(run.method)
+    def noted(*arguments, **options):
+        bound = run.bind(arguments, options)
+        server = bound.arguments["self"]
+        apis, given = vars(server).pop(SEEN)
+        if run.takes("generate_client_file"):
+            bound.arguments["generate_client_file"] = False
+        for key in RUN_KEYS:
+            if key in TASK["keys"].get("", {}):
+                change_argument(run, bound.arguments, key, TASK["keys"][""][key])
+        connector = getattr(server, "_connector", None)
+        devices = getattr(server, "devices", given["devices"])
+        note(
+            "litserve",
+            pid=os.getpid(),
+            port=bound.arguments["port"],
+            version=version("litserve"),
+            apis=[settings_of_api(api, given) for api in apis],
+            accelerator=getattr(connector, "accelerator", given["accelerator"]),
+            devices=len(devices) if isinstance(devices, (list, tuple)) else devices,
+            num_api_servers=bound.arguments.get("num_api_servers"),
+            **{key: given.get(key) for key in ("workers_per_device", "timeout", "fast_queue")},
+        )
+        leave_if_noted()
+        return run.call(bound)
+
+    module.LitServer.__init__, module.LitServer.run = changed, noted
+
+
+def settings_of_api(api, given):
+    """The settings of an API; old versions of LitServe have them as arguments of the server."""
+
+    def value(name, default):
+        own = getattr(api, name, None)
+        return given.get(name, default) if own is None else own
+
+    spec = value("spec", None)
+    return {
+        "class": type(api).__qualname__,
+        "path": getattr(spec, "api_path", None) or value("api_path", "/predict"),
+        "max_batch_size": value("max_batch_size", 1),
+        "batch_timeout": value("batch_timeout", 0.0),
+        "stream": bool(value("stream", False)),
+        "spec": type(spec).__name__ if spec is not None else None,
+        "async": bool(value("enable_async", False)),
+    }
+
+
+def change_argument(method, given, key, value):
+    """Change an argument of LitServer, or of its method ``run``."""
+    if not method.takes(key):
+        refuse(f"{key}: this LitServe has no such setting")
+    given[key] = value
+
+
+def change_api(init, given, api, key, value):
+    """Change a setting of an API, where this LitServe keeps it."""
+    if getattr(api, key, None) is None:
+        change_argument(init, given, key, value)
+        return
+    if given.get(key):  # the argument would prevail
+        given[key] = init.signature.parameters[key].default
+    try:
+        setattr(api, key, value)
+    except (AttributeError, ValueError) as error:
+        refuse(f"{key}: {type(api).__qualname__} does not take {value!r} ({error})")
+    if getattr(api, key) != value:
+        refuse(f"{key}: {type(api).__qualname__} computes it itself")
+
+
+class Finder:
+    """Finds modules as all other finders do, and patches some once they were imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        """See importlib.abc.MetaPathFinder."""
+        if name not in PATCHES:
+            return None
+        for finder in sys.meta_path:
+            if finder is not self:
+                spec = finder.find_spec(name, path, target)
+                if spec is not None:
+                    spec.loader.exec_module = Patching(spec.loader.exec_module, PATCHES[name])
+                    return spec
+        return None
+
+
+class Patching:
+    """Executes a module, then patches it."""
+
+    def __init__(self, execute, patch):
+        self.execute, self.patch = execute, patch
+
+    def __call__(self, module):
+        """As a loader's exec_module."""
+        self.execute(module)
+        self.patch(module)
+
+
+PATCHES = {"uvicorn.config": patch_uvicorn, "litserve.server": patch_litserve}
+TASK = json.loads(os.environ.get("LITMETER_SCRIPT", "null"))
+if TASK is not None:
+    sys.meta_path.insert(0, Finder())
+    note(
+        "python", executable=sys.executable, version=".".join(map(str, sys.version_info[:2])), pid=os.getpid()
+    )
+import_hidden()

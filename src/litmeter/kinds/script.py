@@ -1,0 +1,437 @@
+"""A Python script that starts a server, as it is: litmeter moves its port, and reads its settings.
+
+A module that Python imports at its start (``injected/sitecustomize.py``) does both, so the script needs
+nothing of litmeter, and may run with another Python than litmeter does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from litmeter.errors import LitmeterError, ServerError, UsageError
+from litmeter.kinds.command import STOP_S, CommandServer, checked_program, search_path
+from litmeter.kinds.configuration import Checked, Given, Tried
+from litmeter.kinds.server import HEALTH, PREDICT, READY_S, Server, Start, started
+from litmeter.kinds.workers import BatchConfiguration
+from litmeter.load.bodies import Bodies
+from litmeter.say.tables import pluralise
+from litmeter.settings import ParamsLoader, Seconds, StrictCount, unknown_key
+from litmeter.system.processes import log_tail, process_group
+from litmeter.system.temporary import scratch
+
+INJECTED = Path(__file__).parent / "injected"
+TASK_VARIABLE = "LITMETER_SCRIPT"
+OLDEST = (0, 2, 6)
+"""The first LitServe whose settings are known."""
+PYTHON = re.compile(r"python[\d.]*")
+LAUNCHERS = ("uv", "poetry", "pdm", "hatch", "pipenv")
+"""Programs that run a script in an environment of its own choice."""
+NOT_MOVED = (
+    "litmeter's start-up module did not run (python -I, -E or -S, or no Python): "
+    "give a command with {port}, where its port stands"
+)
+TAKEN = re.compile(r"address already in use|Errno 98|Errno 48", re.IGNORECASE)
+KEYS = {
+    "accelerator": "accelerator",
+    "devices": "devices",
+    "workers_per_device": "workers_per_device",
+    "timeout_s": "timeout",
+    "fast_queue": "fast_queue",
+    "num_api_servers": "num_api_servers",
+    "max_batch_size": "max_batch_size",
+    "batch_timeout_s": "batch_timeout",
+}
+"""LitServe's names of the keys that a script's settings are changed by; the last two are an API's."""
+API_KEYS = ("max_batch_size", "batch_timeout_s")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a script starts.
+
+    Attributes:
+        python, version: the interpreter, and its version as 3.12.
+        port: that the script asked for.
+        litserve: settings of its LitServer by LitServe's names, see ``injected``; None for another server.
+    """
+
+    python: str
+    version: str
+    port: Any
+    litserve: Mapping[str, Any] | None
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of its APIs; empty if they are not known."""
+        return [] if self.litserve is None else [api["path"] for api in self.litserve["apis"]]
+
+    @property
+    def text(self) -> str:
+        """All settings in words."""
+        python = f"Python {self.version} ({self.python})"
+        if (own := self.litserve) is None:
+            return f"{python}, port {self.port} moved"
+        places = f"{own['devices']} {own['accelerator']}"
+        workers = f"{pluralise(own['workers_per_device'], 'worker')} on each of {places}"
+        servers = own["num_api_servers"]
+        parts = [
+            f"{python}, LitServe {own['version']}, port {self.port} moved",
+            *map(_api_text, own["apis"]),
+            workers,
+            f"{servers} API servers" if servers else "",
+            f"timeout {own['timeout']} s",
+            "fast_queue" if own["fast_queue"] else "",
+        ]
+        return "; ".join(filter(None, parts))
+
+
+def _api_text(api: Mapping[str, Any]) -> str:
+    parts = [
+        f"{api['class']} at {api['path']}: max_batch_size {api['max_batch_size']}",
+        f"batch_timeout {api['batch_timeout']:g} s" if api["batch_timeout"] else "",
+        "stream" if api["stream"] else "",
+        api["spec"] or "",
+        "async" if api["async"] else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+class Script(BatchConfiguration):
+    """A script that starts a server of LitServe, or another one of uvicorn."""
+
+    kind = key = "script"
+
+    script: str = Field(description="starts a server: FILE.py, or a command that runs one with its arguments")
+    path: str | None = Field(
+        None, description="path that requests are sent to; absent: the only one that it serves", pattern="^/"
+    )
+    ready: str | None = Field(
+        None,
+        description="path that answers 200 once it is ready; absent: /health, if it has one",
+        pattern="^/",
+    )
+    folder: str | None = Field(None, description="where it is started; absent: the project's")
+    max_batch_size: StrictCount | None = Field(None, description="as of serve:; absent: the script's")
+    batch_timeout_s: Seconds | None = Field(None, description="as of serve:; absent: the script's")
+    workers_per_device: StrictCount | None = Field(None, description="as of serve:; absent: the script's")
+    num_api_servers: StrictCount | None = Field(None, description="processes of HTTP; absent: the script's")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] | None = Field(
+        None, description="absent: the script's"
+    )
+    devices: StrictCount | None = Field(None, description="absent: the script's")
+    timeout_s: Seconds | None = Field(None, description="of a request; absent: the script's")
+    fast_queue: bool | None = Field(None, description="absent: the script's")
+    apis: Mapping[str, Mapping[str, Any]] = Field(
+        {}, description="max_batch_size and batch_timeout_s of one API of several, by its path"
+    )
+
+    @model_validator(mode="after")
+    def _check_apis(self) -> Script:
+        for path, keys in self.apis.items():
+            for key in keys:
+                if key not in API_KEYS:
+                    raise ValueError(f"apis.{path}: {unknown_key(key, API_KEYS)}")
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    @classmethod
+    def recognised(cls, given: Given) -> dict[str, Any] | None:
+        """FILE.py, then keys: max_batch_size=8, /embed:max_batch_size=8; or a command that runs Python."""
+        common = {"path": given.path, "ready": given.ready, "folder": str(Path.cwd())}
+        if given.first.endswith(".ipynb"):
+            raise UsageError(
+                f"{given.name}: {given.first} is a notebook; write the server into a script (FILE.py)"
+            )
+        if given.first.endswith(".py"):
+            return {"script": given.first, **common, **_values(given)}
+        program = Path(given.first).name
+        runs_python = PYTHON.fullmatch(program) or (program in LAUNCHERS and given.words[:1] == ["run"])
+        if "{port}" in given.text or not runs_python:
+            return None
+        return {"script": given.text, **common}
+
+    @property
+    def spec(self) -> str:
+        """The script, and the keys that change what it passes."""
+        return " ".join([self.script, *(f"{key}={value}" for key, value in self.changed().items())])
+
+    def describe(self, device: str) -> str:
+        """The script and what is changed of it."""
+        changed = ", ".join(f"{key} {value}" for key, value in self.changed().items())
+        return f"{self.script}, changed: {changed}" if changed else self.script
+
+    def changed(self) -> dict[str, Any]:
+        """The keys that change what the script passes, as a command line has them."""
+        own = {key: getattr(self, key) for key in KEYS if getattr(self, key) is not None}
+        return own | {
+            f"{path}:{key}": value for path, keys in self.apis.items() for key, value in keys.items()
+        }
+
+    no_pipeline: ClassVar[str] = "a script is not run in-process"
+
+    @property
+    def workers(self) -> int:
+        """As many as its key says; else one is assumed."""
+        return self.workers_per_device or 1
+
+    @property
+    def largest_batch(self) -> int:
+        """As its key says; else one is assumed."""
+        return self.max_batch_size or 1
+
+    @property
+    def batch_window_s(self) -> float:
+        """As its key says; else none is assumed."""
+        return self.batch_timeout_s or 0.0
+
+    @classmethod
+    def checked(
+        cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
+    ) -> dict[str, Checked]:
+        """Start each as far as its settings: they are what is noted of it."""
+        return {name: one._checked(name) for name, one in own.items()}
+
+    def _checked(self, name: str) -> Checked:
+        try:
+            self.served_path(ran := self.ran())
+        except LitmeterError as error:
+            return Checked(fault=f"{name}: {error}")
+        return Checked(unavailable=self.no_pipeline, notes=(f"{name}: {ran.text}",), ran=ran.text)
+
+    def with_knobs(self) -> Script:
+        """The values that the script passes, where no key changes them."""
+        if (own := (ran := self.ran()).litserve) is None:
+            raise ServerError(f"{self.script} starts no LitServer: it has no settings to search")
+        path = self.served_path(ran)
+        [api] = (one for one in own["apis"] if one["path"] == path)
+        passed = {
+            "workers_per_device": own["workers_per_device"],
+            "max_batch_size": api["max_batch_size"],
+            "batch_timeout_s": api["batch_timeout"],
+        }
+        return self.model_copy(
+            update={key: value for key, value in passed.items() if getattr(self, key) is None}
+        )
+
+    def ran(self) -> Ran:
+        """What the script starts, found once by running it up to there; raise ServerError."""
+        return _ran(self)
+
+    def served_path(self, ran: Ran) -> str:
+        """Where requests are sent; raise ServerError where that is not known."""
+        if self.path is not None:
+            if ran.paths and self.path not in ran.paths:
+                raise ServerError(f"--path {self.path}: not served; there are {', '.join(ran.paths)}")
+            return self.path
+        if len(ran.paths) > 1:
+            raise ServerError(f"it serves several paths: give --path {' or '.join(ran.paths)}")
+        return ran.paths[0] if ran.paths else PREDICT
+
+    @contextmanager
+    def starting(self, how: Start) -> Iterator[Server]:
+        """Run the script with its port moved; its log has all that it prints."""
+        path = self.served_path(ran := self.ran())
+        with (
+            scratch() as folder,
+            started(
+                self.words(),
+                how,
+                path,
+                self.variables(noted := folder / "noted"),
+                folder=self.place,
+                follow=self.script,
+                stop_s=0.0 if ran.litserve else STOP_S,  # LitServe ends by itself at Ctrl-C alone
+                server=ScriptServer,
+                health=self.ready or HEALTH,
+                names_health=self.ready is not None,
+                noted=noted,
+                port=ran.port,
+            ) as server,
+        ):
+            yield server
+
+    def words(self) -> list[str]:
+        """The words of the command; raise ServerError where there is no such script or program."""
+        words, place = shlex.split(self.script), self.place or Path()
+        files = [word for word in words if word.endswith(".py")]
+        if files and not (place / files[0]).is_file():
+            raise ServerError(f"there is no file {files[0]!r} in {place.absolute()}")
+        python = python_for(place / (files or ["."])[0], place)
+        if words[0].endswith(".py"):
+            words = [python, *words]
+        elif words[0] in ("python", "python3"):
+            words[0] = python
+        return checked_program(words, place)
+
+    def variables(self, noted: Path, *, only_note: bool = False) -> dict[str, str]:
+        """Environment variables with which Python imports what is injected, and what it is to do."""
+        server = {name: value for key, name in KEYS.items() if (value := getattr(self, key)) is not None}
+        keys = {"": server} | {
+            path: {KEYS[key]: value for key, value in own.items()} for path, own in self.apis.items()
+        }
+        task = {"noted": str(noted), "keys": {path: own for path, own in keys.items() if own}}
+        before = os.environ.get("PYTHONPATH")
+        return self.environment() | {
+            "PATH": search_path(),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join([str(INJECTED), *([before] if before else [])]),
+            TASK_VARIABLE: json.dumps(task | {"only_note": only_note}),
+        }
+
+    def init_try(self, bodies: Bodies, device: str) -> Tried:
+        """Suggest to compare the script with another setting."""
+        tried = super().init_try(bodies, device)
+        keys = json.dumps({**tried.configurations["server"], "workers_per_device": 2})
+        return replace(tried, another=keys)
+
+    def init_files(self) -> list[Path]:
+        """The script."""
+        place = Path(os.path.relpath(self.folder or os.curdir))
+        return [place / word for word in shlex.split(self.script) if word.endswith(".py")]
+
+
+@dataclass
+class ScriptServer(CommandServer):
+    """A server whose script was told its port by what is injected.
+
+    Attributes:
+        noted: what the injected module has noted.
+        port: that the script asks for.
+    """
+
+    noted: Path = field(kw_only=True)
+    port: Any = field(kw_only=True)
+
+    def is_ready(self, ask: Callable[[], int] = lambda: 200) -> bool:
+        """Whether it is ready; raise ServerError where a script starts servers at two ports."""
+        ready = super().is_ready(ask)
+        ports = sorted({int(note["port"]) for note in notes(self.noted) if note["what"] == "uvicorn"})
+        if len(ports) > 1:
+            raise ServerError(
+                f"it starts servers at ports {' and '.join(map(str, ports))}, and litmeter moves only one: "
+                "give a command with {port}"
+            )
+        return ready
+
+    @property
+    def answered(self) -> str:
+        """The last answers; the log names the port that the script asked for."""
+        moved = any(note["what"] == "uvicorn" for note in notes(self.noted))
+        if moved:
+            return f"{super().answered} (port {self.port} of the script was moved there)"
+        return f"{super().answered}: {NOT_MOVED}" if not notes(self.noted) else super().answered
+
+    def exit_hint(self, status: int) -> str:
+        """Another port of the script's may be taken."""
+        with suppress(OSError):
+            if TAKEN.search(self.log.read_text(errors="replace")):
+                return (
+                    "; another port that it opens is taken, such as one for metrics: both sides run at once"
+                )
+        return super().exit_hint(status)
+
+
+def notes(file: Path) -> list[dict[str, Any]]:
+    """What the injected module has noted so far."""
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+@cache
+def _ran(script: Script) -> Ran:
+    with scratch() as folder:
+        noted, log = folder / "noted", folder / "log"
+        with (
+            log.open("wb") as output,
+            process_group(
+                script.words(),
+                cwd=script.place,
+                env=script.variables(noted, only_note=True),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                follow=script.script,
+                stop_s=0.0,
+            ) as process,
+        ):
+            try:
+                status = process.wait(READY_S)
+            except subprocess.TimeoutExpired:
+                raise ServerError(
+                    f"{script.script} started no server within {READY_S:.0f} s{log_tail(log)}"
+                ) from None
+        found = notes(noted)
+        last = {note["what"]: note for note in found}
+        if "python" not in last:
+            raise ServerError(f"{script.script}: {NOT_MOVED}{log_tail(log)}")
+        if "refused" in last:
+            raise ServerError(last["refused"]["reason"])
+        if (server := last.get("litserve") or last.get("uvicorn")) is None:
+            raise ServerError(
+                f"{script.script} ended (exit status {status}) before it started a server of LitServe or "
+                f"uvicorn{log_tail(log)}"
+            )
+    own = [note for note in found if note["what"] == "python" and note["pid"] == server["pid"]]
+    python = (own or found)[0]  # a process that was forked has no note of its own
+    ran = Ran(python["executable"], python["version"], server["port"], last.get("litserve"))
+    if ran.litserve is None:
+        if changed := script.changed():
+            raise ServerError(
+                f"{min(changed)}: {script.script} starts no LitServer, of which it is a setting"
+            )
+    elif release(ran.litserve["version"]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ServerError(f"LitServe {ran.litserve['version']} is too old; allowed: {oldest} or newer")
+    return ran
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, as 0.2.19."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def python_for(script: Path, place: Path) -> str:
+    """The Python of a script that names none: of the .venv beside it or in ``place``, else the active one."""
+    active = (os.environ.get(name) for name in ("VIRTUAL_ENV", "CONDA_PREFIX"))
+    folders = [script.parent / ".venv", place / ".venv", *(Path(one) for one in active if one)]
+    found = (folder / "bin/python" for folder in folders)
+    return next((str(one.absolute()) for one in found if one.exists()), sys.executable)
+
+
+def _values(given: Given) -> dict[str, Any]:
+    """Keys that are changed; raise UsageError for any other word."""
+    found: dict[str, Any] = {}
+    for word in given.words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(
+                f"{given.name}: expected key=value behind the script, got {word!r}; its own arguments: "
+                f"'python {given.text}'"
+            )
+        path, _, own = key.rpartition(":")
+        allowed = API_KEYS if path else tuple(KEYS)
+        if own not in allowed:
+            raise UsageError(f"{given.name}.{key}: {unknown_key(own, allowed)}")
+        value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
+        if path:
+            found.setdefault("apis", {}).setdefault(path, {})[own] = value
+        else:
+            found[own] = value
+    return found

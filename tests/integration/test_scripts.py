@@ -1,0 +1,235 @@
+"""Scripts that start a server, as they are: their ports are moved, and their settings read or changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from litmeter.cli.main import main
+from litmeter.kinds.script import Script
+from litmeter.kinds.server import Start
+from litmeter.system.processes import followed
+
+SCRIPT = """
+import sys
+import time
+
+import litserve as ls
+
+
+class Stub(ls.LitAPI):
+    def setup(self, device):
+        pass
+
+    def decode_request(self, request):
+        return request["x"]
+
+    def predict(self, x):
+        time.sleep(0.01)
+        return x
+
+    def encode_response(self, output):
+        return {"y": output}
+
+
+if __name__ == "__main__":
+    workers = int(sys.argv[1]) if sys.argv[1:] else 1
+    server = ls.LitServer(Stub(), accelerator="cpu", workers_per_device=workers)
+    server.run(port=8000, num_api_servers=1)
+"""
+SEVERAL = SCRIPT.replace("ls.LitServer(Stub()", 'ls.LitServer([Stub(api_path="/one"), Stub(api_path="/two")]')
+FASTAPI = """
+import fastapi
+import uvicorn
+
+app = fastapi.FastAPI()
+
+
+@app.post("/predict")
+def predict(body: dict) -> dict:
+    return {"y": body["x"]}
+
+
+uvicorn.Server(uvicorn.Config(app, "0.0.0.0", 8000)).run()
+"""
+TWO_PORTS = """
+import multiprocessing
+import uvicorn
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def serve(port):
+    uvicorn.run(app, port=port, lifespan="off")
+
+
+if __name__ == "__main__":
+    others = [multiprocessing.Process(target=serve, args=[port]) for port in (8000, 9000)]
+    [other.start() for other in others]
+    [other.join() for other in others]
+"""
+BRIEF = ("--body", "a.json", "--users", "4", "--seconds", "8")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "server.py").write_text(SCRIPT)
+    (tmp_path / "a.json").write_text('{"x": 1}')
+    monkeypatch.chdir(tmp_path)
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def port_8000() -> Iterator[None]:
+    """The scripts' port is taken, by this process or by another one."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("0.0.0.0", 8000))
+            taken.listen()
+        except OSError:
+            pass
+        yield
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    return " ".join(f"{out} {err}".split())
+
+
+@pytest.mark.usefixtures("port_8000")
+def test_a_script_is_compared_with_other_settings_of_itself(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    servers = ["server.py", "server.py workers_per_device=4"]
+    assert main(["compare", *servers, *BRIEF, "--json", "--report", "page.html"]) == 0
+    out, err = capsys.readouterr()
+    one, four = json.loads(out)["configurations"]
+    assert (one["failed"], four["failed"]) == (0, 0)
+    assert four["ratio_low"] > 1.5
+    noted = " ".join(err.split())
+    assert (
+        "Stub at /predict: max_batch_size 1; 1 worker on each of 1 cpu; 1 API servers; timeout 30 s" in noted
+    )
+    assert "4 workers on each of 1 cpu" in noted
+    page = (folder / "page.html").read_text()
+    assert "4 workers on each of 1 cpu" in page
+    assert sorted(path.name for path in folder.iterdir()) == ["a.json", "page.html", "server.py"]
+
+
+def test_alone_it_is_measured_and_told_what_to_compare_it_with(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "python server.py 2", *BRIEF]) == 0
+    text = said(capsys)
+    assert "2 workers on each of 1 cpu" in text
+    assert "litmeter compare 'python server.py 2'" in text
+
+
+@pytest.mark.usefixtures("port_8000")
+def test_a_script_without_litserve_is_moved_too(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("app.py").write_text(FASTAPI)
+    assert main(["loadtest", "app.py", "--body", "a.json", "--users", "2", "--requests", "20"]) in (0, 1)
+    assert "valid" in said(capsys)
+    assert main(["compare", "app.py max_batch_size=2", *BRIEF]) != 0
+    assert "max_batch_size: app.py starts no LitServer" in said(capsys)
+
+
+def test_of_several_apis_the_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("server.py").write_text(SEVERAL)
+    assert main(["compare", "server.py", *BRIEF]) != 0
+    assert "it serves several paths: give --path /one or /two" in said(capsys)
+    assert main(["compare", "server.py max_batch_size=4", "--path", "/two", *BRIEF]) != 0
+    assert "give /one:max_batch_size=4 or /two:max_batch_size=4" in said(capsys)
+    assert main(["compare", "server.py /three:max_batch_size=4", "--path", "/two", *BRIEF]) != 0
+    assert "no API at /three; there are /one, /two" in said(capsys)
+    assert main(["compare", "server.py /two:max_batch_size=4", "--path", "/two", *BRIEF]) == 0
+    assert "Stub at /one: max_batch_size 1; Stub at /two: max_batch_size 4" in said(capsys)
+
+
+WRONG = {
+    "no file": ("other.py", None, "there is no file 'other.py'"),
+    "no import": ("server.py", "import nothing_at_all", "No module named 'nothing_at_all'"),
+    "no server": ("server.py", "print(1)", "ended (exit status 0) before it started a server"),
+    "a notebook": ("server.ipynb", None, "server.ipynb is a notebook"),
+    "arguments": ("server.py --fast", None, "its own arguments: 'python server.py --fast'"),
+    "a key": ("server.py batch_size=3", None, "server.batch_size: unknown key"),
+    "isolated": ("python -I server.py", None, "give a command with {port}"),
+    "computed": (
+        "server.py max_batch_size=3",
+        SCRIPT.replace(
+            "    def setup",
+            "    max_batch_size = property(lambda self: 2, lambda self, _: None)\n\n    def setup",
+        ),
+        "max_batch_size: Stub computes it itself",
+    ),
+    "another path": ("server.py --path", None, "--path /other: not served; there are /predict"),
+    "two ports": ("server.py", TWO_PORTS, "starts servers at ports 8000 and 9000"),
+}
+
+
+@pytest.mark.parametrize(("server", "content", "message"), WRONG.values(), ids=list(WRONG))
+def test_wrong_input_is_told_in_a_line(
+    server: str, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        Path("server.py").write_text(content)
+    path = ["--path", "/other"] if server.endswith("--path") else []
+    assert main(["compare", f"server={server.removesuffix(' --path')}", *path, *BRIEF]) in (1, 2)
+    text = said(capsys)
+    assert message in text, text
+
+
+def test_a_sitecustomize_that_is_hidden_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "site").mkdir()
+    (folder / "site/sitecustomize.py").write_text("import os\n\nopen(os.environ['SEEN'], 'w').close()\n")
+    monkeypatch.setenv("SEEN", str(folder / "seen"))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "site"))
+    assert Script(script="server.py", folder=str(folder)).ran().paths == ["/predict"]
+    assert (folder / "seen").exists()
+
+
+def test_its_python_is_that_of_the_environment_beside_it(folder: Path) -> None:
+    venv.create(folder / ".venv", symlinks=True)
+    [place] = (folder / ".venv").glob("lib/python*/site-packages")
+    here = next(one for one in map(Path, sys.path) if (one / "litserve").is_dir())
+    (place / "others.pth").write_text(f"{here}\n")
+    ran = Script(script="python server.py", folder=str(folder)).ran()
+    assert ran.python == str(folder / ".venv/bin/python")
+    shutil.rmtree(folder / ".venv")
+    assert Script(script="server.py", folder=str(folder)).ran().python == sys.executable
+
+
+def test_nothing_of_it_is_left(folder: Path) -> None:
+    script = Script(script="server.py", folder=str(folder))
+    with script.starting(Start("cpu", 30.0)) as server:
+        server.ready()
+        left = followed(server.pid)
+        assert len(left) > 2
+    assert not any(one.is_running() and one.status() != "zombie" for one in left)
+
+
+def test_a_revision_and_the_tree_run_at_once_although_both_want_one_port(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "first"]):
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *who, *words], cwd=folder, check=True)
+    Path("server.py").write_text(SCRIPT.replace("0.01", "0.1"))
+    brief = ("--body", "a.json", "--users", "2", "--seconds", "12")
+    assert main(["check", "server.py", "--against", "main", *brief, "--json"]) == 1
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["new_over_old"]["high"] < 0.5
