@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: run quick experiments capacity tune test soak test-unit test-integration test-pipeline test-system \
-	test-versions test-newest test-oldest check audit serve
+	test-litserve test-versions test-newest test-oldest check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -66,6 +66,12 @@ check: .venv/installed-test
 # with; and ip (as root).
 test-system: .venv/installed-test
 	$(BIN)/pytest tests/browser tests/tools
+
+# LitServe's own scripts; then older releases of LitServe, with releases of uvicorn of their time.
+test-litserve: .venv/installed-test
+	$(BIN)/pytest -n 2 tests/litserve
+	tests/litserve.sh 'litserve==0.2.6 uvicorn==0.29.0' 'litserve==0.2.10 uvicorn==0.34.0' litserve==0.2.13 \
+		'litserve uvicorn'
 
 # Both ends of the ranges in pyproject.toml, side by side, each in an environment of its own: the newest releases on the
 # newest Python on the PATH, and the oldest that are allowed on the oldest Python.

@@ -80,7 +80,7 @@ def checked(kind: type[S], content: Any, before: str) -> S:
         raise ParamsError(f"{before}{explain(error, kind)}") from None
 
 
-WITHOUT_EFFECT = {"fast_queue": "LitServe 0.2.19 takes this setting and does nothing with it; remove it"}
+WITHOUT_EFFECT = {"fast_queue": "LitServe 0.2.8 to 0.2.19 take this and do nothing with it; remove it"}
 """Messages for settings that users may know from LitServe."""
 
 

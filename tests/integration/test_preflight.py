@@ -153,7 +153,8 @@ def test_what_works_is_served_and_what_has_no_effect_is_said(monkeypatch: pytest
     monkeypatch.setenv(KEY_VARIABLE, "a key that LitServe would ask for")
     works = {
         "batched": settings("Square", 3),
-        "e1": settings("Square", batch_timeout_s=0.01),
+        "e1": settings("Square", batch_timeout_s=0.01, num_api_servers=2),
+        "direct": settings("Square", transport="direct", num_api_servers=2),
         "consumes": odd("consumed", 2),
         "stream": settings("Stream"),
         "command": Command(command="serve {port}"),
@@ -163,6 +164,8 @@ def test_what_works_is_served_and_what_has_no_effect_is_said(monkeypatch: pytest
     assert list(found) == list(works)
     [note] = found["e1"].notes
     assert "batch_timeout_s has no effect" in note
+    [note] = found["direct"].notes
+    assert "num_api_servers has no effect" in note
     assert {name for name, one in found.items() if one.unavailable} == {"consumes", "stream", "command"}
 
 

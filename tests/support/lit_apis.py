@@ -20,6 +20,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 class Square(litserve.LitAPI):
     """The square of ``input``, alone or in a batch, as in LitServe's README."""
 
+    def setup(self, device):
+        pass
+
     def decode_request(self, request):
         return float(request["input"])
 
@@ -355,6 +358,9 @@ class Completion(BaseModel):
 
 class Typed(litserve.LitAPI):
     """Request and response models, which FastAPI validates and documents; the context carries a parameter."""
+
+    def setup(self, device):
+        pass
 
     def decode_request(self, request: Prompt, context: dict):
         context["temperature"] = request.temperature

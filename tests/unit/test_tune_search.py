@@ -12,8 +12,7 @@ import pytest
 from litmeter.errors import LitmeterError
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration, Host
-from litmeter.kinds.lit_api import LitApi
-from litmeter.kinds.workers import WorkerTuneSettings
+from litmeter.kinds.lit_api import LitApi, LitApiTuneSettings
 from litmeter.load import LoadPlan
 from litmeter.measure.turn import MakeReady, Ready, Sample, Turn
 from litmeter.params import load_params
@@ -168,7 +167,7 @@ def test_a_search_repeats_its_decisions_from_what_it_was_answered() -> None:
 
 
 def test_a_search_for_an_api_reports_its_knobs_alone(tmp_path: Path) -> None:
-    params, machine, tune = load_params(ROOT / "params.yaml"), Host("cpu", 2), WorkerTuneSettings()
+    params, machine, tune = load_params(ROOT / "params.yaml"), Host("cpu", 2), LitApiTuneSettings()
     job = Job(tune, OWN, params.load, params.objective, space_of(tune, OWN, machine), None)
 
     def rps(one: Configuration) -> float:

@@ -8,9 +8,8 @@ import pytest
 
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.configuration import Configuration, Exclusion, Host, TuneSettings
-from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.lit_api import LitApi, LitApiTuneSettings
 from litmeter.kinds.registry import read as read_keys
-from litmeter.kinds.workers import WorkerTuneSettings
 from litmeter.params import load_params
 from litmeter.tune.space import DUPLICATE, changed_knobs, neighbours, space_of
 from tests.support.project import ROOT
@@ -134,7 +133,7 @@ def own(**knobs: Any) -> Configuration:
 
 
 def test_the_space_of_an_api_has_its_knobs_alone_and_reaches_as_far_as_is_useful() -> None:
-    space = space_of(WorkerTuneSettings(), OWN, CPU)
+    space = space_of(LitApiTuneSettings(), OWN, CPU)
     found = space.configurations
     assert {(one.workers_per_device, one.threads_per_worker) for one in found} == {
         *((1, 1), (1, 2), (2, 1)),
@@ -146,16 +145,16 @@ def test_the_space_of_an_api_has_its_knobs_alone_and_reaches_as_far_as_is_useful
     assert {one.transport for one in found} == {"litserve", "direct"}
     assert len({one.search_name for one in found}) == len(found) == 2 * 4 * (1 + 3 * 3)
     assert own(workers_per_device=2, threads_per_worker=1).search_name == "2x1 b1 0ms"
-    three = space_of(WorkerTuneSettings(users=3, workers_per_device=(3,)), OWN, Host("cpu", 3)).configurations
+    three = space_of(LitApiTuneSettings(users=3, workers_per_device=(3,)), OWN, Host("cpu", 3)).configurations
     assert {one.max_batch_size for one in three} == {1, 2, 3}
-    gpu = space_of(WorkerTuneSettings(), OWN, Host("cuda", 32)).configurations
+    gpu = space_of(LitApiTuneSettings(), OWN, Host("cuda", 32)).configurations
     assert {one.workers_per_device for one in gpu} == {1, 2, 4}
 
 
 def test_a_batch_size_with_a_fault_is_left_out() -> None:
     fault = "predict, batch of 2: ValueError"
     space = space_of(
-        WorkerTuneSettings(),
+        LitApiTuneSettings(),
         OWN,
         Host("cpu", 2, [Exclusion({"max_batch_size": size}, fault) for size in (2, 4)]),
     )
@@ -165,7 +164,21 @@ def test_a_batch_size_with_a_fault_is_left_out() -> None:
 
 def test_a_transport_with_a_fault_is_left_out() -> None:
     space = space_of(
-        WorkerTuneSettings(), OWN, Host("cpu", 2, [Exclusion({"transport": "direct"}, "it streams")])
+        LitApiTuneSettings(), OWN, Host("cpu", 2, [Exclusion({"transport": "direct"}, "it streams")])
     )
     assert {one.transport for one in space.configurations} == {"litserve"}
     assert space.left_out["it streams"] > 0
+
+
+def test_http_processes_are_searched_if_asked_and_only_with_litserves_transport() -> None:
+    def found(tune: LitApiTuneSettings) -> set[tuple[str, int]]:
+        space = space_of(tune, own(num_api_servers=3), CPU)
+        assert len({one.search_name for one in space.configurations}) == len(space.configurations)
+        return {(one.transport, one.num_api_servers) for one in space.configurations}
+
+    assert found(LitApiTuneSettings()) == {("litserve", 3), ("direct", 1)}
+    assert found(LitApiTuneSettings(num_api_servers=(1, 2))) == {
+        ("litserve", 1),
+        ("litserve", 2),
+        ("direct", 1),
+    }

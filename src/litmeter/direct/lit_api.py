@@ -16,19 +16,28 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from inspect import isasyncgenfunction, iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import litserve
 from fastapi import HTTPException
-from litserve.callbacks import Callback
-from litserve.utils import LitAPIStatus, WorkerSetupStatus
+from litserve.utils import LitAPIStatus
 
 from litmeter.direct.binding import LOG_VARIABLE
 from litmeter.direct.lit_methods import LengthError, Methods, Outcome, RefusedError, Route, route_of
+from litmeter.direct.litserve_internals import (
+    API_TAKES,
+    Server,
+    StageTimes,
+    check_direct,
+    configure,
+    has_own_loop,
+    is_initialised,
+    not_available,
+)
 from litmeter.direct.messages import SETUP_FAILED, Reply, Request
 from litmeter.direct.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
 from litmeter.direct.run import run_server
@@ -88,18 +97,17 @@ class SetupError(Exception):
 
 
 def make_api(settings: LitApiSettings, kind: type[litserve.LitAPI]) -> litserve.LitAPI:
-    """An instance with the settings, whether or not the constructor takes them."""
+    """An instance with the settings."""
     with warnings.catch_warnings():  # LitServe warns of a batch method without max_batch_size
         warnings.simplefilter("ignore")
         api = kind(**settings.api_kwargs)
-    if not hasattr(api, "_loop"):
+    if not is_initialised(api):
         raise TypeError("__init__ does not call super().__init__()")
-    api.max_batch_size = settings.max_batch_size
-    api.batch_timeout = settings.batch_timeout_s
-    api.api_path = settings.path
-    unusual = unusual_features(api) or "authorize" * hasattr(api, "authorize")
-    if settings.transport == "direct" and unusual:
-        raise ApiError(f"transport: direct serves no LitAPI with {unusual}; allowed: litserve")
+    configure(api, settings.max_batch_size, settings.batch_timeout_s, settings.path)
+    if settings.transport == "direct":
+        check_direct()
+        if unusual := unusual_features(api) or "authorize" * hasattr(api, "authorize"):
+            raise ApiError(f"transport: direct serves no LitAPI with {unusual}; allowed: litserve")
     return api
 
 
@@ -110,16 +118,19 @@ def unusual_features(api: litserve.LitAPI) -> str:
     """
     features = {
         "stream": api.stream,
-        "spec": api.spec is not None,
-        "mcp": api.mcp is not None,
-        "enable_async": api.enable_async,
-        "its own loop": api._loop != "auto",
+        "spec": getattr(api, "spec", None) is not None,
+        "mcp": getattr(api, "mcp", None) is not None,
+        "enable_async": getattr(api, "enable_async", False),
+        "its own loop": has_own_loop(api),
     }
     return ", ".join(name for name, has_it in features.items() if has_it)
 
 
 class NullAPI(litserve.LitAPI):
     """Answers at once: a request costs what the transport costs."""
+
+    def setup(self, device: str) -> None:
+        """Load nothing."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -141,27 +152,29 @@ def null_api(settings: LitApiSettings, kind: type[litserve.LitAPI]) -> litserve.
     return api
 
 
-def lit_server(
-    api: litserve.LitAPI, settings: LitApiSettings, device: str, timeout_s: float
-) -> litserve.LitServer:
+def lit_server(api: litserve.LitAPI, settings: LitApiSettings, device: str, timeout_s: float) -> Server:
     """LitServe's server of one API on one device; raise LitServe's errors for an API that it refuses."""
     if "request" not in inspect.signature(api.decode_request).parameters:
         raise TypeError("decode_request's parameter must be named request")
+    lacking = not_available("litserve")
     for name in ("decode_request", "predict", "encode_response"):
         is_async = any(check(getattr(api, name)) for check in (iscoroutinefunction, isasyncgenfunction))
-        if is_async and not api.enable_async and api._loop == "auto":
-            raise TypeError(f"{name} is async: __init__ needs super().__init__(enable_async=True)")
-    unusual = unusual_features(api)
-    server = litserve.LitServer(
+        if is_async and not getattr(api, "enable_async", False) and not has_own_loop(api):
+            needs = "__init__ needs super().__init__(enable_async=True)"
+            raise TypeError(f"{name} is async: {needs if 'enable_async' in API_TAKES else lacking}")
+    if isgeneratorfunction(api.predict) and "stream" not in API_TAKES:
+        raise TypeError(f"predict streams: {lacking}")
+    times = StageTimes(are_wanted=not unusual_features(api))
+    server = Server(
         api,
         accelerator=device,
         devices=1,
         workers_per_device=settings.workers_per_device,
         timeout=timeout_s,
-        callbacks=[times := StageTimes()],
+        callbacks=[times],
     )
-    if not unusual:
-        times.replace_queue(server)
+    if times.are_wanted:
+        server.wrap_queue = times.wrap
     if settings.transport == "direct" and route_of(server).dependant.query_params:
         raise ApiError("transport: direct serves no LitAPI whose request is not the body; allowed: litserve")
     return server
@@ -186,20 +199,20 @@ def serve_api(
         server = lit_server(api, settings, device, timeout_s)
     except (TypeError, ValueError) as error:
         raise ApiError(f"LitServer: {in_a_line(error)}") from error
-    healthy = functools.partial(is_healthy, api)
+    options |= {"is_healthy": functools.partial(is_healthy, api), "num_api_servers": settings.num_api_servers}
     responder = ApiResponder(api, settings)
     try:
-        run_server(server, responder, settings, device, timeout_s, is_healthy=healthy, **options)
+        run_server(server, responder, settings, device, timeout_s, **options)
     except RuntimeError:  # from LitServe, if no worker could be set up
-        if WorkerSetupStatus.ERROR not in server.workers_setup_status.values():
+        if not server.kill_failed_workers():
             raise
-        for worker in server.inference_workers:  # they would fail to find LitServe's manager
-            worker.kill()
         sys.exit(ApiError.exit_code)
 
 
 async def is_healthy(api: litserve.LitAPI) -> bool:
     """The verdict of ``health``, asked where LitServe asks: in the HTTP process, without ``setup``."""
+    if not hasattr(api, "health"):
+        return True
     try:
         verdict = api.health()
         return bool(await verdict if inspect.isawaitable(verdict) else verdict)
@@ -279,82 +292,3 @@ def failure(error: Exception) -> Outcome:
     elif not isinstance(error, HTTPException):
         logger.exception("a request failed", exc_info=error)
     return error, LitAPIStatus.ERROR
-
-
-class StageTimes(Callback):
-    """Registers LitServe's worker processes, and times the stages of requests (monotonic clock).
-
-    One object is both a callback and a proxy of the request queue: pickled together, they stay one in the
-    worker. ``batch_wait`` is the time from a request's arrival in the worker until ``predict``, less its
-    decoding; ``encode`` lasts until the request's answer, with the answers before it in the batch.
-    """
-
-    def __init__(self) -> None:
-        self._queue: Any = None
-        self._taken: list[float] = []  # when each request of the batch left the queue
-        self._decode_s: list[float] = []
-        self._predicted = 0.0
-
-    def replace_queue(self, server: litserve.LitServer) -> None:
-        """Become a proxy of the request queue of the server's only API."""
-        get_queue = server._get_request_queue
-
-        def get_self(api_path: str) -> StageTimes:
-            self._queue = get_queue(api_path)
-            return self
-
-        server._get_request_queue = get_self
-
-    def on_after_setup(self, lit_api: litserve.LitAPI) -> None:
-        """Called by LitServe in the worker: wrap the API's methods with timers."""
-        PROCESS.labels("worker").set(1)
-        for name in ("decode_request", "predict", "encode_response") if self._queue else ():
-            method = getattr(lit_api, name)
-            timed = functools.partial(getattr(self, f"_{name}"), method)
-            functools.update_wrapper(timed, method)  # LitServe reads the signature
-            setattr(lit_api, name, timed)
-
-    def put(self, item: Any) -> None:
-        """The queue's ``put``."""
-        self._queue.put(item)
-
-    def get(self, *arguments: Any, **options: Any) -> Any:
-        """The queue's ``get``."""
-        return self._take(self._queue.get(*arguments, **options))
-
-    def get_nowait(self) -> Any:
-        """The queue's ``get_nowait``."""
-        return self._take(self._queue.get_nowait())
-
-    def _take(self, item: Any) -> Any:
-        now = time.monotonic()
-        if self._decode_s:  # LitServe decodes whole batches: a new batch begins
-            self._taken, self._decode_s = [], []
-        self._taken.append(now)
-        if (sent := item[2]) is not None:  # None tells the loop to end
-            SECONDS_OF["queue"].observe(now - sent)
-        return item
-
-    def _decode_request(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        begin = time.monotonic()
-        try:
-            return method(*arguments, **options)
-        finally:
-            self._decode_s.append(seconds := time.monotonic() - begin)
-            SECONDS_OF["decode"].observe(seconds)
-
-    def _predict(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        begin = time.monotonic()
-        result = method(*arguments, **options)
-        self._predicted = time.monotonic()
-        size = len(self._decode_s)
-        BATCH_SIZE.observe(size)
-        for taken, decode_s in zip(self._taken[-size:], self._decode_s, strict=False):
-            SECONDS_OF["batch_wait"].observe(begin - taken - decode_s)
-            SECONDS_OF["model"].observe(self._predicted - begin)
-        return result
-
-    def _encode_response(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        result = method(*arguments, **options)
-        SECONDS_OF["encode"].observe(time.monotonic() - self._predicted)
-        return result

@@ -7,20 +7,19 @@ import inspect
 import json
 import logging
 import pickle
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from fastapi import HTTPException, Request, params
+from fastapi import Request, params
 from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from litserve import LitAPI, LitServer
-from litserve.server import RegularRequestHandler
+from litserve import LitAPI
 from litserve.utils import LitAPIStatus
 from starlette.types import Receive
 
+from litmeter.direct.litserve_internals import Queues, Server
 from litmeter.direct.messages import Reply, error_reply
 
 logger = logging.getLogger(__name__)
@@ -83,23 +82,6 @@ class Methods:
         return [self.call("encode_response", *each) for each in zip(contexts, outputs, strict=True)]
 
 
-class _Queues(dict[str, Any]):
-    """Stands in for LitServe's request queue and response buffer: takes a payload, or gives an outcome."""
-
-    payload: bytes | None = None
-    outcome: Outcome | None = None
-
-    def put(self, item: tuple[Any, ...]) -> None:
-        if self.outcome is None:
-            self.payload = pickle.dumps(item[-1])
-            raise HTTPException(200)  # ends the route, which would wait for an answer
-
-    def __setitem__(self, uid: str, item: Any) -> None:
-        super().__setitem__(uid, item)
-        item.response = self.outcome
-        item.event.set()
-
-
 class Route:
     """LitServe's route of a server's only API, without the queues and the API key.
 
@@ -107,12 +89,10 @@ class Route:
     take a shortcut with the same parser, validator and encoder: 30 us instead of 250 us.
     """
 
-    def __init__(self, server: LitServer) -> None:
-        [api] = server.litapi_connector
-        self._app, self._path = server.app, api.api_path
-        self._queues = server.response_buffer = _Queues()
-        server._get_request_queue = lambda api_path: self._queues
-        server.app.dependency_overrides[server.setup_auth(api)] = _allow
+    def __init__(self, server: Server) -> None:
+        self._app, self._path = server.app, server.lit_api.api_path
+        self._queues = Queues()
+        server.stand_in(self._queues)
         server.app.add_exception_handler(RequestValidationError, _refuse)
         self._loop = asyncio.new_event_loop()
         route: Any = route_of(server)
@@ -142,9 +122,7 @@ class Route:
             if not content_type.startswith(FORMS):
                 return json.loads(body)
             request = Request(*self._asgi(content_type, body))
-            form = self._loop.run_until_complete(
-                RegularRequestHandler._prepare_request(self, request, Request)
-            )
+            form = self._loop.run_until_complete(request.form())
             return pickle.loads(pickle.dumps(form))  # noqa: S301 -- as through LitServe's queue
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
@@ -197,11 +175,10 @@ class Route:
         return Reply(sent[0]["status"], content, own)
 
 
-def route_of(server: LitServer) -> APIRoute:
+def route_of(server: Server) -> APIRoute:
     """The FastAPI route of a server's only API."""
-    [api] = server.litapi_connector
-    routes: Sequence[Any] = server.app.routes
-    [found] = [one for one in routes if isinstance(one, APIRoute) and one.path == api.api_path]
+    path, routes = server.lit_api.api_path, server.app.routes
+    [found] = [one for one in routes if isinstance(one, APIRoute) and one.path == path]
     return found
 
 
@@ -216,7 +193,3 @@ async def _refuse(request: Request, error: Exception) -> Response:
     except (ValueError, RecursionError):
         detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
         return Response(json.dumps({"detail": detail}), UNREADABLE, media_type="application/json")
-
-
-async def _allow() -> None:
-    """Stands in for LitServe's check of the API key."""

@@ -85,6 +85,8 @@ class RequestTimer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
+        if scope["type"] == "lifespan":  # once, in each of LitServe's HTTP processes
+            PROCESS.labels("http").set(1)
         if scope["type"] != "http" or scope["path"] != self.path:
             await self.app(scope, receive, send)
             return

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from litserve import LitAPI, LitServer
+from litserve import LitAPI
 
 from litmeter.direct.lit_methods import Methods, RefusedError, Route
+from litmeter.direct.litserve_internals import Server
 from litmeter.errors import ApiError
 from litmeter.system.cores import allowed_cpus
 from litmeter.system.device import wait_for
@@ -80,7 +81,7 @@ class _Errors(logging.Handler):
         self.last = record.exc_info[1] if record.exc_info else None
 
 
-def payloads_of(server: LitServer, bodies: Sequence[bytes], content_type: str) -> list[bytes]:
+def payloads_of(server: Server, bodies: Sequence[bytes], content_type: str) -> list[bytes]:
     """The pickled payload that LitServe's HTTP process queues for each body; raise ApiError for a refusal."""
     route, errors, payloads = Route(server), _Errors(), list[bytes]()
     logging.getLogger("litserve").addHandler(errors)

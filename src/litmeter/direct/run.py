@@ -6,24 +6,21 @@ import socket
 from functools import partial
 from typing import Any
 
-import litserve
-import uvicorn
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from litmeter.direct.binding import Binding
 from litmeter.direct.channel import Channel
 from litmeter.direct.dispatcher import Dispatcher
-from litmeter.direct.http import DirectRoute
+from litmeter.direct.litserve_internals import Server, check_direct, listen_on
 from litmeter.direct.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
 from litmeter.direct.middleware import ApiKey
 from litmeter.direct.settings import WorkerSettings
-from litmeter.direct.supervisor import Supervisor
 from litmeter.direct.worker import Responder, run_worker
 
 
 def run_server(
-    server: litserve.LitServer,
+    server: Server,
     responder: Responder,
     settings: WorkerSettings,
     device: str,
@@ -32,6 +29,7 @@ def run_server(
     binding: Binding,
     listener: socket.socket,
     key: str | None,
+    num_api_servers: int = 1,
     **route: Any,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
@@ -43,15 +41,15 @@ def run_server(
         timeout_s: how long a request may wait for a worker.
         listener: socket bound to the address of ``binding``.
         key: the API key that requests must send, if any.
+        num_api_servers: HTTP processes of LitServe's transport.
         route: other arguments of ``DirectRoute``.
     """
-    app, [api] = server.app, server.litapi_connector
+    app, path = server.app, server.lit_api.api_path
     if binding.metrics:
         app.get("/metrics")(metrics)
     if key:
         app.add_middleware(ApiKey, key=key)
-    # LitServe has no option for a bound socket; uvicorn's option fd takes it for a Unix socket.
-    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
+    listen_on(listener)
     options: dict[str, Any] = {
         "host": binding.host,
         "port": binding.port,
@@ -61,14 +59,18 @@ def run_server(
     }
     if settings.transport == "litserve":
         if binding.metrics:  # the outermost middleware also counts requests refused for their key
-            app.add_middleware(RequestTimer, path=api.api_path)
-        server.run(num_api_servers=1, generate_client_file=False, **options)
+            app.add_middleware(RequestTimer, path=path)
+        server.run(num_api_servers=num_api_servers, generate_client_file=False, **options)
         return
+    check_direct()
+    from litmeter.direct.http import DirectRoute
+    from litmeter.direct.supervisor import Supervisor
+
     channel = Channel(settings.max_queue, settings.workers_per_device)
     dispatcher = Dispatcher(channel, settings, timeout_s)
     device = "cuda:0" if device == "cuda" else device  # LitServe's name
     worker = partial(run_worker, responder, settings, device, channel)
-    direct_route = DirectRoute(app, dispatcher, settings, api.api_path, key, **route)
+    direct_route = DirectRoute(app, dispatcher, settings, path, key, **route)
     Supervisor(worker, channel, direct_route).run(**options)
 
 

@@ -41,6 +41,7 @@ class LitApiSettings(WorkerSettings):
     api_kwargs: dict[str, Any] = Field({}, description="arguments of its constructor")
     check_answers: bool = Field(True, description="answers must not depend on batch or worker")
     path: str = Field("/predict", description="path that requests are sent to, from / on", pattern="^/")
+    num_api_servers: Count = Field(1, description="HTTP processes of LitServe's transport; direct has one")
     folder: str | None = Field(None, description="where its module is found; absent: the project's")
 
     def environment(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+from pydantic import Field
 
 from litmeter.direct.binding import LOG_VARIABLE
 from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
@@ -34,7 +35,7 @@ from litmeter.kinds.server import Server, Start, started_workers
 from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings
 from litmeter.load.bodies import Bodies
 from litmeter.say.progress import print_wrapped
-from litmeter.settings import CANDIDATE, WITHOUT_EFFECT, ParamsLoader, unknown_key
+from litmeter.settings import CANDIDATE, WITHOUT_EFFECT, OneOrMore, ParamsLoader, StrictCount, unknown_key
 from litmeter.system.cores import whole_cores
 from litmeter.system.temporary import lasting_log
 
@@ -47,6 +48,12 @@ TRANSPORTS = ("direct", "litserve") if sys.platform == "linux" else ("litserve",
 """`litmeter init` ships the first that serves the LitAPI."""
 MOST_WORKERS = 4
 """The most workers that `litmeter init` suggests."""
+
+
+class LitApiTuneSettings(WorkerTuneSettings):
+    """What a search seeks, and the values of the knobs of a LitAPI's server."""
+
+    num_api_servers: OneOrMore[StrictCount] | None = Field(None, description="absent: that of serve")
 
 
 class LitApi(LitApiSettings, WorkerConfiguration):
@@ -83,7 +90,8 @@ class LitApi(LitApiSettings, WorkerConfiguration):
     def describe(self, device: str) -> str:
         """The class with its arguments, batches, workers."""
         own = [self.api, *(f"{key} {value}" for key, value in self.api_kwargs.items())]
-        return self.described(own, ["" if self.check_answers else "answers not compared"])
+        http = f"{self.num_api_servers} HTTP processes" if self.num_api_servers > 1 else ""
+        return self.described(own, [http, "" if self.check_answers else "answers not compared"])
 
     def starting(self, how: Start) -> AbstractContextManager[Server]:
         """Start the server; what ``setup`` raises goes to a log that lasts."""
@@ -120,13 +128,31 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         server = lit_server(api, self, device, ANSWER_TIMEOUT_S)
         return "spawn", partial(ApiPipeline, api, device, payloads_of(server, *Bodies.from_json(inputs)))
 
-    tune_section: ClassVar[type[TuneSettings]] = WorkerTuneSettings
+    tune_section: ClassVar[type[TuneSettings]] = LitApiTuneSettings
+    knobs: ClassVar[tuple[str, ...]] = (*WorkerConfiguration.knobs, "num_api_servers")
     waits: ClassVar[bool] = True
+
+    def default_values(self, knob: str, machine: Host, users: int) -> list[Any]:
+        """HTTP processes are as many as here."""
+        if knob == "num_api_servers":
+            return [self.num_api_servers]
+        return super().default_values(knob, machine, users)
+
+    def canonical(self, values: Mapping[str, Any], users: int) -> Any:
+        """The direct transport has one HTTP process."""
+        alone = {"num_api_servers": 1} if values["transport"] == "direct" else {}
+        return super().canonical({**values, **alone}, users)
 
     @property
     def search_name(self) -> str:
-        """The values of all knobs; LitServe's own transport is not named."""
-        return super().search_name + " direct" * (self.transport == "direct")
+        """The values of all knobs; LitServe's own transport, and a single HTTP process, are not named."""
+        http = f" {self.num_api_servers} http" if self.num_api_servers > 1 else ""
+        return super().search_name + " direct" * (self.transport == "direct") + http
+
+    @property
+    def simplicity(self) -> tuple[float, ...]:
+        """After workers, batches and transport: fewer HTTP processes."""
+        return (*super().simplicity, self.num_api_servers)
 
     def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
         """Exclude batch sizes, or the direct transport, with which the LitAPI fails or answers otherwise."""

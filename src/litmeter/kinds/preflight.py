@@ -96,6 +96,8 @@ def _notes(name: str, settings: LitApiSettings, trial: _Trial) -> Iterator[str]:
         yield f"{name}: batch_timeout_s has no effect at max_batch_size 1"
     if settings.threads_per_worker and trial.threads not in (None, settings.threads_per_worker):
         yield f"{name}: threads_per_worker has no effect: torch has {trial.threads} threads in the worker"
+    if settings.num_api_servers > 1 and settings.transport == "direct":
+        yield f"{name}: num_api_servers has no effect with transport direct, which has one HTTP process"
     if not settings.check_answers:
         yield f"{name}: answers are not compared (check_answers: false)"
 

@@ -20,6 +20,7 @@ from litmeter.classifier.server.responder import (
     max_body_bytes,
 )
 from litmeter.direct.forkserver import FORKS, become_litserve_worker
+from litmeter.direct.litserve_internals import configure
 from litmeter.direct.messages import Reply, RequestError
 from litmeter.direct.middleware import check_length, read_body, response_of
 
@@ -29,7 +30,8 @@ class ClassifierAPI(litserve.LitAPI):
 
     def __init__(self, classifier: ClassifierResponder) -> None:
         settings = classifier.settings
-        super().__init__(max_batch_size=settings.max_batch_size, batch_timeout=settings.batch_timeout_s)
+        super().__init__()
+        configure(self, settings.max_batch_size, settings.batch_timeout_s)
         self.classifier = classifier
 
     def setup(self, device: str) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from types import SimpleNamespace
 from typing import Any
 
-import litserve
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -24,6 +21,7 @@ from litmeter.classifier.server.responder import (
 from litmeter.classifier.server.settings import ServerSettings
 from litmeter.direct.binding import Binding
 from litmeter.direct.forkserver import FORKS, WORKERS
+from litmeter.direct.litserve_internals import Server, fork_workers
 from litmeter.direct.messages import invalid_body_reply
 from litmeter.direct.middleware import response_of
 from litmeter.direct.run import run_server
@@ -46,14 +44,13 @@ def serve(
     """
     classifier = ClassifierResponder(folders, settings, null_model=null_model)
     card = read_card(folders.exported)
-    server = litserve.LitServer(
+    server = Server(
         ClassifierAPI(classifier),
         accelerator=device,
         devices=1,
         workers_per_device=settings.workers_per_device,
         timeout=timeout_s,
         max_payload_size=MAX_JSON_BYTES,
-        disable_openapi_url=not binding.docs,
         model_metadata={
             **card.model_dump(mode="json", exclude_defaults=True),
             **settings.model_dump(),
@@ -61,26 +58,14 @@ def serve(
         },
     )
     server.app.add_exception_handler(RequestValidationError, handle_invalid_body)
-    serve_page(server.app)
+    serve_page(server.app, docs=binding.docs)
     extend_openapi(server.app, PredictRequest.model_json_schema(), card.classes)
     if settings.transport == "litserve":
         server.app.add_middleware(ImageBodies)
         if FORKS:
-            fork_workers()
+            fork_workers(WORKERS)
     options["max_bytes"] = max_body_bytes
     run_server(server, classifier, settings, device, timeout_s, binding=binding, **options)
-
-
-def fork_workers() -> None:
-    """Have the forkserver fork LitServe's workers, which LitServe would spawn: each would import torch.
-
-    The main process forks LitServe's manager, on all versions of Python.
-    """
-    replaced = {
-        "get_context": lambda method: WORKERS if method == "spawn" else multiprocessing.get_context(method),
-        "Manager": multiprocessing.get_context("fork").Manager,
-    }
-    litserve.server.mp = SimpleNamespace(**vars(multiprocessing) | replaced)
 
 
 async def handle_invalid_body(request: Request, error: Exception) -> Response:
