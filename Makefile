@@ -69,8 +69,8 @@ test-system: .venv/installed-test
 
 # LitServe's own scripts; then older releases of LitServe, with releases of uvicorn of their time.
 test-litserve: .venv/installed-test
-	$(BIN)/pytest -n 2 tests/litserve
-	tests/litserve.sh 'litserve==0.2.6 uvicorn==0.29.0' 'litserve==0.2.10 uvicorn==0.34.0' litserve==0.2.13 \
+	$(BIN)/pytest -n 2 tests/scripts
+	tests/litserve_versions.sh 'litserve==0.2.6 uvicorn==0.29.0' 'litserve==0.2.10 uvicorn==0.34.0' litserve==0.2.13 \
 		'litserve uvicorn'
 
 # Both ends of the ranges in pyproject.toml, side by side, each in an environment of its own: the newest releases on the

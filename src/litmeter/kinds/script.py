@@ -37,6 +37,8 @@ INJECTED = Path(__file__).parent / "injected"
 TASK_VARIABLE = "LITMETER_SCRIPT"
 OLDEST = (0, 2, 6)
 """The first LitServe whose settings are known."""
+WITHOUT_FAST_QUEUE = (0, 2, 8), (0, 2, 19)
+"""The first and the last LitServe whose ``fast_queue`` does nothing."""
 PYTHON = re.compile(r"python[\d.]*")
 LAUNCHERS = ("uv", "poetry", "pdm", "hatch", "pipenv")
 """Programs that run a script in an environment of its own choice."""
@@ -94,9 +96,16 @@ class Ran:
             workers,
             f"{servers} API servers" if servers else "",
             f"timeout {own['timeout']} s",
-            "fast_queue" if own["fast_queue"] else "",
+            _fast_queue_text(own),
         ]
         return "; ".join(filter(None, parts))
+
+
+def _fast_queue_text(own: Mapping[str, Any]) -> str:
+    if not own["fast_queue"]:
+        return ""
+    ignored = WITHOUT_FAST_QUEUE[0] <= release(own["version"]) <= WITHOUT_FAST_QUEUE[1]
+    return "fast_queue" + " (which does nothing in this LitServe)" * ignored
 
 
 def _api_text(api: Mapping[str, Any]) -> str:

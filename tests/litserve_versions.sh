@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# This tree with other releases of what serves: tests/litserve.sh 'REQUIREMENT ...' ...
+# This tree with other releases of what serves: tests/litserve_versions.sh 'REQUIREMENT ...' ...
 #
 # The releases of each argument lie before those of .venv, in an environment that is removed afterwards.
 set -euo pipefail
