@@ -9,13 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Annotated
 
+import litserve
 import numpy as np
 from fastapi import File, Form, HTTPException, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
-
-import litserve
 
 
 class Square(litserve.LitAPI):

@@ -22,10 +22,10 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import litserve
 from fastapi import HTTPException
 from litserve.utils import LitAPIStatus
 
-import litserve
 from litmeter.direct.binding import LOG_VARIABLE
 from litmeter.direct.lit_methods import LengthError, Methods, Outcome, RefusedError, Route, route_of
 from litmeter.direct.litserve_internals import (

@@ -15,12 +15,12 @@ from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from litserve import LitAPI
 from litserve.utils import LitAPIStatus
 from starlette.types import Receive
 
 from litmeter.direct.litserve_internals import Queues, Server
 from litmeter.direct.messages import Reply, error_reply
-from litserve import LitAPI
 
 logger = logging.getLogger(__name__)
 

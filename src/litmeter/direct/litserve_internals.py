@@ -22,16 +22,16 @@ from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import Any
 
+import litserve
 import uvicorn
 from fastapi import HTTPException
+from litserve import LitAPI, LitServer
 from litserve.callbacks import Callback
 from litserve.utils import WorkerSetupStatus
 
-import litserve
 from litmeter.direct.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
 from litmeter.errors import ApiError
 from litmeter.system.signals import TERMINATION_SIGNALS
-from litserve import LitAPI, LitServer
 
 API_TAKES = frozenset(inspect.signature(LitAPI.__init__).parameters)
 """Settings that are arguments of LitAPI; LitServer takes the others."""

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from litserve import LitAPI
+
 from litmeter.direct.lit_methods import Methods, RefusedError, Route
 from litmeter.direct.litserve_internals import Server
 from litmeter.errors import ApiError
 from litmeter.system.cores import allowed_cpus
 from litmeter.system.device import wait_for
-from litserve import LitAPI
 
 
 class ApiPipeline(Methods):

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -23,15 +24,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from litmeter.errors import LitmeterError, ServerError, UsageError
-from litmeter.kinds.command import STOP_S, CommandServer, checked_program, search_path
+from litmeter.kinds.command import STOP_S, CommandServer, checked_program, listening_ports, search_path
 from litmeter.kinds.configuration import Checked, Given, Tried
-from litmeter.kinds.server import HEALTH, PREDICT, READY_S, Server, Start, started
+from litmeter.kinds.server import HEALTH, PREDICT, READY_POLL_S, READY_S, Server, Start, started
 from litmeter.kinds.workers import BatchConfiguration
 from litmeter.load.bodies import Bodies
 from litmeter.say.tables import pluralise
 from litmeter.settings import ParamsLoader, Seconds, StrictCount, unknown_key
-from litmeter.system.processes import log_tail, process_group
-from litmeter.system.temporary import scratch
+from litmeter.system.processes import process_group
+from litmeter.system.temporary import lasting_log, scratch
 
 INJECTED = Path(__file__).parent / "injected"
 TASK_VARIABLE = "LITMETER_SCRIPT"
@@ -46,6 +47,8 @@ NOT_MOVED = (
     "litmeter's start-up module did not run (python -I, -E or -S, or no Python): "
     "give a command with {port}, where its port stands"
 )
+OTHER_SERVER_S = 60.0
+"""How long a script may listen, perhaps for its metrics, before it starts a server of uvicorn."""
 TAKEN = re.compile(r"address already in use|Errno 98|Errno 48", re.IGNORECASE)
 KEYS = {
     "accelerator": "accelerator",
@@ -380,22 +383,17 @@ def _ran(script: Script) -> Ran:
                 stop_s=0.0,
             ) as process,
         ):
-            try:
-                status = process.wait(READY_S)
-            except subprocess.TimeoutExpired:
-                raise ServerError(
-                    f"{script.script} started no server within {READY_S:.0f} s{log_tail(log)}"
-                ) from None
+            status = _ended(script, process, noted, log)
         found = notes(noted)
         last = {note["what"]: note for note in found}
         if "python" not in last:
-            raise ServerError(f"{script.script}: {NOT_MOVED}{log_tail(log)}")
+            raise ServerError(f"{script.script}: {NOT_MOVED}{_last_line(script, log)}")
         if "refused" in last:
             raise ServerError(last["refused"]["reason"])
         if (server := last.get("litserve") or last.get("uvicorn")) is None:
             raise ServerError(
                 f"{script.script} ended (exit status {status}) before it started a server of LitServe or "
-                f"uvicorn{log_tail(log)}"
+                f"uvicorn{_last_line(script, log)}"
             )
     own = [note for note in found if note["what"] == "python" and note["pid"] == server["pid"]]
     python = (own or found)[0]  # a process that was forked has no note of its own
@@ -409,6 +407,34 @@ def _ran(script: Script) -> Ran:
         oldest = ".".join(map(str, OLDEST))
         raise ServerError(f"LitServe {ran.litserve['version']} is too old; allowed: {oldest} or newer")
     return ran
+
+
+def _ended(script: Script, process: subprocess.Popen[bytes], noted: Path, log: Path) -> int:
+    """The exit status of a script that ends where its server would start; raise ServerError if it goes on."""
+    began = time.monotonic()
+    while (status := process.poll()) is None:
+        waited_s = time.monotonic() - began
+        if ports := listening_ports(process.pid):
+            place = f"{script.script} listens on port {min(ports)}"
+            if not notes(noted):
+                raise ServerError(f"{place}: {NOT_MOVED}")
+            if waited_s > OTHER_SERVER_S:
+                raise ServerError(f"{place}, not by LitServe or uvicorn: give a command with {{port}}")
+        if waited_s > READY_S:
+            raise ServerError(
+                f"{script.script} started no server within {READY_S:.0f} s{_last_line(script, log)}"
+            )
+        time.sleep(READY_POLL_S)
+    return status
+
+
+def _last_line(script: Script, log: Path) -> str:
+    """The log's last line, and where the whole log is."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if not (lines := text.strip().splitlines()):
+        return ""
+    (lasting := lasting_log(script.script)).write_text(text, encoding="utf-8")
+    return f": {lines[-1].strip()}; its log: {lasting}"
 
 
 def release(version: str) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ refusal passes through the batch in its place. LitServe's route takes JSON alone
 import base64
 from collections.abc import Sequence
 
+import litserve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import litserve
 from litmeter.classifier.server.responder import (
     EMPTY_BODY,
     ClassifierResponder,
