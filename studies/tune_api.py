@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from litmeter.kinds.configuration import Configuration, Host
-from litmeter.kinds.lit_api import LitApi
-from litmeter.kinds.workers import WorkerTuneSettings
+from litmeter.kinds.lit_api import LitApi, LitApiTuneSettings
 from litmeter.load import load_generator
 from litmeter.measure.checks import check_all, refuse_faulty
 from litmeter.measure.log import Log
@@ -33,7 +32,7 @@ from studies.harness import DEVICE, TIMEOUT_S, keep_runs, rates, read_result
 EXAMPLE = ("examples/text", "server:TextAPI", "examples/text/bodies.jsonl")
 RUNS = 3
 SWEEP_S, FINAL_S = 240.0, 90.0
-SWEPT = WorkerTuneSettings(
+SWEPT = LitApiTuneSettings(
     workers_per_device=(1, 2),
     threads_per_worker=(1, 2),
     max_batch_size=(1, 8),
@@ -48,7 +47,7 @@ def params_of(own: Sequence[str], seed: int = 0) -> Params:
     load = params.load.model_copy(update={"bodies": bodies, "timeout_s": TIMEOUT_S, "seed": seed})
     changed = {
         "serve": LitApi(api=api, folder=str(Path(folder).absolute())),
-        "tune": WorkerTuneSettings(seed=seed),
+        "tune": LitApiTuneSettings(seed=seed),
         "load": load,
         "objective": params.objective.model_copy(update={"max_s": 1.0}),
     }

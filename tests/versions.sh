@@ -42,6 +42,7 @@ make test-unit
 .venv/bin/pytest -n 2 --dist loadfile tests/integration/test_{http_process,imports,predictor,stages}.py
 PYTHONWARNINGS=error::DeprecationWarning,error::PendingDeprecationWarning,error::FutureWarning
 PYTHONWARNINGS+=,ignore:_NoneStep:DeprecationWarning  # what DVC itself uses of pygtrie
+PYTHONWARNINGS+=,ignore:websockets:DeprecationWarning  # what the oldest uvicorn itself uses
 export PYTHONWARNINGS
 make quick
 cd examples/torch

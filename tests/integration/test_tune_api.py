@@ -72,6 +72,7 @@ TUNE: Mapping[str, Any] = {
     "max_batch_size": [1, 4],
     "batch_timeout_s": [0.0],
     "transport": ["litserve"],
+    "num_api_servers": [1],
     "max_s": 15.0,
 }
 
