@@ -27,7 +27,7 @@ from fastapi import HTTPException
 from litserve.callbacks import Callback
 from litserve.utils import LitAPIStatus, WorkerSetupStatus
 
-from litmeter.direct.binding import LOG_VARIABLE
+from litmeter.direct.binding import LOG_VARIABLE, PATH_FILE
 from litmeter.direct.lit_methods import LengthError, Methods, Outcome, RefusedError, Route, route_of
 from litmeter.direct.messages import SETUP_FAILED, Reply, Request
 from litmeter.direct.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
@@ -186,6 +186,8 @@ def serve_api(
         server = lit_server(api, settings, device, timeout_s)
     except (TypeError, ValueError) as error:
         raise ApiError(f"LitServer: {in_a_line(error)}") from error
+    if api.api_path != settings.path:  # LitServe takes /predict for the default, which a spec replaces
+        Path(tempfile.gettempdir(), PATH_FILE).write_text(api.api_path, encoding="utf-8")
     healthy = functools.partial(is_healthy, api)
     responder = ApiResponder(api, settings)
     try:
