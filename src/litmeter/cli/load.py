@@ -18,9 +18,11 @@ from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from litmeter.cli.cluster import cluster_senders
+from litmeter.cli.form import FORM_RULES, FormField, form_bodies
 from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.load import LoadPlan, Trace, load_generator
+from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import check_first_request
 from litmeter.load.senders import Sender, local_senders
 from litmeter.load.settings import LoadSettings
@@ -112,6 +114,8 @@ class Requests(BaseModel):
     """URL to which each body is sent by POST; status 200 is a good answer"""
     body: list[Path] = []
     """a file with a request's body, JSON lines (.jsonl), or a folder of files; repeatable"""
+    form: list[FormField] = []
+    """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
     images: Annotated[list[Path], Parameter(consume_multiple=True)] = []
     """images, or folders of them: a body each, the file itself where the content type is an image's"""
     template: str | None = None
@@ -131,9 +135,13 @@ class Requests(BaseModel):
     timeout_s: Timeout = 30.0
 
     @cached_property
-    def bodies(self) -> list[bytes]:
-        """All bodies; raise LoadError where there is none, UsageError for a wrong template."""
-        return bodies_to_send(self.body, self.images, self.content_type, self.template)
+    def bodies(self) -> Bodies:
+        """All bodies; raise LoadError where there is none, UsageError for a wrong template or field."""
+        if self.form:
+            check_together(given_of(self), FORM_RULES)
+            return form_bodies(self.form)
+        read = bodies_to_send(self.body, self.images, self.content_type, self.template)
+        return Bodies(read, self.content_type)
 
     @contextmanager
     def server(self) -> Iterator[dict[str, Target]]:
@@ -151,7 +159,7 @@ class Requests(BaseModel):
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())  # senders on this machine inherit it
             ca = self.ca.read_bytes()
-        sent = (self.bodies, self.content_type, request_headers(self.header))
+        sent = (*self.bodies, request_headers(self.header))
         check_url(self.url)
         started: AbstractContextManager[Sender]
         if self.cluster is not None:
@@ -189,7 +197,7 @@ class Traffic(BaseModel):
 
     def recorded(self, requests: Requests, seed: int) -> Trace | None:
         """The trace, if one was given; raise UsageError where it cannot be read."""
-        return None if self.trace is None else read_trace(self.trace, len(requests.bodies), seed)
+        return None if self.trace is None else read_trace(self.trace, len(requests.bodies.contents), seed)
 
 
 TRAFFIC = Traffic()
@@ -242,7 +250,7 @@ def loadtest(
     values = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
     values |= {"--slo-ms": slo_ms, "--miss": miss, "--seconds": seconds}
     given = {option for option, value in values.items() if value is not None} | traffic.given()
-    given |= {f"--{name.replace('_', '-')}" for name in load.model_fields_set}
+    given |= given_of(load)
     check_together(given, LOADTEST_RULES)
     trace = traffic.recorded(requests, load.seed)
     max_s = seconds or load.max_s
@@ -307,6 +315,11 @@ def _objective_text(sample: Sample, slo_ms: float | None, miss: float) -> str:
         return f"{good} {slo_ms:g} ms"
     late = f"{100 * missed:.3g}% failed or took longer than {slo_ms:g} ms, allowed: {100 * miss:.4g}%"
     return f"objective missed: {late}; {good} it"
+
+
+def given_of(options: BaseModel) -> set[str]:
+    """The options that were given, as they are typed."""
+    return {f"--{name.replace('_', '-')}" for name in options.model_fields_set}
 
 
 def check_together(given: set[str], rules: Sequence[tuple[str, str, Sequence[str]]]) -> None:

@@ -94,7 +94,8 @@ def enter(project: Path, arguments: dict[str, Any]) -> None:
         if isinstance(value, list | tuple):
             return type(value)(map(absolute, value))
         if hasattr(value, "model_copy"):  # a group of options
-            return value.model_copy(update={name: absolute(option) for name, option in value})
+            given = value.model_fields_set
+            return value.model_copy(update={name: absolute(getattr(value, name)) for name in given})
         return value.absolute() if isinstance(value, Path) else value
 
     for name, value in arguments.items():
