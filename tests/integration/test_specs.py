@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from litmeter.errors import LoadError
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.preflight import check_apis
 from litmeter.load.bodies import Bodies
+from litmeter.params import load_params
 from litmeter.paths import MODEL
 from tests.support.servers import APIS, litserve_alone, running_server
 
@@ -98,3 +101,15 @@ def test_two_settings_are_compared_by_an_example(
         assert one["rate_rps"] > 0
         assert one["failed"] == 0
     assert '"role": "user"' in " ".join(said.err.split())
+
+
+@pytest.mark.parametrize(("name", "given"), [("Chat", ()), ("Awaits", ("--body", "a.json"))])
+def test_a_project_has_neither_batches_nor_the_direct_transport(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, given: tuple[str, ...]
+) -> None:
+    shutil.copy(APIS / "lit_apis.py", tmp_path)
+    (tmp_path / "a.json").write_text('{"input": 2}')
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", f"lit_apis.py:{name}", *given]) == 0
+    found = load_params().configurations().values()
+    assert {(one.max_batch_size, one.transport) for one in found} == {(1, "litserve")}
