@@ -230,7 +230,7 @@ app.command(
   litmeter compare e7_tuned candidate --seconds 180
   litmeter compare one='server:MyAPI' eight='server:MyAPI max_batch_size=8' \\
       --body request.json --report report.html
-  litmeter compare 'python a.py --port {port}' 'python b.py --port {port}' --body request.json
+  litmeter compare 'python a.py --port {port}' 'python b.py --port {port}' --form image=@cat.jpg
   litmeter compare candidate candidate --json     # two servers of one configuration: chance alone""",
 )
 app.command(
