@@ -1,6 +1,5 @@
 """LitAPIs as users write them, in no need of a model; a test serves them from this folder."""
 
-import asyncio
 import datetime
 import enum
 import os
@@ -427,7 +426,6 @@ class AsyncChat(litserve.LitAPI):
 
     async def predict(self, x):
         for word in x.messages[-1].content.split():
-            await asyncio.sleep(0)
             yield word
 
 
@@ -446,20 +444,8 @@ class Embed(litserve.LitAPI):
         return found if self.max_batch_size > 1 else found[0]
 
 
-class Awaits(Square):
-    """Awaits something in each method."""
+class Awaits(Unawaited):
+    """Says that it is async."""
 
     def __init__(self) -> None:
         super().__init__(enable_async=True)
-
-    async def decode_request(self, request):
-        await asyncio.sleep(0.01)
-        return float(request["input"])
-
-    async def predict(self, x):
-        await asyncio.sleep(0.01)
-        return x * x
-
-    async def encode_response(self, output):
-        await asyncio.sleep(0.01)
-        return {"output": output}

@@ -15,19 +15,13 @@ from litmeter.errors import UsageError
 from litmeter.load.bodies import Bodies
 
 
-def parts(bodies: Bodies, number: int = 0) -> list[tuple[str, str | None, str, bytes]]:
+def parts(bodies: Bodies, number: int = 0) -> list[tuple[Any, ...]]:
     """Name, file name, content type and content of each field."""
     head = f"Content-Type: {bodies.content_type}\r\n\r\n".encode()
-    message = message_from_bytes(head + bodies.contents[number])
-    return [
-        (
-            str(part.get_param("name", header="content-disposition")),
-            part.get_filename(),
-            part.get_content_type(),
-            part.get_payload(decode=True),
-        )
-        for part in message.get_payload()
-    ]
+    found = message_from_bytes(head + bodies.contents[number]).get_payload()
+    names = [part.get_param("name", header="content-disposition") for part in found]
+    rest = [(part.get_filename(), part.get_content_type(), part.get_payload(decode=True)) for part in found]
+    return [(name, *one) for name, one in zip(names, rest, strict=True)]
 
 
 @pytest.fixture

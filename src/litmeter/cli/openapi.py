@@ -17,7 +17,6 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
 
-from litmeter.cli.form import form_bodies
 from litmeter.errors import LoadError
 from litmeter.load.bodies import JSON, Bodies
 from litmeter.system.http import CA_VARIABLE, direct_session
@@ -75,8 +74,6 @@ def example_of(document: Any, path: str) -> Bodies:
         raise LoadError(f"{DOCUMENT} names no field of what POST {path} takes")
     if kind == JSON:
         return Bodies([json.dumps(value).encode()], JSON)
-    if kind == MULTIPART:
-        return form_bodies([f"{name}={one}" for name, one in value.items()])
     return Bodies([urlencode(value, doseq=True).encode()], URL_ENCODED)
 
 
@@ -148,15 +145,9 @@ def _number(schema: Mapping[str, Any], place: str) -> float:
     """A number within the bounds, near 1."""
     low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
     above, below = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
-    start, end, step = max(low, above), min(high, below), schema.get("multipleOf", 1)
-    candidates: list[float] = [step]
-    if math.isfinite(start):
-        candidates += [step * math.ceil(start / step), step * (math.floor(start / step) + 1)]
-    if math.isfinite(end):
-        candidates += [step * math.floor(end / step), step * (math.ceil(end / step) - 1)]
-    if schema["type"] == "number" and "multipleOf" not in schema:
-        candidates.append((start + end) / 2)
-    for value in candidates:
+    start, end = (one if math.isfinite(one) else 1 for one in (max(low, above), min(high, below)))
+    candidates = [1, math.ceil(start), math.floor(start) + 1, math.floor(end), math.ceil(end) - 1]
+    for value in [*candidates, *([(start + end) / 2] if schema["type"] == "number" else [])]:
         if low <= value <= high and above < value < below:
             return value
     raise LoadError(f"{place} allows no number that was found")
