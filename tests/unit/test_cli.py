@@ -109,6 +109,7 @@ def test_a_list_is_typed_with_commas() -> None:
         ("loadtest URL --body Makefile --if-sender-dies end", "--if-sender-dies: only together"),
         ("--project missing results", "--project missing"),
         ("compare http://127.0.0.1:9/ m:B", "--body: missing"),
+        ("compare nobody:A nobody:B", "ModuleNotFoundError: No module named 'nobody'"),
         ("compare m:A m:B --form a=b --body x.json", "--form: not together with --body"),
         ("loadtest URL --form image=@none.jpg", "none.jpg: No such file"),
         ("check --against main --command m:A --form image", "--form: expected NAME=VALUE"),

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from litmeter.cli.form import FORM_RULES, FormField, form_bodies
 from litmeter.cli.load import LOAD, OBJECTIVE, check_together, given_of
 from litmeter.cli.openapi import DOCUMENT, example_body
-from litmeter.errors import LoadError, UsageError
+from litmeter.errors import LoadError, ServerError, UsageError
 from litmeter.kinds.configuration import TRY_S, Configuration, Given
 from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.kinds.server import Start
@@ -171,18 +171,20 @@ def read_given(sent: Sent) -> Bodies:
 def bodies_for(server: Configuration, sent: Sent) -> Bodies:
     """The bodies that are given, else an example by the OpenAPI document of ``server``.
 
-    For the document the server is started and ended. Raise UsageError where there are no bodies, and
-    ServerError where the server does not start.
+    For the document the server is started and ended. Raise UsageError where there are no bodies.
     """
     if sent.body or sent.form:
         return read_given(sent)
     how = Start(resolve_device("auto", cuda_available()), TRY_S)
-    with redirect_stdout(sys.stderr), exclusive_machine(), server.starting(how) as running:
-        running.ready()
+    with redirect_stdout(sys.stderr):
         try:
-            bodies = example_body(running.target)
-        except LoadError as error:
-            raise UsageError(f"{NO_BODY}; none is made up: {error}") from error
+            with exclusive_machine(), server.starting(how) as running:
+                running.ready()
+                bodies = example_body(running.target)
+        except (LoadError, ServerError) as error:
+            first, *log = str(error).splitlines()
+            reason = " ".join([first, *(line.strip() for line in log[-1:])])
+            raise UsageError(f"{NO_BODY}; none is made up for {server.spec}: {reason}") from error
         shown = shorten(bodies.contents[0].decode(), 200, placeholder=" ...")
         print_wrapped(f"--body: missing; sent is {shown}, made up by {DOCUMENT}: your own bodies tell more")
     return bodies
