@@ -32,7 +32,7 @@ from litmeter.load import LoadGenerator, load_generator
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
-from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
+from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
 from litmeter.system.processes import memory_alone, tree
 from tests.integration.asking import wait_for
 from tests.support.load import plan
@@ -100,7 +100,7 @@ def running(settings: Configuration) -> Iterator[StartedServer]:
 
 
 def turns(names: list[str]) -> Schedule[list[Sample]]:
-    yield from serve(names)
+    yield from make_ready(names)
     samples = []
     for number, name in enumerate(names):
         samples.append((yield from measure(Turn(name, LOAD, number))))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from litmeter.cli import init
+from litmeter.cli.form import form_bodies
 from litmeter.cli.main import main
 from litmeter.kinds.command import Command
 from litmeter.kinds.lit_api import LitApi
@@ -69,6 +70,11 @@ class Neither(Table):
 class Sampling(Table):
     def predict(self, x):
         return [random.random() for _ in x] if isinstance(x, list) else random.random()
+
+
+class Photo(Table):
+    def decode_request(self, request):
+        return len(request["image"].file.read()) + int(request["size"])
 
 
 class Stream(litserve.LitAPI):
@@ -210,9 +216,13 @@ def test_of_a_command_there_is_one_configuration(folder: Path, capsys: pytest.Ca
         (["nowhere.py:Table", "--body", "a.json"], "nowhere:Table: import: ModuleNotFoundError"),
         (["server.py:Neither", "--body", "a.json"], "server:Neither: predict at batch size 1: ValueError"),
         (["server.py:Sampling", "--body", "a.json"], "'server:Sampling check_answers=false'"),
-        (["server.py", "--body", "a.json"], "'server.py'"),
+        (["server.py", "--body", "a.json"], "before it started a server"),
         (["server.py:Table", "--body", "wrong.json"], "body 1 is refused with status 422"),
         (["server.py:Table", "--body", "none.json"], "--body none.json: No such file"),
+        (["server.py:Stream"], "--body: missing; a file with a request's body, JSON lines, or a folder"),
+        (["server.py:Stream"], "/openapi.json does not say what POST /predict takes"),
+        (["python plain.py {port}"], "/openapi.json of http://127.0.0.1:"),
+        (["server.py:Photo", "--form", "image=@none.jpg"], "none.jpg: No such file"),
         (["--body", "a.json"], "litmeter init"),
         (["python plain.py {port}", "--body", "wrong.json"], "answered the first request"),
     ],
@@ -246,6 +256,26 @@ def test_bodies_that_are_part_of_the_project_stay_where_they_are(folder: Path) -
     assert main(command) == 0
     assert load_params().load.bodies == "bodies"
     assert [path.name for path in Path("bodies").iterdir()] == ["a.json"]
+
+
+def test_a_body_is_made_up_for_a_server_that_says_what_it_takes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "server.py:Table"]) == 0
+    assert '{"input": 1}' in capsys.readouterr().err
+    assert Path("bodies/000000.json").read_text() == '{"input": 1}'
+    assert load_params().bodies().contents == [b'{"input": 1}']
+    assert dependencies() == READ
+
+
+def test_a_form_is_kept_with_its_content_type(folder: Path) -> None:
+    fields = ["image=@weights/table.txt", "size=3"]
+    assert main(["init", "server.py:Photo", *(word for one in fields for word in ("--form", one))]) == 0
+    params = load_params()
+    assert params.bodies() == form_bodies(fields)
+    assert params.load.content_type == form_bodies(fields).content_type
+    assert len(list(Path("bodies").iterdir())) == 1
+    check_all()
 
 
 def test_files_that_were_not_seen_at_the_limit_of_watches_are_said(folder: Path) -> None:

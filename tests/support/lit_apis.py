@@ -13,6 +13,7 @@ import litserve
 import numpy as np
 from fastapi import File, Form, HTTPException, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from litserve.specs import OpenAIEmbeddingSpec, OpenAISpec
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -411,3 +412,46 @@ class FormModel(litserve.LitAPI):
 
     def predict(self, x):
         return x
+
+
+class Chat(litserve.LitAPI):
+    """OpenAI's chat: says again what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(spec=OpenAISpec())
+
+    def predict(self, x):
+        yield from x.messages[-1].content.split()
+
+
+class AsyncChat(litserve.LitAPI):
+    """The same, async."""
+
+    def __init__(self) -> None:
+        super().__init__(spec=OpenAISpec(), enable_async=True)
+
+    async def predict(self, x):
+        for word in x.messages[-1].content.split():
+            yield word
+
+
+class Embed(litserve.LitAPI):
+    """OpenAI's embeddings: random weights, alone or in a batch."""
+
+    def __init__(self) -> None:
+        super().__init__(spec=OpenAIEmbeddingSpec())
+
+    def setup(self, device):
+        self.weights = np.random.default_rng(0).normal(size=(256, 4))
+
+    def predict(self, x):
+        texts = [x] if isinstance(x, str) else x
+        found = [self.weights[list(text.encode())].mean(axis=0).tolist() for text in texts]
+        return found if self.max_batch_size > 1 else found[0]
+
+
+class Awaits(Unawaited):
+    """Says that it is async."""
+
+    def __init__(self) -> None:
+        super().__init__(enable_async=True)

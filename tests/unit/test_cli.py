@@ -108,7 +108,12 @@ def test_a_list_is_typed_with_commas() -> None:
         ("loadtest URL --body Makefile --senders 2 --cluster 127.0.0.1:9", "--senders: not together"),
         ("loadtest URL --body Makefile --if-sender-dies end", "--if-sender-dies: only together"),
         ("--project missing results", "--project missing"),
-        ("compare m:A m:B", "--body: missing"),
+        ("compare http://127.0.0.1:9/ m:B", "--body: missing"),
+        ("compare nobody:A nobody:B", "ModuleNotFoundError: No module named 'nobody'"),
+        ("compare m:A m:B --form a=b --body x.json", "--form: not together with --body"),
+        ("loadtest URL --form image=@none.jpg", "none.jpg: No such file"),
+        ("check --against main --command m:A --form image", "--form: expected NAME=VALUE"),
+        ("tune m:A --form image", "--form: expected NAME=VALUE"),
         ("compare e7_tuned", "two configurations"),
         ("compare e1_baseline candidate --body x.json", "--body: only with servers of your own"),
     ],
@@ -163,14 +168,20 @@ def test_a_missing_project_is_one_line_and_status_2(
     assert Path.cwd() == here
 
 
-@pytest.mark.parametrize("command", ["loadtest --body", "loadtest --images", "predict"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("loadtest --body body", "loadtest --images body", "loadtest --form a=@body", "predict body"),
+        "loadtest --rate 5 --body body",
+    ],
+)
 def test_paths_given_beside_a_project_stay_the_users(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "body").write_bytes(b"{}")
     monkeypatch.chdir(tmp_path)
-    status, _, error = output_of(capsys, "--project", "other", *command.split(), "body", *URL)
+    status, _, error = output_of(capsys, "--project", "other", *command.split(), *URL)
     assert status == 1
     assert "127.0.0.1:9" in error  # the body was found: it is the server that is not there
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.cli.form import form_bodies
 from litmeter.cli.own import Own, project, read_given, settings_of
-from litmeter.errors import LoadError, UsageError
+from litmeter.errors import UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.load.bodies import Bodies
 from litmeter.params import Params
@@ -16,7 +17,7 @@ from litmeter.params import Params
 
 def opened(*servers: str, **own: object) -> AbstractContextManager[Params]:
     """The project for these servers, which are sent this file, unless ``own`` says otherwise."""
-    given = Own(body=[Path(__file__)]).model_copy(update=own)
+    given = Own(**({} if "form" in own else {"body": [Path(__file__)]}) | own)
     settings = settings_of(servers, given)
     comparison = {"reference": next(iter(settings)), "users": 8, "seconds": 10.0}
     return project({"experiments": settings, "comparison": comparison}, given)
@@ -70,11 +71,13 @@ def test_several_bodies_are_sent_in_their_order_with_one_content_type(tmp_path: 
         assert params.bodies() == Bodies([b"0", b"1", b"2"], "application/json")
         assert Path.cwd() != here
     assert Path.cwd() == here
-    with opened("m:A", body=[Path("no-such.json")]) as params, pytest.raises(LoadError, match="no-such"):
-        params.bodies()
+    with pytest.raises(UsageError, match="--body no-such"), opened("m:A", body=[Path("no-such.json")]):
+        pass
     (picture := tmp_path / "b.jpg").touch()
     mixed = Own(body=[*files, picture])
     with pytest.raises(UsageError, match="several content types"):
         read_given(mixed)
+    with opened("m:A", form=[f"image=@{picture}"]) as params:
+        assert params.bodies() == form_bodies([f"image=@{picture}"])
     named = mixed.model_copy(update={"content_type": "text/plain"})
     assert read_given(named).content_type == "text/plain"

@@ -284,7 +284,8 @@ def measured(
     load: LoadSettings = LOAD
     device, users = "auto", USERS
     params: Params | None = None
-    if command is None or not sent.body:  # else a params.yaml may be of another program
+    sends = bool(sent.body or sent.form)
+    if command is None or not sends:  # else a params.yaml may be of another program
         if not PARAMS_FILE.exists():
             raise UsageError(
                 f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it"
@@ -294,7 +295,7 @@ def measured(
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
-    bodies = read_given(sent) if params is None or sent.body else params.bodies()
+    bodies = params.bodies() if params is not None and not sends else read_given(sent)
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mimetypes
 import os
 import shlex
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 
 from litmeter.cli.opened import opened_below
-from litmeter.cli.own import USERS, Sent, own_server, read_given, write_bodies
+from litmeter.cli.own import USERS, Sent, bodies_for, own_server, write_bodies
 from litmeter.errors import UsageError
 from litmeter.kinds.registry import read as read_keys
 from litmeter.load.bodies import JSON_LINES
@@ -53,13 +54,16 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
         raise UsageError(
             f"{settings.spec}: a project is for a server that is started; compare takes this one"
         )
-    bodies, place = read_given(sent), Path(os.path.relpath(sent.body[0]))
+    place = Path(os.path.relpath(sent.body[0])) if len(sent.body) == 1 else Path()
     usable = place.is_dir() or place.suffix == JSON_LINES
-    copied = len(sent.body) > 1 or not usable or place.parts[:1] in ((), (os.pardir,))
+    copied = not usable or place.parts[:1] in ((), (os.pardir,))
     place = BODIES if copied else place
     for path in (PARAMS_FILE, DVC_FILE, PLOTS_PAGE, *([BODIES] if copied else [])):
         if os.path.lexists(path):
             raise UsageError(f"{path}: is there already, and nothing is overwritten")
+    bodies = bodies_for(settings, sent)
+    if mimetypes.guess_extension(bodies.content_type) is None:  # names of files cannot tell it
+        sent = sent.model_copy(update={"content_type": bodies.content_type})
     device = resolve_device("auto", cuda_available())
     print_wrapped(f"{settings.spec} is tried for some seconds")
     code, here = (settings.place or Path()).resolve(), Path.cwd()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -18,12 +18,14 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from litmeter.cli.cluster import cluster_senders
-from litmeter.cli.options import LOAD, OBJECTIVE, LoadOptions, ObjectiveOptions
+from litmeter.cli.form import FORM_RULES, FormField, form_bodies
+from litmeter.cli.options import LOAD, OBJECTIVE, LoadOptions, ObjectiveOptions, check_together, given_of
 from litmeter.cli.own import Sent, own_server
 from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.kinds.server import Start
 from litmeter.load import LoadPlan, Trace, load_generator
+from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.senders import Sender, local_senders
 from litmeter.load.trace import read_trace
@@ -66,6 +68,8 @@ class Requests(BaseModel):
     """of a server to start: where requests are sent (default: /predict, or the only path of a script)"""
     body: list[Path] = []
     """a file with a request's body, JSON lines (.jsonl), or a folder of files; repeatable"""
+    form: list[FormField] = []
+    """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
     images: Annotated[list[Path], Parameter(consume_multiple=True)] = []
     """images, or folders of them: a body each, the file itself where the content type is an image's"""
     template: str | None = None
@@ -85,9 +89,13 @@ class Requests(BaseModel):
     timeout_s: Timeout = 30.0
 
     @cached_property
-    def bodies(self) -> list[bytes]:
-        """All bodies; raise LoadError where there is none, UsageError for a wrong template."""
-        return bodies_to_send(self.body, self.images, self.content_type, self.template)
+    def bodies(self) -> Bodies:
+        """All bodies; raise LoadError where there is none, UsageError for a wrong template or field."""
+        if self.form:
+            check_together(given_of(self), FORM_RULES)
+            return form_bodies(self.form)
+        read = bodies_to_send(self.body, self.images, self.content_type, self.template)
+        return Bodies(read, self.content_type)
 
     @contextmanager
     def server(self, own: str | None) -> Iterator[dict[str, Target]]:
@@ -110,7 +118,7 @@ class Requests(BaseModel):
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())  # senders on this machine inherit it
             ca = self.ca.read_bytes()
-        sent = (self.bodies, self.content_type, request_headers(self.header))
+        sent = (*self.bodies, request_headers(self.header))
         started: AbstractContextManager[Sender]
         if self.cluster is not None:
             go_on = self.if_sender_dies != "end"
@@ -162,7 +170,7 @@ class Traffic(BaseModel):
 
     def recorded(self, requests: Requests, seed: int) -> Trace | None:
         """The trace, if one was given; raise UsageError where it cannot be read."""
-        return None if self.trace is None else read_trace(self.trace, len(requests.bodies), seed)
+        return None if self.trace is None else read_trace(self.trace, len(requests.bodies.contents), seed)
 
 
 TRAFFIC = Traffic()
@@ -218,7 +226,7 @@ def loadtest(
     values = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
     values |= {"--slo-ms": slo_ms, "--miss": miss, "--seconds": seconds}
     given = {option for option, value in values.items() if value is not None} | traffic.given()
-    given |= {f"--{name.replace('_', '-')}" for name in load.model_fields_set}
+    given |= given_of(load)
     check_together(given, LOADTEST_RULES)
     trace = traffic.recorded(requests, load.seed)
     max_s = seconds or load.max_s
@@ -284,13 +292,6 @@ def _objective_text(sample: Sample, slo_ms: float | None, miss: float) -> str:
         return f"{good} {slo_ms:g} ms"
     late = f"{100 * missed:.3g}% failed or took longer than {slo_ms:g} ms, allowed: {100 * miss:.4g}%"
     return f"objective missed: {late}; {good} it"
-
-
-def check_together(given: set[str], rules: Sequence[tuple[str, str, Sequence[str]]]) -> None:
-    """Raise UsageError where the ``rules`` do not allow the options ``given`` together."""
-    for option, word, others in rules:
-        if option in given and given.isdisjoint(others) == (word == "only"):
-            raise UsageError(f"{option}: {word} together with {' or '.join(others)}")
 
 
 def capacity(

@@ -94,7 +94,8 @@ def enter(project: Path, arguments: dict[str, Any]) -> None:
         if isinstance(value, list | tuple):
             return type(value)(map(absolute, value))
         if hasattr(value, "model_copy"):  # a group of options
-            return value.model_copy(update={name: absolute(option) for name, option in value})
+            given = value.model_fields_set
+            return value.model_copy(update={name: absolute(getattr(value, name)) for name in given})
         return value.absolute() if isinstance(value, Path) else value
 
     for name, value in arguments.items():
@@ -232,7 +233,7 @@ app.command(
   litmeter compare e7_tuned candidate --seconds 180
   litmeter compare one='server:MyAPI' eight='server:MyAPI max_batch_size=8' \\
       --body request.json --report report.html
-  litmeter compare 'python a.py --port {port}' 'python b.py --port {port}' --body request.json
+  litmeter compare 'python a.py --port {port}' 'python b.py --port {port}' --form image=@cat.jpg
   litmeter compare candidate candidate --json     # two servers of one configuration: chance alone""",
 )
 app.command(

@@ -1,13 +1,14 @@
-"""Options of commands that are keys of params.yaml, with defaults for a server of the user's own."""
+"""Options of commands: keys of params.yaml, defaults for a server of one's own, and what goes together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
-from pydantic import BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from litmeter.errors import UsageError
 from litmeter.load.settings import LoadSettings
 from litmeter.params import ObjectiveSettings
 from litmeter.settings import Section
@@ -62,3 +63,15 @@ class ObjectiveOptions(ObjectiveSettings):
 
 
 LOAD, OBJECTIVE = LoadOptions.model_validate({}), ObjectiveOptions.model_validate({})
+
+
+def given_of(options: BaseModel) -> set[str]:
+    """The options that were given, as they are typed."""
+    return {f"--{name.replace('_', '-')}" for name in options.model_fields_set}
+
+
+def check_together(given: set[str], rules: Sequence[tuple[str, str, Sequence[str]]]) -> None:
+    """Raise UsageError where the ``rules`` do not allow the options ``given`` together."""
+    for option, word, others in rules:
+        if option in given and given.isdisjoint(others) == (word == "only"):
+            raise UsageError(f"{option}: {word} together with {' or '.join(others)}")

@@ -6,25 +6,33 @@ import mimetypes
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from litmeter.cli.options import LOAD, OBJECTIVE
-from litmeter.errors import LoadError, UsageError
-from litmeter.kinds.configuration import Configuration, Given
+from litmeter.cli.form import FORM_RULES, FormField, form_bodies
+from litmeter.cli.openapi import DOCUMENT, example_body
+from litmeter.cli.options import LOAD, OBJECTIVE, check_together, given_of
+from litmeter.errors import LoadError, ServerError, UsageError
+from litmeter.kinds.configuration import TRY_S, Configuration, Given
 from litmeter.kinds.registry import KINDS, kind_of
+from litmeter.kinds.server import Start
 from litmeter.load.bodies import Bodies, read_bodies
 from litmeter.params import Params
 from litmeter.paths import MACHINE
+from litmeter.say.progress import print_wrapped
 from litmeter.settings import PARAMS_FILE, Count, checked, explain
+from litmeter.system.device import resolve_device
 from litmeter.system.files import atomic_folder, write_json
-from litmeter.system.machine import fingerprint
+from litmeter.system.gpu import cuda_available
+from litmeter.system.machine import exclusive_machine, fingerprint
 from litmeter.system.temporary import scratch
 
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
@@ -41,10 +49,12 @@ class Sent(BaseModel):
 
     body: list[Path] = []
     """of your own servers: a file with a request's body, JSON lines, or a folder of files; repeatable"""
+    form: list[FormField] = []
+    """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
     content_type: str | None = None
     """of all bodies (default: by the files' names)"""
     path: str | None = None
-    """where requests are sent (default: /predict; of a script that serves one path, that one)"""
+    """where requests are sent (default: /predict; a spec's path; the only path of a script)"""
     ready: str | None = None
     """where a command answers 200 once it is ready (default: /health, or the first body if it has none)"""
     users: Count | None = None
@@ -116,21 +126,23 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
 
     Raise UsageError where a value is not allowed, or there is nothing to send.
     """
-    if not own.body:
-        raise UsageError(NO_BODY)
     before = Path.cwd()
     with scratch() as folder:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}
-        load["bodies"] = str(own.body[0].absolute())
-        if len(own.body) > 1:
-            write_bodies(read_given(own), folder / "bodies")
-            load["bodies"] = "bodies"
+        load["bodies"] = "bodies" if own.body or own.form else "made-up"
+        if len(own.body) == 1:
+            load["bodies"] = str(own.body[0].absolute())
         objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
         sections = {"load": load, "objective": objective, **content}
         try:
             params = Params.model_validate(sections)
         except ValidationError as error:
             raise UsageError(explain(error, Params).removeprefix("experiments.")) from None
+        bodies = bodies_for(next(iter(params.experiments.values())), own)
+        if len(own.body) != 1:
+            load["content_type"] = bodies.content_type
+            write_bodies(bodies, folder / load["bodies"])
+            params = Params.model_validate(sections)
         (folder / PARAMS_FILE).write_text(yaml.safe_dump(sections), encoding="utf-8")
         os.chdir(folder)  # paths of a project are relative to the current folder
         try:
@@ -141,9 +153,10 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
 
 
 def read_given(sent: Sent) -> Bodies:
-    """The bodies of all --body; raise UsageError where there is none, or a file cannot be read."""
-    if not sent.body:
-        raise UsageError(NO_BODY)
+    """The bodies of all --body, or of --form; raise UsageError for a file that cannot be read."""
+    if sent.form:
+        check_together(given_of(sent), FORM_RULES)
+        return form_bodies(sent.form)
     try:
         read = [read_bodies(path, sent.content_type) for path in sent.body]
     except LoadError as error:
@@ -152,6 +165,28 @@ def read_given(sent: Sent) -> Bodies:
     if len(types) > 1:
         raise UsageError(f"--body: files of several content types ({', '.join(sorted(types))}); name one")
     return Bodies([content for one in read for content in one.contents], types.pop())
+
+
+def bodies_for(server: Configuration, sent: Sent) -> Bodies:
+    """The bodies that are given, else an example by the OpenAPI document of ``server``.
+
+    For the document the server is started and ended. Raise UsageError where there are no bodies.
+    """
+    if sent.body or sent.form:
+        return read_given(sent)
+    how = Start(resolve_device("auto", cuda_available()), TRY_S)
+    with redirect_stdout(sys.stderr):
+        try:
+            with exclusive_machine(), server.starting(how) as running:
+                running.ready()
+                bodies = example_body(running.target)
+        except (LoadError, ServerError) as error:
+            first, *log = str(error).splitlines()
+            reason = " ".join([first, *(line.strip() for line in log[-1:])])
+            raise UsageError(f"{NO_BODY}; none is made up for {server.spec}: {reason}") from error
+        shown = shorten(bodies.contents[0].decode(), 200, placeholder=" ...")
+        print_wrapped(f"--body: missing; sent is {shown}, made up by {DOCUMENT}: your own bodies tell more")
+    return bodies
 
 
 def write_bodies(bodies: Bodies, folder: Path) -> None:

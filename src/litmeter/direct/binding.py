@@ -16,6 +16,8 @@ KEY_VARIABLE = "LIT_SERVER_API_KEY"
 KEY_HEADER = "X-API-Key"
 LOG_VARIABLE = "LITMETER_SETUP_LOG"
 """Environment variable: path of the file that receives the traceback of a LitAPI's failed ``setup``."""
+PATH_FILE = "path"
+"""The file in the server's temporary folder with the path of requests, where a LitAPI's spec says it."""
 LOOPBACK = "127.0.0.1"
 _HEADER_NAME = KEY_HEADER.lower().encode()
 

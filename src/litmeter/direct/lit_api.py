@@ -26,7 +26,7 @@ import litserve
 from fastapi import HTTPException
 from litserve.utils import LitAPIStatus
 
-from litmeter.direct.binding import LOG_VARIABLE
+from litmeter.direct.binding import LOG_VARIABLE, PATH_FILE
 from litmeter.direct.lit_methods import LengthError, Methods, Outcome, RefusedError, Route, route_of
 from litmeter.direct.litserve_internals import (
     API_TAKES,
@@ -199,6 +199,8 @@ def serve_api(
         server = lit_server(api, settings, device, timeout_s)
     except (TypeError, ValueError) as error:
         raise ApiError(f"LitServer: {in_a_line(error)}") from error
+    if api.api_path != settings.path:  # LitServe takes /predict for the default, which a spec replaces
+        Path(tempfile.gettempdir(), PATH_FILE).write_text(api.api_path, encoding="utf-8")
     options |= {"is_healthy": functools.partial(is_healthy, api), "num_api_servers": settings.num_api_servers}
     responder = ApiResponder(api, settings)
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -441,7 +441,10 @@ class Configuration(Section):
         """Try the server for some seconds to see what is worth comparing; raise LitmeterError if it fails."""
         try:
             with self.starting(Start(device, TRY_S)) as server:
-                ask = partial(check_first_request, server.target, *bodies, {}, TRY_S)
+
+                def ask(others: Collection[int] = ()) -> int:
+                    return check_first_request(server.target, *bodies, {}, TRY_S, others)
+
                 server.ready(ask=partial(ask, LOADING))
                 ask()  # the first answer may take longer
                 began = time.perf_counter()

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from litmeter.direct.binding import KEY_VARIABLE, Binding
+from litmeter.direct.binding import KEY_VARIABLE, PATH_FILE, Binding
 from litmeter.errors import ServerError, UsageError
 from litmeter.say.progress import print_wrapped
 from litmeter.system.processes import log_tail, process_group, send_signal, tree
@@ -143,8 +143,10 @@ class StartedServer(Server):
         )
 
     def is_ready(self, ask: Callable[[], int] = lambda: 200) -> bool:
-        """Whether ``health`` answers 200."""
+        """Whether ``health`` answers 200; if it does, ``target`` is where the server takes requests."""
         self.status = status_of(self.binding, self.health)
+        if (path := self.log.with_name(PATH_FILE)).exists():
+            self.target = self.url + path.read_text(encoding="utf-8")
         return self.status == 200
 
     def settle(self) -> None:

@@ -39,9 +39,7 @@ def read_bodies(path: Path, content_type: str | None = None) -> Bodies:
             contents = [line for line in path.read_bytes().splitlines() if line.strip()]
             types = {JSON}
         else:
-            files = [path]
-            if path.is_dir():
-                files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
+            files = files_at(path)
             contents = [file.read_bytes() for file in files]
             types = {mimetypes.guess_type(file.name)[0] or UNKNOWN for file in files}
     except OSError as error:
@@ -51,3 +49,10 @@ def read_bodies(path: Path, content_type: str | None = None) -> Bodies:
     if content_type is None and len(types) > 1:
         raise LoadError(f"{path}: files of several content types ({', '.join(sorted(types))}); name one")
     return Bodies(contents, content_type or types.pop())
+
+
+def files_at(path: Path) -> list[Path]:
+    """The files of a folder by their names, without hidden ones; anything else as it is."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")

@@ -39,7 +39,7 @@ def bodies_to_send(
         UsageError: the template is not JSON with {image}, or is not used.
     """
     if not body_files and not images:
-        raise LoadError("there is nothing to send: give --body or --images")
+        raise LoadError("there is nothing to send: give --body, --form or --images")
     as_files = content_type.lower().startswith("image/")
     if template is not None and not images:
         raise UsageError("--template: it is for --images, which are missing")
