@@ -216,7 +216,7 @@ TEMPLATE = '{"image": "{image}"}'
 @pytest.mark.parametrize(
     ("status", "arguments", "reason"),
     [
-        (1, [], "--body or --images"),
+        (1, [], "--body, --form or --images"),
         (1, ["--body", "missing"], "missing: No such file"),
         (1, ["--images", "EMPTY"], "image file"),
         (2, ["--images", "BODY", "--template", '{"image": ""}'], "{image}"),
