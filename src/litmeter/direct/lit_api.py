@@ -44,6 +44,7 @@ from litmeter.direct.run import run_server
 from litmeter.direct.settings import LitApiSettings
 from litmeter.errors import ApiError
 from litmeter.system.device import end_if_sticky
+from litmeter.system.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def set_up(api: litserve.LitAPI, device: str) -> None:
     except Exception as error:
         name = f"{type(api).__module__}:{type(api).__qualname__}"
         log = Path(os.environ[LOG_VARIABLE])
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        write_text(log, "".join(traceback.format_exception(error)))  # whole, although several may write it
         with suppress(FileExistsError):
             (Path(tempfile.gettempdir()) / "setup").touch(exist_ok=False)
             print(f"litmeter: {name}: setup: {in_a_line(error)}; its log: {log}", file=sys.stderr, flush=True)
