@@ -124,7 +124,7 @@ def test_a_script_is_compared_with_other_settings_of_itself(
     assert four["ratio_low"] > 1.5
     noted = " ".join(err.split())
     assert (
-        "Stub at /predict: max_batch_size 1; 1 worker on each of 1 cpu; 1 API servers; timeout 30 s" in noted
+        "Stub at /predict: max_batch_size 1; 1 worker on each of 1 cpu; 1 API server; timeout 30 s" in noted
     )
     assert "4 workers on each of 1 cpu" in noted
     page = (folder / "page.html").read_text()

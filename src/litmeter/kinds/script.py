@@ -97,7 +97,7 @@ class Ran:
             f"{python}, LitServe {own['version']}, port {self.port} moved",
             *map(_api_text, own["apis"]),
             workers,
-            f"{servers} API servers" if servers else "",
+            pluralise(servers, "API server") if servers else "",
             f"timeout {own['timeout']} s",
             _fast_queue_text(own),
         ]
