@@ -199,7 +199,7 @@ CHANGES: dict[str, Callable[[Repository], None]] = {
         ("other packages", "--against HEAD~1", COMMAND, "HEAD~1 needs other packages"),
         ("", "--against nothing", COMMAND, "nothing: neither a revision nor an experiment"),
         ("", "--margin 0.01", COMMAND, "--margin"),
-        ("", "", "python server.py", "{port} is missing"),
+        ("", "", "python server.py", "before it started a server"),
         ("", "--body none.json", COMMAND, "none.json"),
         ("", "--against ''", COMMAND, "--against: empty"),
         ("", "--markdown no/summary.md", COMMAND, "--markdown: got no/summary.md"),

@@ -99,7 +99,7 @@ def test_it_is_named_on_a_command_line(
 
 
 def test_what_it_has_not_is_said_where_it_is_asked_for(params: Params) -> None:
-    with pytest.raises(ParamsError, match=r"sleeper .*: api or classifier$"):
+    with pytest.raises(ParamsError, match=r"sleeper .*: api or script or classifier$"):
         tune.main()
     assert list(params.serve.foreground_notes("cpu")) == []
     assert not params.serve.served_by_litmeter

@@ -23,7 +23,7 @@ from litmeter.load.stub import running_stub
 from litmeter.measure.log import Log
 from litmeter.measure.run import Memory, run
 from litmeter.measure.subjects import InProcess, Served, Subject, Target, pipelines_of
-from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
+from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, make_ready, measure
 from litmeter.paths import ModelFolders
 from litmeter.system.cores import available_cores
 from tests.integration.asking import wait_for
@@ -87,7 +87,7 @@ def sleeps(server: psutil.Process) -> bool:
 
 def turns(names: Sequence[str], load: LoadPlan | Work = LOAD) -> Schedule[list[Sample]]:
     """Have each ready, and measure one after another."""
-    yield from serve(names)
+    yield from make_ready(names)
     samples = []
     for number, name in enumerate(names):
         samples.append((yield from measure(Turn(name, load, number))))
@@ -105,17 +105,17 @@ def test_servers_run_in_their_turns_only_and_end_when_they_are_not_named(
             awake.setdefault(text, set()).update(name for name, one in found if not sleeps(one))
 
     def schedule() -> Schedule[list[Sample]]:
-        serving = yield from serve(list(SETTINGS))
-        assert serving.names == tuple(SETTINGS)
-        assert all(serving.ready_s[name] for name in SETTINGS)
+        ready = yield from make_ready(list(SETTINGS))
+        assert ready.names == tuple(SETTINGS)
+        assert all(ready.ready_s[name] for name in SETTINGS)
         samples = []
         for name in [*SETTINGS, "stock", "direct"]:
             wait_for(lambda: all(map(sleeps, servers(exported).values())), 5)
             time.sleep(1.0)
             samples.append((yield from measure(Turn(name, LOAD))))
         before = servers(exported)["direct"].pid
-        serving = yield from serve(["direct"])
-        assert (serving.names, servers(exported)["direct"].pid) == (("direct",), before)
+        ready = yield from make_ready(["direct"])
+        assert (ready.names, servers(exported)["direct"].pid) == (("direct",), before)
         assert set(servers(exported)) == {"direct"}
         samples.append((yield from measure(Turn("direct", LOAD))))
         return samples
@@ -169,7 +169,7 @@ def test_after_ctrl_c_no_process_is_left(subjects: dict[str, Subject], pressed_a
             raise KeyboardInterrupt
 
     def schedule() -> Schedule[None]:
-        yield from serve(["null", "direct in-process", "direct"])
+        yield from make_ready(["null", "direct in-process", "direct"])
         yield from measure(Turn("null", LOAD))
         yield from measure(Turn("direct in-process", WORK))
 
@@ -184,8 +184,8 @@ def test_two_are_served_without_memory_for_more(
     monkeypatch.setattr("litmeter.measure.run.available_memory", lambda: 2**20)
 
     def schedule() -> Schedule[tuple[str, ...]]:
-        serving = yield from serve(["null", "direct", "stock", "direct in-process"])
-        return serving.names
+        ready = yield from make_ready(["null", "direct", "stock", "direct in-process"])
+        return ready.names
 
     assert run(schedule(), subjects, Log(), 10.0, lambda *_: None) == ("null", "direct")
 
@@ -206,8 +206,8 @@ def test_scattered_memory_is_given_back_for_a_server(
     monkeypatch.setattr("litmeter.measure.run.available_memory", available)
 
     def schedule() -> Schedule[tuple[str, ...]]:
-        serving = yield from serve(["null", "direct", "stock"])
-        return serving.names
+        ready = yield from make_ready(["null", "direct", "stock"])
+        return ready.names
 
     assert run(schedule(), subjects, Log(), 10.0, lambda *_: None) == ("null", "direct", "stock")
     assert held == [True, False]
@@ -230,9 +230,9 @@ def test_a_pipeline_that_cannot_start_is_left_out_and_said(
     names = ["broken in-process", "twin in-process", "stock in-process"]
 
     def schedule() -> Schedule[tuple[str, ...]]:
-        serving = yield from serve(names)
+        ready = yield from make_ready(names)
         yield from measure(Turn("stock in-process", WORK))
-        return serving.names
+        return ready.names
 
     assert run(schedule(), all_subjects, Log(), 10.0, lambda *_: None) == ("stock in-process",)
     printed = " ".join(capsys.readouterr().out.split())
@@ -248,16 +248,16 @@ def test_names_of_the_same_pipeline_share_its_processes(subjects: dict[str, Subj
     assert subjects[direct] is subjects[null] is not subjects[stock]
 
     def schedule() -> Schedule[list[Sample]]:
-        serving = yield from serve([direct, null])
-        assert serving.names == (direct, null)
+        ready = yield from make_ready([direct, null])
+        assert ready.names == (direct, null)
         hosts = descendants_mentioning(HOST)
         assert len(hosts) == 2  # one that starts workers, and a worker
         samples = [(yield from measure(Turn(direct, WORK)))]
         samples.append((yield from measure(Turn(null, WORK))))
-        yield from serve([null])
+        yield from make_ready([null])
         assert descendants_mentioning(HOST) == hosts
         samples.append((yield from measure(Turn(null, WORK))))
-        yield from serve([stock])
+        yield from make_ready([stock])
         assert not set(hosts) & set(descendants_mentioning(HOST))
         return samples
 
