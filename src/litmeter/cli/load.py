@@ -38,7 +38,7 @@ from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Target
 from litmeter.measure.turn import Sample
 from litmeter.say.progress import print_wrapped
-from litmeter.say.tables import number_cell, rate_cell, significant, text_table, without_empty
+from litmeter.say.tables import number_cell, pluralise, rate_cell, significant, text_table, without_empty
 from litmeter.settings import Count, Miss, Positive, Timeout
 from litmeter.stats.records import WINDOWS, misses
 from litmeter.system.device import resolve_device
@@ -321,7 +321,7 @@ def capacity(
     from litmeter.report.tables import capacity_text
 
     def cells(row: TurnRow) -> list[str]:
-        load = f"{row.offered_rps:.1f}/s" if row.offered_rps else f"{row.users} users"
+        load = f"{row.offered_rps:.1f}/s" if row.offered_rps else pluralise(row.users, "user")
         figures = (row.rate_rps, row.p50_ms, row.p95_ms, row.p99_ms)
         missed = "-" if row.missed is None else f"{row.missed:.1%}"
         remark = f"void: {row.void}" if row.void and row.offered_rps else "-"
