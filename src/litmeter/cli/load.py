@@ -321,7 +321,7 @@ def capacity(
     from litmeter.report.tables import capacity_text
 
     def cells(row: TurnRow) -> list[str]:
-        load = f"{row.offered_rps:.1f}/s" if row.offered_rps else pluralise(row.users, "user")
+        load = f"{row.offered_rps:.1f}/s" if row.offered_rps else pluralise(row.users or 0, "user")
         figures = (row.rate_rps, row.p50_ms, row.p95_ms, row.p99_ms)
         missed = "-" if row.missed is None else f"{row.missed:.1%}"
         remark = f"void: {row.void}" if row.void and row.offered_rps else "-"
