@@ -24,7 +24,7 @@ NOTHING = Bodies([], "image/jpeg")
 """The classifier's pipeline works on the photos of the index."""
 WITHOUT_PIPELINE = {
     *("max_batch_size", "batch_timeout_s", "transport", "max_queue", "max_queue_mib"),
-    *("worker_timeout_s", "drain_s", "check_answers", "path"),
+    *("worker_timeout_s", "drain_s", "check_answers", "path", "num_api_servers"),
 }
 
 
