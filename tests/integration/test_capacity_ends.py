@@ -13,6 +13,7 @@ import pytest
 
 from litmeter.cli.main import main
 from litmeter.load.stub import running_stub
+from litmeter.say.tables import pluralise
 from tests.support.capacity import capacity_of
 
 
@@ -38,7 +39,7 @@ def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.Capt
         rows = list(csv.DictReader(file))
     assert status == 1, text
     for row in rows:
-        load = f"{float(row['offered_rps']):.1f}/s" if row["offered_rps"] else f"{row['users']} users"
-        assert f"| {load}" in text
+        users, offered = row["users"], row["offered_rps"]
+        assert f"| {f'{float(offered):.1f}/s' if offered else pluralise(float(users), 'user')}" in text
     assert "12 s (--seconds)" in text  # which are too few
     assert picture.read_bytes().startswith(b"\x89PNG")
