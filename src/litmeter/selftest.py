@@ -46,6 +46,8 @@ GAPS = 1200
 """Fewest gaps between arrivals in the check of their distribution."""
 KOLMOGOROV_99 = 1.63
 """Over the root of the number of samples: one in a hundred samples of the true distribution exceeds it."""
+PIECE_S = 0.01
+"""Between pieces of a streamed answer."""
 WRK_SCRIPT = """\
 function init(arguments)
   wrk.method = "POST"
@@ -69,6 +71,7 @@ class Case:
         in_step: all slots answer at the same time, as a batch does.
         stop_s: how long the server is stopped after the first window.
         wrk_rounds: number of loads, each followed by a load of wrk; 0: a single load without wrk.
+        pieces, piece_bytes: of a streamed answer; 0: it does not stream.
     """
 
     service_s: float
@@ -80,6 +83,8 @@ class Case:
     in_step: bool = False
     stop_s: float = 0.0
     wrk_rounds: int = 0
+    pieces: int = 0
+    piece_bytes: int = 16
 
     @property
     def name(self) -> str:
@@ -87,7 +92,8 @@ class Case:
         at_once = " at once" if self.in_step else ""
         load = f"{self.rate_rps:g}/s" if self.rate_rps else f"{self.users} users"
         stopped = f", stopped for {self.stop_s:g} s" if self.stop_s else ""
-        return f"{self.service_s * 1000:g} ms x {self.parallel}{at_once}, {load}{stopped}"
+        pieces = f", {self.pieces} pieces of {self.piece_bytes} B" if self.pieces else ""
+        return f"{self.service_s * 1000:g} ms x {self.parallel}{at_once}, {load}{stopped}{pieces}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Run:
 
     Attributes:
         record: of the last load.
-        log: arrival and departure of each request at the server, in the order of departure, shape (n, 2).
+        log: of the server, see ``RunningStub.log``.
         stopped, continued: when the server was stopped and continued, on the same clock.
         rates, wrk_rates: requests per second of each load, by the load generator and by wrk.
     """
@@ -225,6 +231,37 @@ def wrk_rates(run: Run) -> Compared:
     return median(run.wrk_rates), median(run.rates)
 
 
+def pieces(run: Run) -> Compared:
+    """Pieces of all answers."""
+    streams = run.record.streams
+    return len(run.log) * run.case.pieces, None if streams is None else int(streams.count.sum())
+
+
+def first_ms(summary: Callable[[Floats], Any]) -> Callable[[Run], Compared]:
+    """A summary of the times to the first piece, of all requests."""
+
+    def compare(run: Run) -> Compared:
+        if run.record.streams is None:
+            return None, None
+        expected_ms, measured_ms = 1000 * (run.log[:, 2] - run.log[:, 0]), 1000 * run.record.streams.first_s
+        return float(summary(expected_ms)), float(summary(measured_ms))
+
+    return compare
+
+
+def gap_ms(summary: Callable[[Floats], Any]) -> Callable[[Run], Compared]:
+    """A summary of the times between successive pieces, of all requests."""
+
+    def compare(run: Run) -> Compared:
+        if run.record.streams is None:
+            return None, None
+        everywhere = np.ones(len(run.record.status), dtype=bool)
+        expected_ms = 1000 * np.diff(run.log[:, 2:]).ravel()
+        return float(summary(expected_ms)), float(summary(1000 * run.record.streams.gaps_s(everywhere)))
+
+    return compare
+
+
 p50, p95, p99 = (partial(np.percentile, q=percent) for percent in (50, 95, 99))
 CLOSED = (
     Quantity("requests", "requests", lambda run: (len(run.log), len(run.record.end))),
@@ -246,6 +283,15 @@ STOP = (  # stopping, and serving the requests that have piled up, take millisec
     latency("longest", np.max, of_stop_ms, 0.05),
     latency("mean", np.mean, of_stop_ms, 0.05),
 )
+STREAM = (
+    Quantity("pieces", "pieces", pieces),
+    Quantity("TTFT p50, server's log", "ms", first_ms(p50), 0.02, 0.5),
+    Quantity("TTFT mean, server's log", "ms", first_ms(np.mean), 0.02, 0.5),
+    Quantity("TTFT p99, server's log", "ms", first_ms(p99), 0.02, 2.0),
+    Quantity("gap p50, server's log", "ms", gap_ms(p50), 0.02, 0.5),
+    Quantity("gap mean, server's log", "ms", gap_ms(np.mean), 0.02, 0.5),
+    Quantity("gap p99, server's log", "ms", gap_ms(p99), 0.02, 2.0),
+)
 WRK = (Quantity("rate, wrk", "req/s", wrk_rates, 0.05),)  # clients differ in their time between two requests
 CASES = (
     # Twice as many users as slots: some request always waits, and the server never idles.
@@ -263,6 +309,9 @@ CASES = (
     Case(0.02, 2, 6.0, QUEUE, rate_rps=70.0),
     Case(0.001, 8, 3.0, STOP, rate_rps=200.0, stop_s=1.0),
     # A slot for every user.
+    Case(0.05, 1, 2.0, STREAM, users=1, pieces=30, piece_bytes=1),
+    Case(0.05, 16, 2.0, STREAM, users=16, pieces=30, piece_bytes=4096),
+    Case(0.05, 64, 2.0, STREAM, users=64, pieces=30),
     Case(0.02, 4, 2.0, WRK, users=4, wrk_rounds=3),
 )
 
@@ -320,7 +369,14 @@ def run_case(case: Case) -> Run:
     stopped = continued = math.nan
     rates, wrk_rates = [], []
     with (
-        running_stub(case.service_s, case.parallel, in_step=case.in_step) as stub,
+        running_stub(
+            case.service_s,
+            case.parallel,
+            in_step=case.in_step,
+            pieces=case.pieces,
+            piece_s=PIECE_S,
+            piece_bytes=case.piece_bytes,
+        ) as stub,
         load_generator([BODY], "application/json") as generator,
     ):
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from litmeter.cli.main import main
 from litmeter.kinds.script import Script
 from litmeter.kinds.server import Start
+from litmeter.load.bodies import Bodies
+from litmeter.measure.subjects import pipelines_of
+from litmeter.measure.turn import Turn, Work, in_process
 from litmeter.system.processes import followed
+from tests.integration.asking import wait_for
 
 SCRIPT = """
 import sys
@@ -131,6 +139,62 @@ def test_a_script_is_compared_with_other_settings_of_itself(
     page = (folder / "page.html").read_text()
     assert "4 workers on each of 1 cpu" in page
     assert sorted(path.name for path in folder.iterdir()) == ["a.json", "page.html", "server.py"]
+
+
+def test_its_pipeline_runs_without_the_server(folder: Path) -> None:
+    """A request takes a worker 10 ms."""
+    script = Script(script="server.py", folder=str(folder), workers_per_device=2)
+    bodies = Bodies([b'{"x": 1}'], "application/json")
+    pipelines = pipelines_of({"a": script.in_process}, "cpu", bodies)
+    subject = pipelines[in_process("a")]
+    with subject.start() as ready:
+        ready()
+        one = subject.load(Turn("a", Work("pipeline", 1, 1.0, busy=1)), lambda: None)
+        two = subject.load(Turn("a", Work("pipeline", 1, 1.0, busy=2)), lambda: None)
+    assert 50 < one.blocks.mean() < 101
+    assert 1.2 < two.blocks.mean() / one.blocks.mean() < 3
+
+
+def test_answers_that_depend_on_the_batch_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = SCRIPT.replace("return x\n", "return [sum(x)] * len(x) if isinstance(x, list) else x\n")
+    (folder / "server.py").write_text(wrong)
+    (folder / "b.json").write_text('{"x": 2}')
+    assert main(["compare", "server.py max_batch_size=2", "--body", "b.json", *BRIEF]) == 0
+    text = said(capsys)
+    assert "is measured as it is, although answers to body 1 differ" in text, text
+
+
+def test_a_server_error_shows_the_end_of_its_log(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "server.py").write_text(SCRIPT.replace('request["x"]', 'request["other"]'))
+    assert main(["compare", "server.py", *BRIEF]) == 1
+    text = said(capsys)
+    assert "with 500" in text
+    assert "KeyError: 'other'" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_of_it_is_left_when_litmeter_is_interrupted_or_killed(folder: Path, number: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "litmeter.cli.main", "compare", "server.py", *BRIEF[:-1], "60"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as measuring:
+        wait_for(lambda: len(processes_in(folder)) > 5)
+        measuring.send_signal(number)
+        measuring.communicate()
+    assert measuring.returncode != 0
+    wait_for(lambda: processes_in(folder) == [])
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Other processes whose working directory is ``folder``."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd() == str(folder) and process.status() != "zombie" and process.pid != os.getpid():
+                found.append(process.pid)
+    return found
 
 
 def test_alone_it_is_measured_and_told_what_to_compare_it_with(capsys: pytest.CaptureFixture[str]) -> None:

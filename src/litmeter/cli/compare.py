@@ -137,7 +137,7 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
 def results_of(log: Log, names: Sequence[str], miss: float) -> tuple[list[Pair], list[ComparisonRow]]:
     """All pairs of ``names``, and the row of each name; the first name is the reference."""
     measured = (names, names[0], log.rows, log.latencies_ms())
-    return pairs(*measured), comparison_rows(*measured, miss)
+    return pairs(*measured), comparison_rows(*measured, miss, streams=log.stream_times_ms())
 
 
 def compared_as(server: str, params: Params) -> str:

@@ -38,7 +38,15 @@ from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Target
 from litmeter.measure.turn import Sample
 from litmeter.say.progress import print_wrapped
-from litmeter.say.tables import number_cell, pluralise, rate_cell, significant, text_table, without_empty
+from litmeter.say.tables import (
+    number_cell,
+    pluralise,
+    rate_cell,
+    significant,
+    stream_columns,
+    text_table,
+    without_empty,
+)
 from litmeter.settings import Count, Miss, Positive, Timeout
 from litmeter.stats.records import WINDOWS, misses
 from litmeter.system.device import resolve_device
@@ -257,7 +265,10 @@ def loadtest(
         [name] = subjects
         samples = run(one_after_another(name, plans, slo_ms), subjects, Log(), budget_s, show)
     allowed = OBJECTIVE.miss if miss is None else miss
-    print(text_table(COLUMNS, [level_cells(sample, slo_ms, allowed) for sample in samples]))
+    heads, streams = stream_columns([sample.row.stream for sample in samples])
+    cells = [level_cells(sample, slo_ms, allowed) for sample in samples]
+    rows = [[*own[:-1], *stream, own[-1]] for own, stream in zip(cells, streams, strict=True)]
+    print(text_table([*COLUMNS[:-1], *heads, COLUMNS[-1]], rows))
     if out is not None:
         write_rows(out, TurnRow, [sample.row for sample in samples])
     kept = all(not sample.row.void and (sample.row.missed or 0.0) <= allowed for sample in samples)

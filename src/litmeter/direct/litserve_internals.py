@@ -105,6 +105,15 @@ class Server(LitServer):
         return True
 
 
+def adopted(server: Any) -> Server:
+    """A server of one API that somebody else has made, as a ``Server``."""
+    server.__class__ = Server
+    if not hasattr(server.lit_api, "api_path"):  # early LitServe has it in the server
+        server.lit_api.api_path = server.api_path
+    assert isinstance(server, Server)
+    return server
+
+
 async def _allow() -> None:
     """Stands in for LitServe's check of the API key."""
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from litmeter.errors import ApiError, ServerError, UsageError
 from litmeter.kinds.server import PREDICT, Server, Start
@@ -59,6 +59,13 @@ class Given:
         return self.path or PREDICT
 
 
+class RanAs(BaseModel):
+    """Settings that a server itself chooses: all in words, and those that are keys of its kind."""
+
+    text: str
+    keys: Mapping[str, Any] = {}
+
+
 @dataclass(frozen=True)
 class Checked:
     """What a check of a configuration found, before anything is timed.
@@ -69,7 +76,7 @@ class Checked:
         notes: lines to print.
         answer_s: seconds that an answer of the largest batch took in-process; None if it was not run.
         batch_ms: milliseconds for each answer in-process, by batch size.
-        ran: settings that the server itself chooses, in words.
+        ran: what the server itself chooses; None where nothing is known of it.
     """
 
     fault: str = ""
@@ -77,7 +84,7 @@ class Checked:
     notes: tuple[str, ...] = ()
     answer_s: float | None = None
     batch_ms: Mapping[int, float] = field(default_factory=dict)
-    ran: str = ""
+    ran: RanAs | None = None
 
 
 @dataclass(frozen=True)
@@ -351,6 +358,11 @@ class Configuration(Section):
     pipeline_keys: ClassVar[frozenset[str]] = frozenset()
     """Keys that the pipeline depends on; configurations that agree in them share its processes."""
 
+    @property
+    def in_process(self) -> Configuration:
+        """The configuration whose pipeline stands for this one's."""
+        return self
+
     def pipeline_inputs(self, bodies: Bodies) -> Any:
         """What the pipeline works on, as JSON."""
 
@@ -376,6 +388,10 @@ class Configuration(Section):
 
     def as_run(self, packages: Sequence[Any]) -> Configuration:
         """The settings as they take effect, by the rows of what was compiled."""
+        return self
+
+    def as_ran(self, keys: Mapping[str, Any]) -> Configuration:
+        """With the keys that the server itself chose, see ``Checked.ran``."""
         return self
 
     def faster_models(

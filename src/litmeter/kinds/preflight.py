@@ -80,7 +80,7 @@ def check_apis(
         trial = trials[key]
         fault = trial.fault
         if not fault and settings.check_answers and trial.answers:
-            api = settings.model_dump_json(include={"api", "api_kwargs", "folder"})
+            api = settings.model_dump_json(include={"api", "api_kwargs", "folder", "script"})
             fault = _own_disagreement(trial)
             if not fault:
                 other, expected = first.setdefault(api, (name, trial.answers[1, 1]))
@@ -162,7 +162,8 @@ def _try(
     largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
     formed, possible = (min(size, MOST_BODIES) for size in (settings.max_batch_size, users or 1))
     job = {
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(include=set(LitApiSettings.model_fields)),
+        "script": getattr(settings, "script", ()),
         "device": device,
         "timeout_s": timeout_s,
         "quick": quick,

@@ -26,6 +26,7 @@ from litserve import LitAPI
 from litmeter.direct.lit_api import in_a_line, lit_server, load_class, make_api, unusual_features
 from litmeter.direct.lit_methods import LengthError
 from litmeter.direct.pipeline import ApiPipeline, payloads_of
+from litmeter.direct.scripted import reached
 from litmeter.direct.settings import LitApiSettings
 from litmeter.errors import ApiError
 from litmeter.load.bodies import Bodies
@@ -182,12 +183,16 @@ def main() -> None:
     settings = LitApiSettings.model_validate(job["settings"])
     with reporting(say):
         say({"doing": "import"})
-        api_class = load_class(settings.api)
-        say({"doing": "__init__"})
-        api = make_api(settings, api_class)
-        say({"doing": "LitServer"})
-        unusual = unusual_features(api)
-        server = lit_server(api, settings, job["device"], job["timeout_s"])
+        if job["script"]:
+            server, unusual = reached(job["script"]), ""
+            api = server.lit_api
+        else:
+            api_class = load_class(settings.api)
+            say({"doing": "__init__"})
+            api = make_api(settings, api_class)
+            say({"doing": "LitServer"})
+            unusual = unusual_features(api)
+            server = lit_server(api, settings, job["device"], job["timeout_s"])
         if unusual:
             say({"end": True, "unavailable": f"a LitAPI with {unusual} is not run in-process"})
             return
@@ -203,4 +208,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from litmeter.kinds import preflight_process  # a script may take the place of __main__
+
+    preflight_process.main()

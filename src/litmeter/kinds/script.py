@@ -16,16 +16,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from litmeter.errors import LitmeterError, ServerError, UsageError
 from litmeter.kinds.command import STOP_S, CommandServer, checked_program, listening_ports, search_path
-from litmeter.kinds.configuration import Checked, Given, Tried
+from litmeter.kinds.configuration import Checked, Given, Pipeline, RanAs, Tried
+from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.preflight import check_apis
 from litmeter.kinds.server import HEALTH, PREDICT, READY_POLL_S, READY_S, Server, Start, started
 from litmeter.kinds.workers import BatchConfiguration
 from litmeter.load.bodies import Bodies
@@ -69,12 +71,13 @@ class Ran:
     """What a script starts.
 
     Attributes:
-        python, version: the interpreter, and its version as 3.12.
+        python, prefix, version: the interpreter, its environment, and its version as 3.12.
         port: that the script asked for.
         litserve: settings of its LitServer by LitServe's names, see ``injected``; None for another server.
     """
 
     python: str
+    prefix: str
     version: str
     port: Any
     litserve: Mapping[str, Any] | None
@@ -122,6 +125,28 @@ def _api_text(api: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, parts))
 
 
+class ScriptedApi(LitApi):
+    """The LitAPI that a script serves, which is run without its server."""
+
+    script: list[str] = Field(description="file and arguments")
+    variables: dict[str, str] = Field(description="environment variables of what is injected")
+
+    pipeline_keys: ClassVar[frozenset[str]] = LitApi.pipeline_keys | {"script", "variables"}
+
+    def environment(self) -> dict[str, str]:
+        """With what is injected."""
+        return super().environment() | self.variables
+
+    def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
+        """As of a LitAPI, which the script makes."""
+        from litmeter.direct.pipeline import ApiPipeline, payloads_of
+        from litmeter.direct.scripted import reached
+
+        server = reached(self.script)
+        payloads = payloads_of(server, *Bodies.from_json(inputs))
+        return "spawn", partial(ApiPipeline, server.lit_api, device, payloads)
+
+
 class Script(BatchConfiguration):
     """A script that starts a server of LitServe, or another one of uvicorn."""
 
@@ -150,6 +175,8 @@ class Script(BatchConfiguration):
     apis: Mapping[str, Mapping[str, Any]] = Field(
         {}, description="max_batch_size and batch_timeout_s of one API of several, by its path"
     )
+
+    _passed: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_apis(self) -> Script:
@@ -195,50 +222,103 @@ class Script(BatchConfiguration):
             f"{path}:{key}": value for path, keys in self.apis.items() for key, value in keys.items()
         }
 
-    no_pipeline: ClassVar[str] = "a script is not run in-process"
-
     @property
     def workers(self) -> int:
-        """As many as its key says; else one is assumed."""
-        return self.workers_per_device or 1
+        """As many as run, where that is known; else one is assumed."""
+        return self.workers_per_device or self._passed.get("workers_per_device", 1)
 
     @property
     def largest_batch(self) -> int:
-        """As its key says; else one is assumed."""
-        return self.max_batch_size or 1
+        """As it runs, where that is known; else one is assumed."""
+        return self.max_batch_size or self._passed.get("max_batch_size", 1)
 
     @property
     def batch_window_s(self) -> float:
-        """As its key says; else none is assumed."""
-        return self.batch_timeout_s or 0.0
+        """As it runs, where that is known; else none is assumed."""
+        return self.batch_timeout_s or self._passed.get("batch_timeout_s", 0.0)
+
+    def as_ran(self, keys: Mapping[str, Any]) -> Script:
+        """With the values that the script passes."""
+        copy = self.model_copy()
+        copy._passed = dict(keys)
+        return copy
 
     @classmethod
     def checked(
         cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
     ) -> dict[str, Checked]:
-        """Start each as far as its settings: they are what is noted of it."""
-        return {name: one._checked(name) for name, one in own.items()}
+        """Start each as far as its settings, which are noted; then try its LitAPI as LitAPIs are tried.
+
+        What the try finds does not keep a script from being served.
+        """
+        found = {name: one._checked(name) for name, one in own.items()}
+        can_be_tried = [name for name, one in found.items() if not (one.fault or one.unavailable)]
+        tried = {name: own[name].in_process for name in can_be_tried}
+        for name, one in check_apis(tried, bodies, device, timeout_s, users=users).items():
+            notes, fault = [*found[name].notes, *one.notes], one.fault.removeprefix(f"{name}: ")
+            if fault:
+                notes.append(f"{name} is measured as it is, although {fault}")
+            unavailable = fault or one.unavailable
+            ran = found[name].ran
+            found[name] = replace(one, fault="", unavailable=unavailable, notes=tuple(notes), ran=ran)
+        return found
 
     def _checked(self, name: str) -> Checked:
         try:
             self.served_path(ran := self.ran())
         except LitmeterError as error:
             return Checked(fault=f"{name}: {error}")
-        return Checked(unavailable=self.no_pipeline, notes=(f"{name}: {ran.text}",), ran=ran.text)
+        ran_as = RanAs(text=ran.text, keys=self.passed() if ran.litserve else {})
+        return Checked(unavailable=self.no_pipeline_here, notes=(f"{name}: {ran.text}",), ran=ran_as)
 
-    def with_knobs(self) -> Script:
-        """The values that the script passes, where no key changes them."""
+    @property
+    def no_pipeline_here(self) -> str:
+        """Why this script's LitAPI cannot be run in-process; empty if it can."""
+        ran, words = self.ran(), self.words()
+        if ran.litserve is None:
+            return "it starts no LitServer"
+        if len(apis := ran.litserve["apis"]) > 1:
+            return "a server of several APIs is not run in-process"
+        names = {"stream": "stream", "spec": "spec", "async": "enable_async", "own_loop": "its own loop"}
+        if unusual := [text for key, text in names.items() if apis[0][key]]:
+            return f"a LitAPI with {', '.join(unusual)} is not run in-process"
+        if ran.prefix != sys.prefix:
+            return f"litmeter is not installed for {ran.python}"
+        return "" if any(word.endswith(".py") for word in words) else "its command names no file"
+
+    @property
+    def in_process(self) -> ScriptedApi:
+        """Its LitAPI, with the settings that run."""
+        [api] = (self.ran().litserve or {})["apis"]
+        words = self.words()
+        file = next(number for number, word in enumerate(words) if word.endswith(".py"))
+        variables = self.variables(os.devnull, "raise")
+        name = re.sub(r"\W", "_", api["class"])
+        return ScriptedApi(
+            api=f"{Path(words[file]).stem}:{name}",
+            folder=self.folder,
+            path=api["path"],
+            script=words[file:],
+            variables={name: variables[name] for name in ("PYTHONPATH", TASK_VARIABLE)},
+            **self.passed(),
+        )
+
+    def passed(self) -> dict[str, Any]:
+        """The values of the keys that matter for batches and workers, as they run."""
         if (own := (ran := self.ran()).litserve) is None:
             raise ServerError(f"{self.script} starts no LitServer: it has no settings to search")
         path = self.served_path(ran)
         [api] = (one for one in own["apis"] if one["path"] == path)
-        passed = {
+        return {
             "workers_per_device": own["workers_per_device"],
             "max_batch_size": api["max_batch_size"],
             "batch_timeout_s": api["batch_timeout"],
         }
+
+    def with_knobs(self) -> Script:
+        """The values that the script passes, where no key changes them."""
         return self.model_copy(
-            update={key: value for key, value in passed.items() if getattr(self, key) is None}
+            update={key: value for key, value in self.passed().items() if getattr(self, key) is None}
         )
 
     def ran(self) -> Ran:
@@ -291,7 +371,9 @@ class Script(BatchConfiguration):
             words[0] = python
         return checked_program(words, place)
 
-    def variables(self, noted: Path, *, only_note: bool = False) -> dict[str, str]:
+    def variables(
+        self, noted: Path | str, then: Literal["serve", "end", "raise"] = "serve"
+    ) -> dict[str, str]:
         """Environment variables with which Python imports what is injected, and what it is to do."""
         server = {name: value for key, name in KEYS.items() if (value := getattr(self, key)) is not None}
         keys = {"": server} | {
@@ -303,7 +385,7 @@ class Script(BatchConfiguration):
             "PATH": search_path(),
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join([str(INJECTED), *([before] if before else [])]),
-            TASK_VARIABLE: json.dumps(task | {"only_note": only_note}),
+            TASK_VARIABLE: json.dumps(task | {"then": then}),
         }
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
@@ -376,7 +458,7 @@ def _ran(script: Script) -> Ran:
             process_group(
                 script.words(),
                 cwd=script.place,
-                env=script.variables(noted, only_note=True),
+                env=script.variables(noted, "end"),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 follow=script.script,
@@ -397,7 +479,7 @@ def _ran(script: Script) -> Ran:
             )
     own = [note for note in found if note["what"] == "python" and note["pid"] == server["pid"]]
     python = (own or found)[0]  # a process that was forked has no note of its own
-    ran = Ran(python["executable"], python["version"], server["port"], last.get("litserve"))
+    ran = Ran(python["executable"], python["prefix"], python["version"], server["port"], last.get("litserve"))
     if ran.litserve is None:
         if changed := script.changed():
             raise ServerError(

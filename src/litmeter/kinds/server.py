@@ -92,6 +92,11 @@ class Server:
     def check(self, dying_s: float = 0.0) -> None:
         """Raise ServerError if the server has died, or dies within ``dying_s``."""
 
+    @property
+    def log_end(self) -> str:
+        """The end of its log, to append to a message; empty without a log."""
+        return ""
+
 
 @dataclass
 class StartedServer(Server):
@@ -138,9 +143,7 @@ class StartedServer(Server):
                 print_wrapped(f"still waiting for the server{self.answered}")
                 say_after_s = limit_s
             time.sleep(READY_POLL_S)
-        raise ServerError(
-            f"the server was not ready within {limit_s:.0f} s{self.answered}{log_tail(self.log)}"
-        )
+        raise ServerError(f"the server was not ready within {limit_s:.0f} s{self.answered}{self.log_end}")
 
     def is_ready(self, ask: Callable[[], int] = lambda: 200) -> bool:
         """Whether ``health`` answers 200; if it does, ``target`` is where the server takes requests."""
@@ -180,9 +183,12 @@ class StartedServer(Server):
         """Raise ServerError, with the end of the log, if the server has died or dies within ``dying_s``."""
         with suppress(subprocess.TimeoutExpired):
             status = self.process.wait(dying_s)
-            raise ServerError(
-                f"the server died (exit status {status}{self.exit_hint(status)}){log_tail(self.log)}"
-            )
+            raise ServerError(f"the server died (exit status {status}{self.exit_hint(status)}){self.log_end}")
+
+    @property
+    def log_end(self) -> str:
+        """The end of its log, to append to a message."""
+        return log_tail(self.log)
 
     def exit_hint(self, status: int) -> str:
         """What may explain an exit status, to append to it."""

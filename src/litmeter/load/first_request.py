@@ -15,6 +15,14 @@ LOADING = (404, 503)
 """Statuses that a server without a health check may send until its model is loaded."""
 
 
+class BadAnswerError(ServerError):
+    """The first request was answered, but not with 200."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def check_first_request(
     url: str,
     bodies: Sequence[bytes],
@@ -26,7 +34,7 @@ def check_first_request(
     """Send one request before the load starts, so that a wrong URL or body is reported at once.
 
     Return its status: 200, which counts as a good answer, or one of ``others``; raise ServerError for any
-    other status.
+    other status (BadAnswerError) and for none.
     """
     body, headers = bodies[0], {**headers, "Content-Type": content_type}
     with direct_session() as session:
@@ -45,7 +53,8 @@ def check_first_request(
     if answer.status_code != 200 and answer.status_code not in others:
         sent = f"{len(body):,} bytes of {content_type}, beginning with {body[:24]!r}"
         text = " ".join(answer.text.split())[:200]
-        raise ServerError(f"{url} answered the first request ({sent}) with {answer.status_code}: {text}")
+        message = f"{url} answered the first request ({sent}) with {answer.status_code}: {text}"
+        raise BadAnswerError(message, answer.status_code)
     return answer.status_code
 
 

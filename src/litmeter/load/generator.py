@@ -17,6 +17,7 @@ import numpy as np
 
 from litmeter.errors import LoadError
 from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
+from litmeter.stats.streams import STREAM_FIELDS, Streams
 from litmeter.system.processes import JsonLinesProcess, process_group
 from litmeter.system.temporary import scratch
 
@@ -195,8 +196,12 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
         edges, cores = stored["window_edges"], float(stored["cores"])
         joined = memoryview(stored["answers"])
+        pieces = {name: stored[f"stream_{name}"] for name in STREAM_FIELDS if f"stream_{name}" in stored}
     answers: Sequence[bytes] = ()
     if plan.keep_answers:
         ends = arrays["size"].cumsum().tolist()
         answers = [bytes(joined[begin:end]) for begin, end in itertools.pairwise([0, *ends])]
-    return LoadRecord(plan.users, plan.rate_rps, edges, cores=cores, answers=answers, **arrays)
+    streams = Streams(**pieces) if pieces else None
+    return LoadRecord(
+        plan.users, plan.rate_rps, edges, cores=cores, answers=answers, streams=streams, **arrays
+    )

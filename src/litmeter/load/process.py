@@ -11,11 +11,12 @@ import json
 import math
 import random
 import sys
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import gevent
@@ -25,7 +26,9 @@ import numpy as np
 from gevent.event import Event
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from litmeter.errors import LoadError
 from litmeter.load.generator import LoadPlan
+from litmeter.load.pieces import Pieces, unit_of
 from litmeter.stats.records import (
     FAILED,
     OK,
@@ -36,6 +39,7 @@ from litmeter.stats.records import (
     steady,
     window_means,
 )
+from litmeter.stats.streams import NOT_STREAMED, Streams
 
 TICK_S = 0.05
 PROGRESS_S = 0.25
@@ -45,6 +49,8 @@ PAUSE_AFTER_FAILURE_S = 0.1
 IDLE_S = 1.0
 """A connection idle for longer is opened anew: the server may have closed it."""
 READ_BYTES = 65_536
+MOST_PIECES = 10_000_000
+"""The most pieces that a load may have: 120 MB."""
 
 
 def post_head(url: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
@@ -66,28 +72,64 @@ class _Responses:
         self.begin()
 
     def begin(self) -> None:
-        self.content = b""
+        self.content = bytearray()
+        self.pieces: Pieces | None = None
+        self.received = 0.0  # when the data came that is being parsed
         self.complete = self.closes = False
-        self._head_ended = self._says_its_end = False
+        self._head_ended = self._has_length = self._chunked = False
+        self._content_type = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._says_its_end |= name.lower() in (b"content-length", b"transfer-encoding")
+        match name.lower():
+            case b"content-length":
+                self._has_length = True
+            case b"transfer-encoding":
+                self._chunked = True
+            case b"content-type":
+                self._content_type = value
 
     def on_headers_complete(self) -> None:
         self._head_ended = True
+        unit = unit_of(self._content_type, chunked=self._chunked, has_length=self._has_length)
+        self.pieces = None if unit is None else Pieces(unit)
 
     def on_body(self, data: bytes) -> None:
         self.content += data
+        if self.pieces:
+            self.pieces.add(data, self.received)
+
+    def on_chunk_complete(self) -> None:
+        if self.pieces:
+            self.pieces.end_chunk(self.received)
 
     def on_message_complete(self) -> None:
         self.complete = self._head_ended = self.parser.get_status_code() >= 200  # the answer follows a 1xx
         self.closes = not self.parser.should_keep_alive()
+        if self.pieces:
+            self.pieces.end(self.received)
 
     def on_connection_end(self) -> None:
         """End a body without a length; raise ConnectionResetError for a truncated response."""
-        if not self._head_ended or self._says_its_end:
+        if not self._head_ended or self._has_length or self._chunked:
             raise ConnectionResetError("closed before the response was complete")
+        if self.pieces:
+            self.pieces.end(self.received)
         self.complete = self.closes = True
+
+
+class Answer(NamedTuple):
+    """A response: its HTTP status, 0 without one; its body; and its pieces, None where it has a length."""
+
+    code: int
+    content: bytes
+    pieces: Pieces | None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it has status 200 and, if it streams, pieces, none of which says that it failed."""
+        return self.code == 200 and (
+            self.pieces is None or bool(self.pieces.times and not self.pieces.failed)
+        )
 
 
 class Connection:
@@ -113,14 +155,14 @@ class Connection:
         self._response = _Responses()
         self._last_used = 0.0
 
-    def send(self, request: bytes) -> tuple[int, bytes]:
-        """Send a request; return the response's status and body, status 0 after an error or a timeout."""
+    def send(self, request: bytes) -> Answer:
+        """Send a request; return the response, with status 0 after an error or a timeout."""
         try:
             with gevent.Timeout(self._timeout_s):
                 return self._exchange(request)
         except (OSError, HttpParserError, HttpParserUpgrade, gevent.Timeout):
             self.close()
-            return 0, b""
+            return Answer(0, b"", None)
 
     def close(self) -> None:
         """Close the connection, if it is open; the next request reopens it."""
@@ -128,7 +170,7 @@ class Connection:
             self._socket.close()
             self._socket = None
 
-    def _exchange(self, request: bytes) -> tuple[int, bytes]:
+    def _exchange(self, request: bytes) -> Answer:
         if perf_counter() - self._last_used > IDLE_S:
             self.close()
         if self._socket is None:
@@ -141,13 +183,14 @@ class Connection:
         response.begin()
         while not response.complete:
             if data := self._socket.recv(READ_BYTES):
+                response.received = perf_counter()
                 response.parser.feed_data(data)
             else:
                 response.on_connection_end()
         if response.closes:
             self.close()
         self._last_used = perf_counter()
-        return response.parser.get_status_code(), response.content
+        return Answer(response.parser.get_status_code(), bytes(response.content), response.pieces)
 
     def _open(self) -> gevent.socket.socket:
         opened = gevent.socket.create_connection((self._host, self._port))
@@ -224,7 +267,9 @@ class Level:
         self._url, self._requests, self._plan = url, requests, plan
         self._rows: list[tuple[int, float, float, float, int, int, int, int]] = []
         self._answers: list[bytes] = []
-        self._good = 0  # number of answers with status 200
+        self._pieces: list[tuple[int, int, int]] = []  # unit, number and tokens, of each request
+        self._piece_at, self._piece_bytes = array("f"), array("I")
+        self._good = 0  # number of good answers
         self._opened = math.inf  # when the first window opened; infinite before
         self._answered = [False] * plan.users  # whether each user's first request has ended
         self._in_flight_since = [math.inf] * plan.users  # due time of each user's request; infinite without
@@ -264,20 +309,29 @@ class Level:
         """Number of requests that have ended or are in flight."""
         return len(self._rows) + sum(since < math.inf for since in self._in_flight_since)
 
-    def add(
-        self, user: int, body: int, due: float, sent: float, end: float, code: int, content: bytes
-    ) -> bool:
-        """Record one request; return whether its answer has status 200."""
-        if code == 200:
+    def add(self, user: int, body: int, due: float, sent: float, end: float, answer: Answer) -> bool:
+        """Record one request; return whether its answer is good."""
+        if answer.is_good:
             status = OK
         else:
-            status = TIMED_OUT if code == 0 and end - sent >= self._plan.timeout_s else FAILED
-        self._rows.append((user, due, sent, end, status, code, len(content), body))
+            status = TIMED_OUT if answer.code == 0 and end - sent >= self._plan.timeout_s else FAILED
+        self._rows.append((user, due, sent, end, status, answer.code, len(answer.content), body))
+        self._add_pieces(due, answer.pieces)
         if self._plan.keep_answers:
-            self._answers.append(content)
+            self._answers.append(answer.content)
         self._good += status == OK
         self._answered[user] = True
         return status == OK
+
+    def _add_pieces(self, due: float, pieces: Pieces | None) -> None:
+        if pieces is None:
+            self._pieces.append((NOT_STREAMED, 0, 0))
+            return
+        self._pieces.append((pieces.unit, len(pieces.times), pieces.tokens))
+        self._piece_at.extend(time - due for time in pieces.times)
+        self._piece_bytes.extend(pieces.sizes)
+        if len(self._piece_at) > MOST_PIECES:
+            raise LoadError(f"answers have more than {MOST_PIECES:,} pieces in a turn: ask for shorter ones")
 
     def arrays(self) -> dict[str, Any]:
         """The recorded requests, one array per field, and the bytes of all kept answers."""
@@ -285,6 +339,11 @@ class Level:
         arrays = dict(zip(REQUEST_FIELDS, columns, strict=True))
         for name in ("user", "status", "code", "size", "body"):
             arrays[name] = arrays[name].astype(np.int64)
+        if self._piece_at:
+            unit, count, tokens = np.array(self._pieces, dtype=np.int64).T
+            at, size = np.array(self._piece_at, dtype=np.float64), np.array(self._piece_bytes, dtype=np.int64)
+            streams = Streams(unit, count, tokens, at, size)
+            arrays |= {f"stream_{name}": values for name, values in vars(streams).items()}
         return {**arrays, "answers": np.frombuffer(b"".join(self._answers), dtype=np.uint8)}
 
     def _start_users(self, arrivals: ClosedLoop) -> list[gevent.Greenlet]:
@@ -305,10 +364,10 @@ class Level:
                     request = b"".join(self._requests[index])
                     self._in_flight_since[number] = due
                     sent = perf_counter()
-                    code, content = connection.send(request)
+                    answer = connection.send(request)
                     end = perf_counter()
                     self._in_flight_since[number] = math.inf
-                    if not self.add(number, index, due, sent, end, code, content):
+                    if not self.add(number, index, due, sent, end, answer):
                         gevent.sleep(pause_s)
             except Exception as error:
                 gevent.kill(main, error)
@@ -407,7 +466,10 @@ def main() -> None:
         if plan.begin_at is not None and (late_s := perf_counter() - plan.begin_at - plan.warmup_s) > 0:
             emit("late", round(late_s, 3))
             continue
-        Level(job["url"], requests, plan).run(Path(job["path"]))
+        try:
+            Level(job["url"], requests, plan).run(Path(job["path"]))
+        except LoadError as error:
+            sys.exit(str(error))
         emit("done")
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from litmeter.errors import LoadError
 from litmeter.load.generator import LoadGenerator, LoadPlan, OnProgress, load_generator
 from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
+from litmeter.stats.streams import no_streams, together
 
 START_S, DUE_S = 1.0, 2e-6
 """Time from the order to begin until the first request, in which the order reaches all senders; plus DUE_S
@@ -132,12 +133,16 @@ def merged(records: Sequence[LoadRecord], plan: LoadPlan) -> LoadRecord:
     arrays["user"] += np.repeat(users_before[:-1], [len(record.user) for record in records])
     order = np.argsort(arrays["end"], kind="stable")
     answers = [answer for record in records for answer in record.answers]
+    streams = None
+    if any(record.streams for record in records):
+        streams = together([record.streams or no_streams(len(record.user)) for record in records])
     return LoadRecord(
         users=int(users_before[-1]),
         rate_rps=plan.rate_rps,
         window_edges=records[0].window_edges,
         cores=max(record.cores for record in records),
         answers=[answers[place] for place in order] if answers else (),
+        streams=streams and streams.reordered(order),
         **{name: values[order] for name, values in arrays.items()},
     )
 

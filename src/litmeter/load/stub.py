@@ -43,6 +43,7 @@ class RunningStub(NamedTuple):
 
     url: str
     process: subprocess.Popen[bytes]
+    pieces: int
 
     @property
     def pid(self) -> int:
@@ -52,14 +53,15 @@ class RunningStub(NamedTuple):
     def log(self) -> npt.NDArray[np.float64]:
         """Arrival and departure of every request so far, in the order of departure, shape (n, 2).
 
-        Times are seconds of the monotonic clock that the load generator uses.
+        In further columns: when each piece of a streamed answer was sent. Times are seconds of the monotonic
+        clock that the load generator uses.
         """
         try:
             with direct_session() as session:
                 answer = session.get(f"{self.url}/log", timeout=30)
         except requests.RequestException as error:
             raise LoadError(f"the stub server does not answer ({type(error).__name__})") from error
-        return np.array(answer.json(), dtype=np.float64).reshape(-1, 2)
+        return np.array(answer.json(), dtype=np.float64).reshape(-1, 2 + self.pieces)
 
 
 @contextmanager
@@ -69,12 +71,12 @@ def running_stub(service_s: float, parallel: int = 1, **options: Any) -> Iterato
     Raises:
         LoadError: the stub ended before it listened.
     """
-    settings = json.dumps(astuple(Stub(service_s, parallel, **options)))
+    stub = Stub(service_s, parallel, **options)
     with (
         scratch() as folder,
         (log := folder / "log").open("wb") as stderr,
         process_group(
-            [sys.executable, "-m", "litmeter.load.stub", settings],
+            [sys.executable, "-m", "litmeter.load.stub", json.dumps(astuple(stub))],
             stdout=subprocess.PIPE,
             stderr=stderr,
             stop_s=0.0,
@@ -85,7 +87,7 @@ def running_stub(service_s: float, parallel: int = 1, **options: Any) -> Iterato
         if not port:
             status = process.wait()
             raise LoadError(f"the stub server did not start (exit status {status}){log_tail(log)}")
-        yield RunningStub(f"http://127.0.0.1:{port}", process)
+        yield RunningStub(f"http://127.0.0.1:{port}", process, stub.pieces)
 
 
 @dataclass
@@ -100,6 +102,10 @@ class Stub:
         slow_every_s: length of alternating times of normal service and of service SLOWDOWN times as long; 0:
             always normal.
         random: service times are exponential with mean ``service_s``; else equal.
+        pieces: events of an answer, the first after the service time, the others ``piece_s`` after each other
+            whatever else is served; 0: the answer does not stream. Each write has the second half of an event
+            and the first half of the next.
+        piece_bytes: of content in an event.
     """
 
     service_s: float
@@ -108,6 +114,9 @@ class Stub:
     in_step: bool = False
     slow_every_s: float = 0.0
     random: bool = False
+    pieces: int = 0
+    piece_s: float = 0.0
+    piece_bytes: int = 16
 
     def __post_init__(self) -> None:
         self.answer = response(self.answer_status, b'{"label": "cat"}')
@@ -115,7 +124,11 @@ class Stub:
         slots = range(self.parallel)
         self.offsets_s = [0.0 if self.in_step else slot * self.service_s / self.parallel for slot in slots]
         self.free_at: list[float] = []
-        self.log: list[tuple[float, float]] = []
+        self.log: list[tuple[float, ...]] = []
+        event = b'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n' % (b"a" * self.piece_bytes)
+        half = len(event) // 2
+        self.only, self.first = chunk(event), chunk(event + event[:half])
+        self.further, self.last = chunk(event[half:] + event[:half]), chunk(event[half:])
 
     def finish_time(self, now: float) -> float:
         """When the service of a request that arrives at ``now`` ends: first come, first served.
@@ -130,6 +143,14 @@ class Stub:
         finish = max(now, self.free_at[0]) + service_s * (SLOWDOWN if slow else 1.0)
         heapq.heapreplace(self.free_at, finish)
         return finish
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(content: bytes) -> bytes:
+    """A chunk of HTTP's chunked encoding; an empty one is the end."""
+    return b"%x\r\n%s\r\n" % (len(content), content)
 
 
 def response(status: int, content: bytes) -> bytes:
@@ -160,11 +181,33 @@ class _Connection(asyncio.Protocol):
             self.send(self.stub.answer)
         else:
             wait_s = self.stub.finish_time(now := perf_counter()) - now
-            asyncio.get_running_loop().call_later(wait_s, self.finish, self.arrived)
+            finish = self.stream if self.stub.pieces else self.finish
+            asyncio.get_running_loop().call_later(wait_s, finish, self.arrived)
 
     def finish(self, arrived: float) -> None:
         self.stub.log.append((arrived, perf_counter()))
         self.send(self.stub.answer)
+
+    def stream(self, arrived: float) -> None:
+        begun, stub, sent = perf_counter(), self.stub, list[float]()
+
+        def send_piece() -> None:
+            number = len(sent) + 1
+            sent.append(perf_counter())
+            if number == 1:
+                self.send(STREAM_HEAD + (stub.first if stub.pieces > 1 else stub.only))
+            elif number < stub.pieces:
+                self.send(stub.further)
+            else:
+                self.send(stub.last)
+            if number == stub.pieces:
+                self.send(chunk(b"data: [DONE]\n\n") + chunk(b""))
+                stub.log.append((arrived, perf_counter(), *sent))
+                return
+            due_s = begun + number * stub.piece_s - perf_counter()
+            asyncio.get_running_loop().call_later(max(0.0, due_s), send_piece)
+
+        send_piece()
 
     def send(self, answer: bytes) -> None:
         if not self.transport.is_closing():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import Any, Literal
 
+from litmeter.kinds.configuration import RanAs
+from litmeter.measure.figures import StreamTimes, stream_figures
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.paths import COMPARISON
 from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
@@ -86,7 +88,7 @@ class ComparisonResult(Record):
         unavailable: by configuration, why it was not run in-process.
         batch_ms: by configuration, time of an answer in-process by batch size.
         ready_s: seconds that each server took to start.
-        ran: by configuration, settings that the server itself has chosen, in words.
+        ran: by configuration, what the server itself has chosen.
     """
 
     date: str
@@ -98,7 +100,7 @@ class ComparisonResult(Record):
     unavailable: Mapping[str, str]
     batch_ms: Mapping[str, Mapping[int, float]]
     ready_s: Mapping[str, float | None]
-    ran: Mapping[str, str] = {}
+    ran: Mapping[str, RanAs] = {}
 
 
 def read_comparison() -> ComparisonResult:
@@ -113,6 +115,7 @@ def comparison_rows(
     latencies_ms: Mapping[int, Floats],
     miss: float,
     earlier: Sequence[ComparisonRow] = (),
+    streams: Mapping[int, StreamTimes] = {},
 ) -> list[ComparisonRow]:
     """A row for each measured configuration, in the order of ``names``.
 
@@ -121,6 +124,7 @@ def comparison_rows(
         miss: share of the answers that the objective allows to take longer.
         earlier: rows of an earlier run, for configurations that this run has not measured; they are kept as
             they are, and take no part in comparisons.
+        streams: times of the pieces of answers, by number of the turn.
     """
     kept = {row.experiment: row for row in earlier}
     turns = _served_turns(rows)
@@ -128,7 +132,8 @@ def comparison_rows(
     rates = rates_of(rows, [name for name in names if name in turns.keys() & answered])
     reference_rps = {turn.round: turn.rate_rps for turn in turns.get(reference, ()) if turn.rate_rps}
     shared: dict[str, int] = {}
-    for name, own_rates in (rates if reference_rps else {}).items():
+    can_compare = counted(itertools.chain.from_iterable(turns.values())) is not None
+    for name, own_rates in (rates if reference_rps and can_compare else {}).items():
         shared[name] = sum(bool(a and b) for a, b in zip(own_rates, rates[reference], strict=True))
     needed = min(RANKED_FROM_ROUNDS, shared.get(reference, 0))
     enough = {name: rates[name] for name in shared if shared[name] >= needed}
@@ -184,6 +189,7 @@ def comparison_rows(
                 efficiency=efficiency,
                 efficiency_low=efficiency_low,
                 efficiency_high=efficiency_high,
+                stream=_stream(own, streams),
             )
         )
     return found
@@ -204,7 +210,8 @@ def pairs(
     chosen = list(itertools.combinations(names, 2))
     turns, error = _served_turns(rows), simultaneous(len(chosen))
     answered = _always_answered(turns)
-    rates = rates_of(rows, [name for name in turns if name in answered])
+    can_compare = counted(itertools.chain.from_iterable(turns.values())) is not None
+    rates = rates_of(rows, [name for name in turns if name in answered and can_compare])
     nothing = joined([])
     latencies: dict[str, dict[int, Floats]] = {name: {} for name in turns}
     for turn in itertools.chain.from_iterable(turns.values()):
@@ -261,6 +268,31 @@ def over_before(
     )
 
 
+def _stream(turns: Sequence[TurnRow], streams: Mapping[int, StreamTimes]) -> dict[str, float]:
+    """Percentiles of all turns' times, and means of the rates that all turns have."""
+    found = stream_figures([streams[turn.turn] for turn in turns if turn.turn in streams])
+    for name in turns[0].stream:
+        rates = [turn.stream.get(name) for turn in turns]
+        if name.endswith("_rps") and (mean := _mean(rates)) is not None:
+            found[name] = round(mean, 3)
+    return found
+
+
+COUNTED = ("tokens_rps", "bytes_rps")
+"""What rates of streams are compared by: the first that all have."""
+
+
+def counted(turns: Iterable[TurnRow]) -> str | None:
+    """The figure by which all these turns are compared: a key of TurnRow.stream, or rate_rps if none streams.
+
+    None if only some stream: a request of one kind is not a request of the other.
+    """
+    turns = [turn for turn in turns if turn.rate_rps]
+    if not any(turn.stream for turn in turns):
+        return "rate_rps"
+    return next((name for name in COUNTED if all(turn.stream.get(name) for turn in turns)), None)
+
+
 def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
     turns: dict[str, list[TurnRow]] = {}
     for row in (row for row in rows if row.work == "served"):
@@ -276,9 +308,13 @@ def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[fl
     """The served rates of ``names`` by round; of several turns in a round, their geometric mean."""
     turns = _served_turns(rows)
     rounds = sorted({row.round for own in turns.values() for row in own})
+    figure = counted(itertools.chain.from_iterable(turns.values())) or "rate_rps"
+
+    def value(turn: TurnRow) -> float | None:
+        return turn.rate_rps if figure == "rate_rps" else turn.stream.get(figure)
 
     def rate(name: str, number: int) -> float | None:
-        return _mean([turn.rate_rps for turn in turns.get(name, ()) if turn.round == number])
+        return _mean([value(turn) for turn in turns.get(name, ()) if turn.round == number])
 
     return {name: [rate(name, number) for number in rounds] for name in names}
 

@@ -26,6 +26,7 @@ from litmeter.stats.records import (
     LoadRecord,
     block_rates,
     fewest_answers,
+    joined,
     late_share,
     spread,
     steady,
@@ -48,6 +49,8 @@ BATCH_GAP_S = 0.02
 """Answers closer together come from one batch, or from batches that ended together."""
 REQUEST, BATCH, NOTHING = "litmeter_request_seconds", "litmeter_batch_size", [0.0, 0.0]
 """Histograms of the server; sum and count of an empty one."""
+CODES = {0: "no answer", 200: "a stream that says it failed, or has no piece"}
+"""What a failed request got, where its status does not say it."""
 ROLES = ("http", "worker", "manager")
 """Roles of the server's processes: HTTP, inference, and all others, of which LitServe's manager works."""
 
@@ -96,6 +99,7 @@ def served_row(
         client_wait_ms=_over(usage.client_waited_s, answered / 1000),
         late_ms=_lateness_ms(record),
         memory_mib=None if memory_bytes is None else round(memory_bytes / 2**20, 1),
+        stream=stream_figures([stream_times_ms(record)]) | stream_rates(record),
         void="; ".join(_void_reasons(record, rate, mean_ms, settles=turn.load.max_windows > WINDOWS)),
     )
     if rate.rps:
@@ -218,6 +222,56 @@ def latencies_ms(record: LoadRecord) -> Floats:
     return latencies
 
 
+StreamTimes = Mapping[str, Floats]
+"""Milliseconds: "first", until a request's first piece; "piece", for each further piece of a request, or
+token; "gap", between successive pieces. Empty if answers do not stream."""
+PERCENTS = (50, 95, 99)
+
+
+def stream_times_ms(record: LoadRecord) -> StreamTimes:
+    """The times of good requests that were sent in the measured windows; all of them were finished."""
+    streams = record.streams
+    if streams is None or not streams.stream:
+        return {}
+    opened, closed = record.window
+    chosen = (record.status == OK) & (record.sent >= opened) & (record.sent <= closed) & (streams.count > 0)
+    piece_ms = 1000 * streams.piece_s[chosen]
+    return {
+        "first": 1000 * streams.first_s[chosen],
+        "piece": piece_ms[np.isfinite(piece_ms)],
+        "gap": 1000 * streams.gaps_s(chosen),
+    }
+
+
+def stream_figures(turns: Sequence[StreamTimes]) -> dict[str, float]:
+    """Percentiles of all turns' times, as first_p95_ms, where enough requests support them."""
+    found = {}
+    for name in dict.fromkeys(name for turn in turns for name in turn):
+        times_ms = joined(turn[name] for turn in turns if turn)
+        for percent in PERCENTS:
+            if (value := percentile(times_ms, percent)) is not None:
+                found[f"{name}_p{percent}_ms"] = round(value, 3)
+    return found
+
+
+def stream_rates(record: LoadRecord) -> dict[str, float]:
+    """What came in the measured windows a second, of good answers, as tokens_rps; empty without streams.
+
+    A rate is there for each key of ``Streams.weights``. If there is but one window, it counts from the first
+    request on, as ``slow_rate`` does.
+    """
+    streams = record.streams
+    if streams is None or not streams.stream:
+        return {}
+    opened, closed = record.window
+    at = record.start[streams.request] + streams.at
+    inside = (at > opened) & (at <= closed)
+    weights = streams.weights(record.status == OK)
+    return {
+        f"{name}_rps": round(float(own[inside].sum()) / (closed - opened), 3) for name, own in weights.items()
+    }
+
+
 def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *, settles: bool) -> list[str]:
     """Why a turn does not count; an open loop counts if the server kept up with the arrivals.
 
@@ -228,7 +282,7 @@ def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *
     if bad:
         timed_out = int((record.status == TIMED_OUT).sum())
         codes = Counter(int(code) for code in record.code[record.status == FAILED]).most_common()
-        by_code = ", ".join(f"{f'status {code}' if code else 'no answer'}: {count}" for code, count in codes)
+        by_code = ", ".join(f"{CODES.get(code, f'status {code}')}: {count}" for code, count in codes)
         reason = f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}"
         reasons.append(f"{reason} ({by_code})" if by_code else reason)
     if mean_ms is None:

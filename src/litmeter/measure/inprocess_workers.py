@@ -155,7 +155,9 @@ def start_workers(method: str, build: Callable[[], Pipeline], number: int) -> tu
 
 
 if __name__ == "__main__":
+    from litmeter.measure import inprocess_workers  # a script may take the place of __main__
+
     try:
-        main()
+        inprocess_workers.main()
     except (EOFError, ConnectionError):
         sys.exit("a worker died; its error, if it had one, stands above")

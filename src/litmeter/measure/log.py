@@ -8,6 +8,7 @@ was. A finished log becomes plots/turns/STAGE.csv, a row per turn, and samples/S
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,15 +17,18 @@ from typing import Any
 import numpy as np
 
 from litmeter.errors import StorageError
-from litmeter.measure.figures import latencies_ms
+from litmeter.measure.figures import StreamTimes, latencies_ms, stream_times_ms
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import MakeReady, Ready, Sample, Turn
 from litmeter.stats.records import STATUS_NAMES, Floats, LoadRecord
+from litmeter.stats.streams import Streams
 from litmeter.system.files import append_line, write_csv, write_rows, write_text
 
 UNFINISHED = Path("samples/unfinished")
 SAMPLE_FIELDS = ("turn", "user", "start_s", "latency_ms", "measured", "status", "code", "bytes", "body")
 """Columns of samples/STAGE.csv; ``start_s`` counts from the begin of the turn's measured windows."""
+STREAM_FIELDS = ("first_ms", "piece_ms", "pieces", "tokens")
+"""Further columns where answers stream, see ``stats.streams``."""
 
 
 class Log:
@@ -51,6 +55,11 @@ class Log:
     def latencies_ms(self) -> dict[int, Floats]:
         """Latencies of the good answers in the measured windows, by number of the turn."""
         return {one.row.turn: latencies_ms(one.record) for one in self.samples if one.record is not None}
+
+    def stream_times_ms(self) -> dict[int, StreamTimes]:
+        """Times of the pieces of streamed answers, by number of the turn; empty where none streams."""
+        times = {one.row.turn: stream_times_ms(one.record) for one in self.samples if one.record is not None}
+        return {turn: one for turn, one in times.items() if one}
 
     def repeated(self, asked: Turn | MakeReady) -> Sample | Ready | None:
         """The stopped run's answer to the same request; None if it must be measured.
@@ -88,7 +97,9 @@ class Log:
     def write(self, table: Path, samples: Path) -> None:
         """Write the row of each turn, and of each request."""
         write_rows(table, TurnRow, self.rows)
-        write_csv(samples, [row for sample in self.samples for row in request_rows(sample)], SAMPLE_FIELDS)
+        rows = [row for sample in self.samples for row in request_rows(sample)]
+        streams = any(sample.record and sample.record.streams for sample in self.samples)
+        write_csv(samples, rows, (*SAMPLE_FIELDS, *(STREAM_FIELDS if streams else ())))
 
     def remove_unfinished(self) -> None:
         """Remove all unfinished logs of the stage, once it is done."""
@@ -118,8 +129,10 @@ def _answer_line(answer: Sample | Ready) -> dict[str, Any]:
         line["record"] = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(answer.record).items()
-            if name != "answers"
+            if name not in ("answers", "streams")
         }
+        if answer.record.streams is not None:
+            line["streams"] = answer.record.streams.to_json()
     return line
 
 
@@ -129,6 +142,8 @@ def _read_answer(asked: Turn | MakeReady, line: dict[str, Any]) -> Sample | Read
     record = None
     if kept := line.get("record"):
         found: dict[str, Any] = {key: np.array(v) if isinstance(v, list) else v for key, v in kept.items()}
+        if streams := line.get("streams"):
+            found["streams"] = Streams.from_json(streams)
         record = LoadRecord(**found)
     return Sample(asked, TurnRow(**line["row"]), record)
 
@@ -156,7 +171,20 @@ def request_rows(sample: Sample) -> Iterator[dict[str, Any]]:
         return
     opened, closed = record.window
     columns = (record.user, record.start, record.end, record.status, record.code, record.size, record.body)
-    for user, start, end, status, code, size, body in zip(*(c.tolist() for c in columns), strict=True):
+    streams = list(_stream_values(record.streams)) if record.streams else [{}] * len(record.user)
+    for stream, user, start, end, status, code, size, body in zip(
+        streams, *(column.tolist() for column in columns), strict=True
+    ):
         times = (round(start - opened, 6), round(1000 * (end - start), 3), opened < end <= closed)
         values = (sample.row.turn, user, *times, STATUS_NAMES[status], code, size, body)
-        yield dict(zip(SAMPLE_FIELDS, values, strict=True))
+        yield dict(zip(SAMPLE_FIELDS, values, strict=True)) | stream
+
+
+def _stream_values(streams: Streams) -> Iterator[dict[str, Any]]:
+    """The values of STREAM_FIELDS of each request; empty for what is not known."""
+    first_ms, piece_ms = (np.round(1000 * each, 3).tolist() for each in (streams.first_s, streams.piece_s))
+    for first, piece, count, tokens in zip(
+        first_ms, piece_ms, streams.count.tolist(), streams.tokens.tolist(), strict=True
+    ):
+        times = ("" if math.isnan(value) else value for value in (first, piece))
+        yield dict(zip(STREAM_FIELDS, (*times, count or "", tokens or ""), strict=True))

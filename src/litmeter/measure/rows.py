@@ -47,7 +47,8 @@ class TurnRow:
     """One turn; docs/measuring.md says what each column means.
 
     CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``void`` is
-    empty if the turn counts. ``stage_ms`` and ``others`` have a column for each stage and process.
+    empty if the turn counts. ``stage_ms`` and ``others`` have a column for each stage and process, ``stream``
+    one for each figure of STREAM that is known.
     """
 
     turn: int
@@ -72,6 +73,7 @@ class TurnRow:
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
+    stream: Mapping[str, float] = field(default_factory=dict)
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     cpu_percent: float | None = None
     server_cores: float | None = None
@@ -139,6 +141,7 @@ class ComparisonRow:
     efficiency: float | None = None
     efficiency_low: float | None = None
     efficiency_high: float | None = None
+    stream: Mapping[str, float] = field(default_factory=dict)
 
 
 def named_others(cores: Mapping[str, float]) -> str:

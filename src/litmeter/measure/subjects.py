@@ -22,7 +22,7 @@ from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.server import DYING_S, Server, Start
 from litmeter.load import LoadGenerator, LoadPlan
 from litmeter.load.bodies import Bodies
-from litmeter.load.first_request import LOADING, check_first_request
+from litmeter.load.first_request import LOADING, BadAnswerError, check_first_request
 from litmeter.load.senders import Sender
 from litmeter.measure.figures import Scrape, read_scrape
 from litmeter.measure.turn import Turn, Work, in_process
@@ -122,8 +122,10 @@ class Served(Subject):
         """Send one request; return its status, or raise ServerError if it is not 200 or one of ``others``."""
         try:
             return check_first_request(self.server.target, *self.sender.first, self.timeout_s, others)
-        except ServerError:
+        except ServerError as error:
             self.server.check(DYING_S)  # raises if the server's death is the cause
+            if isinstance(error, BadAnswerError) and error.status >= 500:
+                raise ServerError(f"{error}{self.server.log_end}") from error
             raise
 
     @contextmanager

@@ -98,7 +98,7 @@ class Snapshot:
         causes = {name: diagnosis.held_back_by for name, diagnosis in self.diagnoses.items()}
         device = None if terminal else self.results[0].device
         settings = {result.name: result.serve for result in self.results}
-        ran = self.comparison.ran
+        ran = {name: one.text for name, one in self.comparison.ran.items()}
         return comparison_table(self.compared, self.reference, settings, causes, device, ran)
 
 
@@ -114,8 +114,12 @@ def read_snapshot(label: str = "") -> Snapshot:
         # `litmeter quick` and projects without a model have no such table.
         changes = read_rows(paths.PRECISIONS_TABLE, PrecisionRow) if paths.PRECISIONS_TABLE.exists() else []
         packages = read_rows(paths.COMPILED_TABLE, PackageRow) if "compile" in params.stages else []
-        settings = {name: serve.as_run(packages) for name, serve in params.configurations().items()}
         comparison = read_comparison()
+        ran = {name: one.keys for name, one in comparison.ran.items()}
+        settings = {
+            name: serve.as_run(packages).as_ran(ran.get(name, {}))
+            for name, serve in params.configurations().items()
+        }
         results = [
             replace(result, faster=[*result.serve.faster_models(packages, changes)])
             for result in _read_results(params, settings, machine, device, comparison)

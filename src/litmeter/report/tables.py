@@ -24,6 +24,7 @@ from litmeter.say.tables import (
     rate_cell,
     ratio_cell,
     significant,
+    stream_columns,
     text_table,
     without_empty,
 )
@@ -119,7 +120,9 @@ def comparison_table(
 
     ordered, second = fastest_first(rows), ["settings"] if device else []
     head = ["configuration", *second, "req/s", f"times {reference}", "of the fastest", "rank", "p95"]
-    lines = [cells(row) for row in ordered]
+    heads, streams = stream_columns([row.stream for row in ordered])
+    head += heads
+    lines = [cells(row) + stream for row, stream in zip(ordered, streams, strict=True)]
     table = markdown_table(head, lines, text_columns=2) if device else text_table(head, lines)
     if not causes:
         return table

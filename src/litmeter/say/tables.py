@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 CODE = re.compile("`([^`]+)`")
 MARKUP = re.compile(r"[\\`*\[\]<&~$|]|(?<![^\W_])_|_(?![^\W_])")
@@ -79,6 +79,31 @@ def without_empty(
     """The table without columns, after the first ``text_columns``, that have a dash in every row."""
     kept = [at for at in range(len(head)) if at < text_columns or any(row[at] != "-" for row in rows)]
     return [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
+
+
+STREAM_UNITS = ("tokens", "events", "chunks", "reads", "pieces")
+"""What is counted a second, the first that all streams have."""
+
+
+def stream_columns(streams: Sequence[Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of streamed answers, a row for each of TurnRow's ``stream``; none if none streams."""
+    if not any(streams):
+        return [], [[] for _ in streams]
+    known = (unit for unit in STREAM_UNITS if all(f"{unit}_rps" in one for one in streams if one))
+    unit = next(known, "bytes")
+    heads = ["TTFT p95", "TPOT p95" if unit == "tokens" else "per piece p95", f"{unit}/s"]
+    return heads, [
+        [*(_times_cell(one, name) for name in ("first", "piece")), rate_cell(one.get(f"{unit}_rps"))]
+        for one in streams
+    ]
+
+
+def _times_cell(stream: Mapping[str, float], name: str) -> str:
+    """The 95th percentile; the median where there are too few answers, which is said."""
+    for percent, note in ((95, ""), (50, " (p50)")):
+        if (ms := stream.get(f"{name}_p{percent}_ms")) is not None:
+            return f"{significant(ms)} ms{note}"
+    return "-"
 
 
 def number_cell(value: float | None, digits: int) -> str:

@@ -64,7 +64,7 @@ def main() -> tuple[Log, ComparisonResult]:
     before = chosen.get(BEFORE)
     key = {"signatures": signatures, "names": list(chosen), "before": before and before.identity(device)}
     log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
-    beside = {name: serve for name, serve in chosen.items() if name not in unavailable}
+    beside = {name: serve.in_process for name, serve in chosen.items() if name not in unavailable}
     schedule = comparison(
         list(chosen),
         reference,
@@ -81,7 +81,7 @@ def main() -> tuple[Log, ComparisonResult]:
         run(schedule, {**served, **pipelines}, log, budget_s, show)
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
-    ran = {name: text for name, text in last.ran.items() if name in earlier} if last else {}
+    ran = {name: one for name, one in last.ran.items() if name in earlier} if last else {}
     miss = params.objective.miss
     changes = changed_settings(before, params.serve) if before else {}
     result = ComparisonResult(
@@ -89,7 +89,9 @@ def main() -> tuple[Log, ComparisonResult]:
         model=params.served_digest(),
         candidate=candidate and candidate.model_dump(),
         signatures=signatures,
-        rows=comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), miss, kept),
+        rows=comparison_rows(
+            list(signatures), reference, log.rows, log.latencies_ms(), miss, kept, log.stream_times_ms()
+        ),
         over_before=over_before(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE, changes),
         unavailable=unavailable,
         batch_ms={name: one.batch_ms for name, one in found.items() if one.batch_ms},

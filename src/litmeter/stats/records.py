@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from litmeter.stats.streams import Streams
+
 Floats = npt.NDArray[np.float64]
 
 BLOCKS = 10
@@ -100,6 +102,7 @@ class LoadRecord:
         body: index of the request's body among the bodies.
         cores: CPU cores used by the load generator, or the busiest of several, in the reported windows.
         answers: the answers' bodies, if the plan keeps them.
+        streams: the pieces of answers without a length; None if all have one.
     """
 
     users: int
@@ -115,6 +118,7 @@ class LoadRecord:
     body: npt.NDArray[np.int64]
     cores: float = 0.0
     answers: Sequence[bytes] = ()
+    streams: Streams | None = None
 
     @property
     def window(self) -> tuple[float, float]:

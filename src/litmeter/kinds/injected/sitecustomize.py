@@ -6,8 +6,9 @@ Python of the measured server: it needs nothing but the standard library, and wo
 
     noted: a file that gets a line of JSON for this Python, and for each server before it starts.
     keys: settings to change, by the path of an API; "" stands for the server, or for its only API.
-    only_note: end the process once the first server has been noted.
+    then: "serve"; or, once the first server has been noted, "end" the process or "raise" Reached.
 """
+# ruff: noqa: B905 -- zip of Python 3.8 has no strict
 # mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="method-assign,union-attr"
 
 import json
@@ -43,18 +44,25 @@ def note(what, **content):
         os.close(file)
 
 
-def leave_if_noted(status=0):
-    """End the process, if it was started for its settings alone."""
-    if TASK["only_note"] or status:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+class Reached(BaseException):
+    """A script has come to ``server.run``."""
+
+    def __init__(self, server):
+        super().__init__()
+        self.server = server
+
+
+def end(status=0):
+    """End the process, whatever the script has planned for its end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def refuse(reason):
     """Note why a setting cannot be changed, and end the process."""
     note("refused", reason=reason)
-    leave_if_noted(1)
+    end(1)
 
 
 class Patched:
@@ -88,7 +96,8 @@ def patch_uvicorn(module):
     def moved(*arguments, **options):
         bound = init.bind(arguments, options)
         note("uvicorn", port=bound.arguments["port"], pid=os.getpid())
-        leave_if_noted()
+        if TASK["then"] == "end":
+            end()
         bound.arguments.update(host="127.0.0.1", port=int(os.environ["LITMETER_PORT"]))
         init.call(bound)
 
@@ -120,17 +129,18 @@ def patch_litserve(module):
                     if not path and len(apis) > 1:
                         places = " or ".join(f"{one['path']}:{key}={value}" for one in before)
                         refuse(f"{key}: the server has several APIs; give {places}")
-                    for api, one in zip(apis, before):  # noqa: B905 -- Python 3.8 has no strict
+                    for api, one in zip(apis, before):
                         if path in ("", one["path"]):
                             change_api(init, given, api, key, value)
+        loops = [getattr(api, "_loop", given.get("loop", "auto")) for api in apis]  # before they are replaced
         init.call(bound)
-        vars(given["self"])[SEEN] = (apis, given)
+        vars(given["self"])[SEEN] = (apis, given, loops)
 
     @wraps(run.method)
     def noted(*arguments, **options):
         bound = run.bind(arguments, options)
         server = bound.arguments["self"]
-        apis, given = vars(server).pop(SEEN)
+        apis, given, loops = vars(server).pop(SEEN)
         if run.takes("generate_client_file"):
             bound.arguments["generate_client_file"] = False
         for key in RUN_KEYS:
@@ -143,13 +153,18 @@ def patch_litserve(module):
             pid=os.getpid(),
             port=bound.arguments["port"],
             version=version("litserve"),
-            apis=[settings_of_api(api, given) for api in apis],
+            apis=[
+                {**settings_of_api(api, given), "own_loop": loop != "auto"} for api, loop in zip(apis, loops)
+            ],
             accelerator=getattr(connector, "accelerator", given["accelerator"]),
             devices=len(devices) if isinstance(devices, (list, tuple)) else devices,
             num_api_servers=bound.arguments.get("num_api_servers"),
             **{key: given.get(key) for key in ("workers_per_device", "timeout", "fast_queue")},
         )
-        leave_if_noted()
+        if TASK["then"] == "end":
+            end()
+        if TASK["then"] == "raise":
+            raise Reached(server)
         return run.call(bound)
 
     module.LitServer.__init__, module.LitServer.run = changed, noted
@@ -229,6 +244,10 @@ TASK = json.loads(os.environ.get("LITMETER_SCRIPT", "null"))
 if TASK is not None:
     sys.meta_path.insert(0, Finder())
     note(
-        "python", executable=sys.executable, version=".".join(map(str, sys.version_info[:2])), pid=os.getpid()
+        "python",
+        executable=sys.executable,
+        prefix=sys.prefix,
+        version=".".join(map(str, sys.version_info[:2])),
+        pid=os.getpid(),
     )
 import_hidden()

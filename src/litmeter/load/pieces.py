@@ -1,0 +1,136 @@
+"""The pieces of a streamed answer: when each came, and how large it was.
+
+A piece is an event of ``text/event-stream`` that has content; of any other answer without a length, a chunk
+of HTTP's chunked encoding; without that, too, what one read gave.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from litmeter.stats.streams import CHUNKS, EVENTS, READS
+
+EVENT_STREAM = b"text/event-stream"
+EVENT_END = re.compile(rb"\n\r?\n|\r\r")
+"""The end of an event's last line, and an empty line (WHATWG HTML, 9.2.5: server-sent events)."""
+LINE_END = re.compile(rb"\r\n|\n|\r")
+TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
+"""Keys of a choice's delta that hold text, in the dialects of OpenAI's API."""
+
+
+class Event(NamedTuple):
+    """What an event says.
+
+    Attributes:
+        size: bytes of its content; 0 for one without: a role, a finish, usage, a comment, [DONE].
+        tokens: tokens of the whole answer, if the event says them; else 0.
+        is_error: whether it says that the answer has failed.
+    """
+
+    size: int
+    tokens: int = 0
+    is_error: bool = False
+
+
+class Pieces:
+    """The pieces of the answer that is coming in, as an HTTP parser hands over its body.
+
+    Attributes:
+        times: when each piece was complete, on the monotonic clock, in seconds.
+        sizes: bytes of content of each piece.
+        tokens: of the answer, as its last event with ``usage`` says; else 0.
+        failed: whether an event has said so.
+    """
+
+    def __init__(self, unit: int) -> None:
+        self.unit = unit
+        self.times: list[float] = []
+        self.sizes: list[int] = []
+        self.tokens = 0
+        self.failed = False
+        self._part = bytearray()
+        self._chunk_bytes = self._searched = 0
+
+    def add(self, data: bytes, now: float) -> None:
+        """Take a part of the body that was received at ``now``."""
+        if self.unit == CHUNKS:
+            self._chunk_bytes += len(data)
+        elif self.unit == READS:
+            self._piece(len(data), now)
+        else:
+            self._part += data
+            begin = 0
+            while end := EVENT_END.search(self._part, max(begin, self._searched)):
+                self._event(self._part[begin : end.start()], now)
+                begin = self._searched = end.end()
+            del self._part[:begin]
+            self._searched = max(0, len(self._part) - 2)
+
+    def end_chunk(self, now: float) -> None:
+        """Take note that a chunk is complete."""
+        if self._chunk_bytes:
+            self._piece(self._chunk_bytes, now)
+            self._chunk_bytes = 0
+
+    def end(self, now: float) -> None:
+        """Take note that the answer is complete; its last event may lack an empty line, as LitServe's."""
+        if self._part:
+            self._event(self._part, now)
+
+    def _event(self, lines: bytes | bytearray, now: float) -> None:
+        event = read_event(bytes(lines))
+        self.tokens = event.tokens or self.tokens
+        self.failed |= event.is_error
+        if event.size:
+            self._piece(event.size, now)
+
+    def _piece(self, size: int, now: float) -> None:
+        self.times.append(now)
+        self.sizes.append(size)
+
+
+def unit_of(content_type: bytes, *, chunked: bool, has_length: bool) -> int | None:
+    """What the pieces of an answer with this head are; None for an answer that does not stream."""
+    if content_type.lower().startswith(EVENT_STREAM):
+        return EVENTS
+    return CHUNKS if chunked else None if has_length else READS
+
+
+def read_event(lines: bytes) -> Event:
+    """Read the lines of an event; content is its data, of OpenAI's API the text in it."""
+    kinds, data = [], []
+    for line in LINE_END.split(lines):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            kinds.append(value.strip())
+    content = b"\n".join(data)
+    if b"error" in kinds:
+        return Event(0, is_error=True)
+    if content.strip() in (b"", b"[DONE]"):
+        return Event(0)
+    try:
+        value = json.loads(content) if content.startswith(b"{") else None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return Event(len(content))
+    if value.get("error"):
+        return Event(0, is_error=True)
+    usage = value.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else 0
+    size = sum(map(_text_bytes, value["choices"])) if isinstance(value.get("choices"), list) else len(content)
+    return Event(size, tokens if isinstance(tokens, int) else 0)
+
+
+def _text_bytes(choice: Any) -> int:
+    """Bytes of the text in a choice of OpenAI's API, calls of tools included."""
+    if not isinstance(choice, dict):
+        return 0
+    delta = choice["delta"] if isinstance(choice.get("delta"), dict) else choice
+    texts = [delta[key] for key in TEXTS if isinstance(delta.get(key), str)]
+    calls = json.dumps(delta["tool_calls"]) if delta.get("tool_calls") else ""
+    return sum(len(text.encode()) for text in (*texts, calls))

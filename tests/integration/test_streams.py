@@ -1,0 +1,199 @@
+"""Servers that stream by each of LitServe's loops, measured as they are."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from litmeter.cli.main import main
+from litmeter.kinds.script import Script
+from litmeter.kinds.server import Start
+from litmeter.load import LoadPlan, load_generator
+from litmeter.measure.figures import stream_rates, stream_times_ms
+from litmeter.stats.records import FAILED, OK, LoadRecord
+from litmeter.stats.streams import CHUNKS, EVENTS, READS
+
+FIRST_S, PIECE_S, PIECES = 0.05, 0.01, 8
+SERVER = """
+import asyncio
+import time
+
+import litserve as ls
+from litserve.specs.openai import OpenAISpec
+
+
+class Plain(ls.LitAPI):
+    def setup(self, device):
+        pass
+
+    def decode_request(self, request):
+        return request["pieces"]
+
+    def predict(self, pieces):
+        time.sleep(0.05)
+        for number in range(pieces):
+            time.sleep(0.01 * (number > 0))
+            if pieces == 3 and number == 2:
+                raise RuntimeError("after two pieces")
+            yield f"piece{number};"
+
+    def encode_response(self, output):
+        yield from output
+
+
+class Batched(Plain):
+    def predict(self, batch):
+        for piece in Plain.predict(self, max(batch)):
+            yield [piece] * len(batch)
+
+
+class Async(Plain):
+    async def decode_request(self, request):
+        return request["pieces"]
+
+    async def predict(self, pieces):
+        await asyncio.sleep(0.05)
+        for number in range(pieces):
+            await asyncio.sleep(0.01 * (number > 0))
+            yield f"piece{number};"
+
+    async def encode_response(self, output):
+        async for piece in output:
+            yield piece
+
+
+class Chat(ls.LitAPI):
+    def setup(self, device):
+        pass
+
+    def predict(self, request):
+        pieces = int(request.messages[-1].content)
+        if pieces == 1:
+            raise RuntimeError("before the first piece")
+        time.sleep(0.05)
+        for number in range(pieces):
+            time.sleep(0.01 * (number > 0))
+            yield {"role": "assistant", "content": f"piece{number};", "completion_tokens": 2 * pieces}
+
+
+APIS = {
+    "plain": lambda: Plain(stream=True),
+    "batched": lambda: Batched(stream=True, max_batch_size=2, batch_timeout=0.05),
+    "async": lambda: Async(stream=True, enable_async=True),
+    "chat": lambda: Chat(spec=OpenAISpec()),
+}
+
+if __name__ == "__main__":
+    import sys
+
+    ls.LitServer(APIS[sys.argv[1]](), accelerator="cpu").run(port=8000)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "server.py").write_text(SERVER)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def body_of(api: str, pieces: int) -> bytes:
+    chat = {"model": "m", "stream": True, "messages": [{"role": "user", "content": str(pieces)}]}
+    return json.dumps(chat if api == "chat" else {"pieces": pieces}).encode()
+
+
+def load(url: str, body: bytes, users: int, requests: int = 6) -> LoadRecord:
+    plan = LoadPlan(users, requests, 0.0, 0.5, 5.0, 3, 20.0, 0)
+    with load_generator([body], "application/json") as sender:
+        return sender.run(url, plan)
+
+
+def loaded(api: str, users: int, pieces: int = PIECES) -> LoadRecord:
+    script = Script(script=f"python server.py {api}", folder=str(Path.cwd()))
+    with script.starting(Start("cpu", 20.0)) as server:
+        server.ready()
+        return load(server.target, body_of(api, pieces), users)
+
+
+@pytest.mark.parametrize(
+    ("api", "unit"), [("plain", CHUNKS), ("batched", CHUNKS), ("async", CHUNKS), ("chat", EVENTS)]
+)
+def test_pieces_of_each_loop_are_found_and_timed(api: str, unit: int) -> None:
+    record = loaded(api, users=2)
+    assert set(record.status.tolist()) == {OK}
+    assert set(record.streams.unit.tolist()) == {unit}
+    assert set(record.streams.count.tolist()) == {PIECES}
+    times = stream_times_ms(record)
+    assert min(times["first"]) > 1000 * FIRST_S
+    assert np.median(times["gap"]) > 900 * PIECE_S
+    assert np.median(times["piece"]) > 900 * PIECE_S / (
+        2 if api == "chat" else 1
+    )  # it has two tokens a piece
+    waits_for_another = api in ("plain", "chat")  # a worker finishes an answer before it begins the next
+    whole_ms = 1000 * (FIRST_S + (PIECES - 1) * PIECE_S)
+    if waits_for_another:
+        assert np.median(times["first"]) > whole_ms + 1000 * FIRST_S
+    rates = stream_rates(record)
+    assert ("tokens_rps" in rates) == (api == "chat")
+    if api == "chat":
+        assert set(record.streams.tokens.tolist()) == {2 * PIECES}
+
+
+def test_what_fails_is_told_apart() -> None:
+    """LitServe ends an answer well whose generator has raised, unless its spec says so in an event."""
+    assert loaded("plain", 1, pieces=3).streams.count.tolist()[0] == 2
+    assert set(loaded("plain", 1, pieces=0).status.tolist()) == {FAILED}
+    failed = loaded("chat", 1, pieces=1)
+    assert set(failed.status.tolist()) == {FAILED}
+    assert set(failed.code.tolist()) == {200}
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A server that sends the same bytes to everybody, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_answer_without_a_length_or_chunks_comes_in_reads_and_one_that_is_cut_off_fails() -> None:
+    with answering(b"HTTP/1.1 200 OK\r\n\r\nabc") as url:
+        record = load(url, b"{}", 1)
+    assert set(record.streams.unit.tolist()) == {READS}
+    assert set(record.status.tolist()) == {OK}
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with answering(head + b"9\r\ndata: a\n\n\r\n") as url:
+        assert set(load(url, b"{}", 1).status.tolist()) == {FAILED}
+
+
+def test_streams_are_compared_by_tokens_or_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.json").write_bytes(body_of("plain", PIECES))
+    servers = ["one=python server.py plain", "two=python server.py batched"]
+    assert (
+        main(
+            ["compare", *servers, "--body", "a.json", "--users", "2", "--seconds", "15", "--path", "/predict"]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "TTFT p95" in out
+    assert "chunks/s" in out
