@@ -31,22 +31,24 @@ tune: .venv/installed
 	$(BIN)/litmeter report
 
 # Side by side, a file per process and in the order given, as most tests wait for a while. FIRST begins at once: the
-# other tests of the pipeline copy its run, and come last, the longest ones first. They are named one by one, as
-# pytest drops the name of a file beside that of its folder. Torch's threads do not spin while they wait for each
-# other: where the cores are taken, that costs more than it saves.
+# other tests of the pipeline copy its run. The longest files are EARLY while it runs, then LONG; short ones come last,
+# and fill what is left of the cores. They are named one by one, as pytest drops the name of a file beside that of its
+# folder. Torch's threads do not spin while they wait for each other: where the cores are taken, that costs more than
+# it saves.
 #
 # Those that measure come after all others: they want a quiet machine. Searches for the capacity of a stub, which
 # have it mostly idle, are by themselves: beside others, more of their probes are void.
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
 BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
 FIRST := tests/pipeline/test_walk.py
-LONG := $(patsubst %,tests/pipeline/test_%.py,experiments tune changes failing)
-PIPELINE := $(LONG) $(filter-out $(FIRST) $(LONG),$(wildcard tests/pipeline/test_*.py))
+EARLY := $(patsubst %,tests/integration/test_%.py,check inductor tune_surface run scripts cluster preflight streams)
+LONG := $(patsubst %,tests/pipeline/test_%.py,own_model experiments changes examples killed tune own_server)
+OTHERS := $(filter-out $(FIRST) $(EARLY) $(LONG),$(wildcard tests/pipeline/test_*.py tests/integration/test_*.py))
 CAPACITY := tests/measuring/test_capacity.py
 
 test: .venv/installed-test
 	$(MAKE) --no-print-directory --jobs 2 check test-unit
-	$(BUSY) 5 $(FIRST) tests/integration $(PIPELINE)
+	$(BUSY) 6 $(FIRST) $(EARLY) $(LONG) $(OTHERS)
 	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
 	$(BIN)/pytest $(CAPACITY)
 

@@ -166,7 +166,7 @@ def test_what_works_is_served_and_what_has_no_effect_is_said(monkeypatch: pytest
     assert "batch_timeout_s has no effect" in note
     [note] = found["direct"].notes
     assert "num_api_servers has no effect" in note
-    assert {name for name, one in found.items() if one.unavailable} == {"consumes", "stream", "command"}
+    assert {name for name, one in found.items() if one.unavailable} == {"consumes", "command"}
 
 
 @pytest.mark.parametrize(

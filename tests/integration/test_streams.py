@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from litmeter.cli.main import main
 from litmeter.kinds.script import Script
 from litmeter.kinds.server import Start
 from litmeter.load import LoadPlan, load_generator
+from litmeter.load.bodies import Bodies
 from litmeter.measure.figures import stream_rates, stream_times_ms
+from litmeter.measure.subjects import pipelines_of
+from litmeter.measure.turn import Turn, Work
 from litmeter.stats.records import FAILED, OK, LoadRecord
 from litmeter.stats.streams import CHUNKS, EVENTS, READS
 
@@ -197,3 +201,33 @@ def test_streams_are_compared_by_tokens_or_bytes(folder: Path, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert "TTFT p95" in out
     assert "chunks/s" in out
+
+
+@pytest.mark.parametrize(("api", "size"), [("plain", 1), ("batched", 2)])
+def test_streams_run_in_process_as_litserves_loops_run_them(api: str, size: int) -> None:
+    script = Script(script=f"python server.py {api}", folder=str(Path.cwd()))
+    bodies = Bodies([body_of(api, PIECES)], "application/json")
+    [checked] = Script.checked({"a": script}, bodies, "cpu", 20.0, None).values()
+    assert (checked.fault, checked.unavailable) == ("", "")
+    [subject] = pipelines_of({"a": script.in_process}, "cpu", bodies).values()
+    with subject.start() as ready:
+        ready()
+        done = subject.load(Turn("a", Work("pipeline", size, 1.0)), lambda: None)
+    whole_s = FIRST_S + (PIECES - 1) * PIECE_S
+    assert 0.5 * size / whole_s < done.blocks.mean() < size / whole_s
+    assert 1000 * FIRST_S < done.first_ms < 1000 * whole_s
+
+
+def test_what_the_first_piece_waits_for_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.json").write_bytes(body_of("plain", PIECES))
+    brief = ("--body", "a.json", "--users", "4", "--seconds", "25")
+    assert main(["compare", "a=python server.py plain", *brief]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    found = re.search(
+        r"of ([\d.]+) ms to the first piece .* and ([\d.]+) ms .* are other users' answers", text
+    )
+    assert found, text
+    first_ms, waited_ms = map(float, found.groups())
+    others_ms = 3 * 1000 * (FIRST_S + (PIECES - 1) * PIECE_S)
+    assert 0.7 * first_ms < waited_ms < first_ms
+    assert others_ms < waited_ms < 2 * others_ms

@@ -53,7 +53,7 @@ class Machine:
         usage = Usage(seconds=seconds)
         if isinstance(asked.load, Work):
             blocks = rate_rps * np.linspace(0.98, 1.02, 10)
-            return Sample(asked, inprocess_row(asked, number, at_s, seconds, blocks, 5.0, usage))
+            return Sample(asked, inprocess_row(asked, number, at_s, seconds, blocks, 5.0, None, usage))
         found = requests_at(asked.load, rate_rps, seconds)
         return Sample(asked, served_row(asked, number, at_s, seconds, found, usage), found)
 

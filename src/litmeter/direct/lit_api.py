@@ -112,13 +112,14 @@ def make_api(settings: LitApiSettings, kind: type[litserve.LitAPI]) -> litserve.
     return api
 
 
-def unusual_features(api: litserve.LitAPI) -> str:
+def unusual_features(api: litserve.LitAPI, *, besides_streams: bool = False) -> str:
     """Features that only LitServe's loops and transport can run; empty without any.
 
-    Call this before a ``LitServer`` takes the API, and replaces its loop.
+    In-process, streams are usual, too (``besides_streams``). Call this before a ``LitServer`` takes the API,
+    and replaces its loop.
     """
     features = {
-        "stream": api.stream,
+        "stream": api.stream and not besides_streams,
         "spec": getattr(api, "spec", None) is not None,
         "mcp": getattr(api, "mcp", None) is not None,
         "enable_async": getattr(api, "enable_async", False),

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import pickle
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -53,10 +54,11 @@ class Methods:
 
     Attributes:
         batched: ``predict`` takes batches, even of one item, rather than single items.
+        streams: ``predict`` and ``encode_response`` are generators.
     """
 
     def __init__(self, api: LitAPI, device: str) -> None:
-        self.api, self.batched = api, api.max_batch_size > 1
+        self.api, self.batched, self.streams = api, api.max_batch_size > 1, bool(api.stream)
         self._takes_context: dict[str, bool] = {}
         self.call("setup", None, device)
         api.device = device
@@ -80,6 +82,13 @@ class Methods:
         if len(outputs) != len(contexts):
             raise LengthError(f"{len(outputs)} outputs for {len(contexts)} inputs")
         return [self.call("encode_response", *each) for each in zip(contexts, outputs, strict=True)]
+
+    def encode_stream(self, outputs: Any, contexts: Any) -> Iterator[list[Any]]:
+        """The pieces in the stream of ``predict``, as they come: each time one for every item."""
+        if self.batched:
+            outputs = self.call("unbatch", contexts, outputs)
+        for piece in self.call("encode_response", contexts, outputs):
+            yield [self.api.format_encoded_response(one) for one in (piece if self.batched else [piece])]
 
 
 class Route:

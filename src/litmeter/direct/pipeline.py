@@ -8,11 +8,12 @@ import os
 import pickle
 import sys
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 from litserve import LitAPI
 
-from litmeter.direct.lit_methods import Methods, RefusedError, Route
+from litmeter.direct.lit_methods import LengthError, Methods, RefusedError, Route
 from litmeter.direct.litserve_internals import Server
 from litmeter.errors import ApiError
 from litmeter.system.cores import allowed_cpus
@@ -30,23 +31,31 @@ class ApiPipeline(Methods):
         self.threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(allowed_cpus())
         self._requests = itertools.cycle(payloads)
         self._on_gpu = device == "cuda"
+        self._first: float | None = None  # when the first piece of the last answers came
         super().__init__(api, "cuda:0" if self._on_gpu else device)
 
     def batch(self, size: int) -> list[tuple[Any, Any]]:
         """Arguments of ``predict`` and contexts for the next requests: a single batch, or ``size`` items."""
         return [self.ready(*self._decode(group)) for group in self._groups(self._next(size))]
 
-    def run(self, kind: str, size: int, batch: list[tuple[Any, Any]]) -> None:
-        """Preprocess or answer the next ``size`` requests, or run the model alone on ``batch``."""
+    def run(self, kind: str, size: int, batch: list[tuple[Any, Any]]) -> float | None:
+        """Preprocess or answer the next ``size`` requests, or run the model alone on ``batch``.
+
+        Return the seconds until the first piece of streamed answers; else None.
+        """
+        begin, self._first = perf_counter(), None
         if kind == "preprocess":
             self._decode(self._next(size))
         elif kind == "pipeline":
             self.answers(self._next(size))
         else:
             for inputs, contexts in batch:
-                self.call("predict", contexts, inputs)
+                output = self.call("predict", contexts, inputs)
+                for _ in output if self.streams else ():
+                    pass
             if self._on_gpu and (torch := sys.modules.get("torch")):
                 wait_for(torch.device("cuda:0"))
+        return None if self._first is None else self._first - begin
 
     def answers(self, requests: Sequence[bytes]) -> list[Any]:
         """The answers to requests, in a single batch if batched; raise LengthError for too few or many."""
@@ -54,8 +63,18 @@ class ApiPipeline(Methods):
         return [answer for group in groups for answer in self.finish(*self.ready(*self._decode(group)))]
 
     def finish(self, inputs: Any, contexts: Any) -> list[Any]:
-        """The answers to arguments of ``predict``."""
-        return self.encode(self.call("predict", contexts, inputs), contexts)
+        """The answers to arguments of ``predict``; a streamed answer is the list of its pieces."""
+        outputs = self.call("predict", contexts, inputs)
+        if not self.streams:
+            return self.encode(outputs, contexts)
+        pieces = []
+        for piece in self.encode_stream(outputs, contexts):
+            self._first = self._first or perf_counter()
+            pieces.append(piece)
+        number = len(contexts) if self.batched else 1
+        if any(len(piece) != number for piece in pieces):
+            raise LengthError(f"a piece for {len(pieces[0])} of {number} inputs")
+        return [[piece[place] for piece in pieces] for place in range(number)]
 
     def _groups(self, requests: Sequence[bytes]) -> list[Sequence[bytes]]:
         """The requests that LitServe would run together."""

@@ -116,8 +116,11 @@ class Pipeline(Protocol):
     def batch(self, size: int) -> Any:
         """The next ``size`` requests, ready for the model."""
 
-    def run(self, work: str, size: int, batch: Any, /) -> None:
-        """Do one kind of work on the next ``size`` requests; "model" is the model alone, on ``batch``."""
+    def run(self, work: str, size: int, batch: Any, /) -> float | None:
+        """Do one kind of work on the next ``size`` requests; "model" is the model alone, on ``batch``.
+
+        Return the seconds until the first piece of answers that stream; else None.
+        """
 
 
 class TuneSettings(Section):

@@ -191,7 +191,7 @@ def main() -> None:
             say({"doing": "__init__"})
             api = make_api(settings, api_class)
             say({"doing": "LitServer"})
-            unusual = unusual_features(api)
+            unusual = unusual_features(api, besides_streams=True)
             server = lit_server(api, settings, job["device"], job["timeout_s"])
         if unusual:
             say({"end": True, "unavailable": f"a LitAPI with {unusual} is not run in-process"})

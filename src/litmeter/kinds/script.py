@@ -279,7 +279,7 @@ class Script(BatchConfiguration):
             return "it starts no LitServer"
         if len(apis := ran.litserve["apis"]) > 1:
             return "a server of several APIs is not run in-process"
-        names = {"stream": "stream", "spec": "spec", "async": "enable_async", "own_loop": "its own loop"}
+        names = {"spec": "spec", "async": "enable_async", "own_loop": "its own loop"}
         if unusual := [text for key, text in names.items() if apis[0][key]]:
             return f"a LitAPI with {', '.join(unusual)} is not run in-process"
         if ran.prefix != sys.prefix:

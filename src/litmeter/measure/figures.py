@@ -108,9 +108,16 @@ def served_row(
 
 
 def inprocess_row(
-    turn: Turn, number: int, at_s: float, seconds: float, blocks: Floats, cpu_ms: float, usage: Usage
+    turn: Turn,
+    number: int,
+    at_s: float,
+    seconds: float,
+    blocks: Floats,
+    cpu_ms: float,
+    first_ms: float | None,
+    usage: Usage,
 ) -> TurnRow:
-    """The row of a turn of work in-process; ``blocks`` and ``cpu_ms`` as in ``subjects.Done``."""
+    """The row of a turn of work in-process; ``blocks``, ``cpu_ms``, ``first_ms`` as in ``subjects.Done``."""
     assert isinstance(turn.load, Work)
     rate = throughput(blocks)
     waited_s = None if usage.process_waited_s is None else sum(usage.process_waited_s.values())
@@ -119,6 +126,7 @@ def inprocess_row(
         batch_size=turn.load.batch_size,
         workers_cpu_ms=round(cpu_ms, 3),
         workers_wait_ms=_over(waited_s, usage.seconds * rate.rps / 1000),
+        stream={} if first_ms is None else {"first_p50_ms": round(first_ms, 3)},
     )
     return _with_rate(row, rate)
 

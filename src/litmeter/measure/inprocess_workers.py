@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from statistics import median
 from time import perf_counter, process_time, sleep
 from typing import Any
 
@@ -39,7 +40,8 @@ def run_worker(
 
     A request has two messages. ``(kind of work, batch_size, threads)`` is answered with None after a warm-up
     batch; ``threads`` are torch's, None: unchanged. ``(begin, seconds)`` is answered with the (start, end) of
-    each batch from ``begin`` on, on the monotonic clock, and the CPU seconds of all threads.
+    each batch from ``begin`` on, on the monotonic clock, the CPU seconds of all threads, and the seconds
+    until the first piece of each answer that streams.
 
     Args:
         inherited: in a forked worker, the parent's end of the connection.
@@ -57,13 +59,15 @@ def run_worker(
                 connection.send(None)
                 begin, seconds = connection.recv()
                 batches: list[tuple[float, float]] = []
+                firsts: list[float] = []
                 sleep(max(0.0, begin - perf_counter()))
                 cpu_s_before = process_time()
                 while not batches or perf_counter() < begin + seconds:
                     start = perf_counter()
-                    pipeline.run(kind, batch_size, batch)
+                    first_s = pipeline.run(kind, batch_size, batch)
                     batches.append((start, perf_counter()))
-                connection.send((batches, process_time() - cpu_s_before))
+                    firsts += [] if first_s is None else [first_s]
+                connection.send((batches, process_time() - cpu_s_before, firsts))
 
 
 @contextmanager
@@ -88,8 +92,9 @@ def measure(
     seconds: float,
     tries: int = 3,
     threads: int | None = None,
-) -> tuple[list[float], float]:
-    """Images per second in blocks of the window in which all ``workers`` ran, and CPU ms per image.
+) -> tuple[list[float], float, float | None]:
+    """Images per second in blocks of the window in which all ``workers`` ran, CPU ms per image, and the
+    median ms until the first piece (None: the answers do not stream).
 
     If a worker was kept from running, so that the window is short, measure again for twice as long; exit if
     there is no such window at last. ``threads``: torch's, of each worker; None: unchanged.
@@ -101,7 +106,7 @@ def measure(
     begin = perf_counter() + BEGIN_S
     for connection in workers:
         connection.send((begin, seconds))
-    batches_by_worker, cpu_s = zip(*(receive(connection) for connection in workers), strict=True)
+    batches_by_worker, cpu_s, firsts = zip(*(receive(connection) for connection in workers), strict=True)
     opened = max(batches[0][0] for batches in batches_by_worker)
     closed = min(batches[-1][1] for batches in batches_by_worker)
     if closed - opened < COMMON_SHARE * seconds and tries > 1:
@@ -110,7 +115,8 @@ def measure(
         sys.exit(f"{len(workers)} workers did not run at the same time in {seconds:g} s: the cores are busy")
     start, end = np.concatenate(batches_by_worker).T
     rates = [batch_size * float(rate) for rate in block_rates(start, end, opened, closed)]
-    return rates, 1000 * sum(cpu_s) / (batch_size * len(start))
+    first_s = [one for own in firsts for one in own]
+    return rates, 1000 * sum(cpu_s) / (batch_size * len(start)), 1000 * median(first_s) if first_s else None
 
 
 def receive(connection: Connection) -> Any:

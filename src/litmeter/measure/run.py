@@ -188,7 +188,8 @@ class _Loop:
             own_bytes = None if subject.pid is None else memory_alone(subject.pid)
         number, seconds = len(self.log.samples), self.seconds - at_s
         if isinstance(found, Done):
-            return Sample(turn, inprocess_row(turn, number, at_s, seconds, found.blocks, found.cpu_ms, usage))
+            times = found.blocks, found.cpu_ms, found.first_ms
+            return Sample(turn, inprocess_row(turn, number, at_s, seconds, *times, usage))
         scrapes = (before, after) if before and after else None
         return Sample(turn, served_row(turn, number, at_s, seconds, found, usage, scrapes, own_bytes), found)
 

@@ -34,10 +34,12 @@ from litmeter.system.processes import JsonLinesProcess, json_lines_process
 
 @dataclass(frozen=True)
 class Done:
-    """Result of work in-process: images per second in equal parts of the turn, and CPU ms per image."""
+    """Result of work in-process: images per second in equal parts of the turn, CPU ms per image, and ms until
+    the first piece of an answer that streams."""
 
     blocks: Floats
     cpu_ms: float
+    first_ms: float | None = None
 
 
 class Subject(ABC):
@@ -256,8 +258,8 @@ class InProcess(Subject):
 
     def _run(self, work: Work, tick: Callable[[], None] = lambda: None, threads: int | None = None) -> Done:
         self.talk.send(asdict(work) | {"threads": threads})
-        blocks, cpu_ms = self.talk.answer(tick)
-        return Done(np.array(blocks), cpu_ms)
+        blocks, cpu_ms, first_ms = self.talk.answer(tick)
+        return Done(np.array(blocks), cpu_ms, first_ms)
 
     def busiest(self) -> int:
         """The number of workers that runs the pipeline fastest, one image at a time.

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from litmeter.classifier.model.card import TrainMetrics
@@ -16,7 +17,7 @@ from litmeter.params import ObjectiveSettings, changed_settings
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.losses import server_share
 from litmeter.report.machines import capacity_sentence, describe_machine
-from litmeter.report.results import fastest_first
+from litmeter.report.results import Result, fastest_first
 from litmeter.report.snapshot import OUTDATED, Snapshot, Tuned
 from litmeter.report.tables import at_users, changes_text, ratio_text, value_text
 from litmeter.say.tables import pluralise, rate_cell, ratio_cell, significant
@@ -39,12 +40,13 @@ class Claim:
 
     Attributes:
         kind: "change": the effect of changed settings of serve:; "fastest"; "form": of what users send;
-            "limit": what holds the fastest back; "next": what to try; "objective": which configuration keeps
-            to it; "capacity": traffic that a configuration takes; "doubt": a caveat.
+            "limit": what holds the fastest back; "first": what the first piece of a streamed answer waits
+            for; "next": what to try; "objective": which configuration keeps to it; "capacity": traffic that a
+            configuration takes; "doubt": a caveat.
         sentence: with names between backticks.
     """
 
-    kind: Literal["change", "fastest", "form", "limit", "next", "objective", "capacity", "doubt"]
+    kind: Literal["change", "fastest", "form", "limit", "first", "next", "objective", "capacity", "doubt"]
     sentence: str
 
     @property
@@ -53,7 +55,7 @@ class Claim:
         return self.sentence.replace("`", "")
 
 
-ANSWER = ("change", "fastest", "limit", "next", "capacity")
+ANSWER = ("change", "fastest", "limit", "first", "next", "capacity")
 """Kinds of claims that a reader came for."""
 
 
@@ -65,6 +67,7 @@ def claims(snapshot: Snapshot) -> list[Claim]:
         carried(snapshot),
         limit(snapshot),
         next_step(snapshot),
+        *first_pieces(snapshot.results),
         *capacities(snapshot),
         objective(snapshot.compared, snapshot.params.objective),
     ]
@@ -163,6 +166,42 @@ def carried(snapshot: Snapshot) -> Claim | None:
         f"between them contain that: HTTP process and manager take {taken} of the cores' time for a request "
         "in base64.",
     )
+
+
+WAITS = 0.1
+"""Share of the time to the first piece above which waiting is pointed out."""
+
+
+def first_pieces(results: Sequence[Result]) -> Iterator[Claim]:
+    """Of what the median time to the first piece consists, where answers stream and ran in-process, too.
+
+    What the pipeline does not take in-process is waiting and transport. LitServe's loops finish the answers
+    that they have begun before they begin others.
+    """
+    for result in results:
+        own_ms = [row.stream["first_p50_ms"] for row in result.in_process("pipeline") if row.stream]
+        served_ms = result.compared.stream.get("first_p50_ms")
+        if not own_ms or served_ms is None:
+            continue
+        model_ms = min(served_ms, median(own_ms))
+        waited_ms = served_ms - model_ms
+        users = pluralise(result.compared.users, "user")
+        sentence = (
+            f"`{result.name}`: of {significant(served_ms)} ms to the first piece (median, {users}) "
+            f"{significant(model_ms)} ms are the pipeline's, in-process"
+        )
+        if waited_ms < WAITS * served_ms:
+            yield Claim("first", f"{sentence}.")
+            continue
+        batches = result.serve.largest_batch > 1
+        keys = [result.serve.lever("workers"), None if batches else result.serve.lever("batch size")]
+        moved = " or ".join(f"`{key}`" for key in keys if key)
+        yield Claim(
+            "first",
+            f"{sentence}, and {significant(waited_ms)} ms ({waited_ms / served_ms:.0%}) are other users' "
+            f"answers: a worker finishes {'a batch' if batches else 'an answer'} before it begins the next"
+            f"{f' ({moved} moves that)' if moved else ''}.",
+        )
 
 
 LOST = {
