@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from litmeter.load.process import Level
+from litmeter.load.process import Answer, Level
 from litmeter.measure.capacity import missed_by_lateness
 from litmeter.stats.records import steady, window_means
 from tests.support.load import plan, record
@@ -39,8 +39,8 @@ def test_requests_count_in_the_window_that_they_fall_into() -> None:
 def test_each_request_is_a_row() -> None:
     level = Level("http://x", [], plan(2, timeout_s=1.0))
     assert {len(values) for values in level.arrays().values()} == {0}
-    assert level.add(0, 3, 1.0, 1.1, 1.5, 200, b"answer")
-    assert not level.add(1, 4, 1.0, 1.1, 2.2, 0, b"")
+    assert level.add(0, 3, 1.0, 1.1, 1.5, Answer(200, b"answer", None))
+    assert not level.add(1, 4, 1.0, 1.1, 2.2, Answer(0, b"", None))
     arrays = level.arrays()
     assert level.sent == 2
     assert arrays["body"].tolist() == [3, 4]
@@ -53,7 +53,8 @@ def test_each_request_is_a_row() -> None:
 def test_a_single_large_answer_costs_its_own_bytes_alone() -> None:
     level = Level("http://x", [], plan(2, keep_answers=True))
     for number in range(10_000):
-        level.add(0, 3, 1.0, 1.1, 1.5, 200, bytes(60_000) if number == 77 else b"{}")
+        content = bytes(60_000) if number == 77 else b"{}"
+        level.add(0, 3, 1.0, 1.1, 1.5, Answer(200, content, None))
     arrays = level.arrays()
     assert arrays["answers"].nbytes == arrays["size"].sum() == 60_000 + 2 * 9_999
     assert sum(values.nbytes for values in arrays.values()) < 2_000_000
