@@ -80,7 +80,7 @@ def holds() -> None:
         missed = {}
         for name, rate_rps in rates.items():
             plan = load_plan(MOST_USERS, SECONDS, seed=seed, warmup_s=WARMUP_S, rate_rps=rate_rps)
-            sample = yield from measure(Turn(SERVER, plan, slo_ms=objective.slo_ms, note=f"{rate_rps:.1f}/s"))
+            sample = yield from measure(Turn(SERVER, plan, limits=objective.limits, note=f"{rate_rps:.1f}/s"))
             missed[name] = probe_row(sample, objective).missed
         return missed
 

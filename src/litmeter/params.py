@@ -31,6 +31,7 @@ from litmeter.settings import (
     explain,
     read_sections,
 )
+from litmeter.stats.records import Limits
 from litmeter.system.device import resolve_device
 from litmeter.system.dvc_file import code_digest
 
@@ -41,7 +42,9 @@ RESERVED = {CANDIDATE: "the serve section", "before": "what the serve section wa
 class ObjectiveSettings(Section):
     """What users must get, and how `make capacity` searches the highest rate at which they do."""
 
-    slo_ms: Positive = Field(description="how long a request may take")
+    slo_ms: Positive | None = Field(None, description="how long a request may take")
+    first_ms: Positive | None = Field(None, description="how long its first piece may take, of a stream")
+    piece_ms: Positive | None = Field(None, description="how long each further piece, or token, may take")
     miss: Miss
     configurations: OneOrMore[str] = Field(description="those whose capacity `make capacity` measures")
     tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
@@ -49,6 +52,17 @@ class ObjectiveSettings(Section):
     )
     max_s: Positive = Field(description="how long the search of one capacity takes")
     seed: Seed = Field(description="seed of the arrivals")
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> ObjectiveSettings:
+        if not self.limits.text:
+            raise ValueError("expected slo_ms, first_ms or piece_ms, at least one of them")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """What a request must keep to."""
+        return Limits(self.slo_ms, self.first_ms, self.piece_ms)
 
 
 class ComparisonSettings(Section):

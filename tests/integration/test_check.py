@@ -144,7 +144,7 @@ def test_a_slower_working_tree_of_a_server_whose_model_lies_above_it(repository:
     assert (found["rate"], found["exit_code"]) == ("slower", 1)
     assert found["p95"] in ("slower", "open")
     assert found["new_over_old"]["ratio"] == pytest.approx(FAST_S / SLOW_S, rel=0.3)
-    assert found["old"]["rate_rps"] > found["new"]["rate_rps"]
+    assert found["old"]["rate"] > found["new"]["rate"]
     assert "0.01" in found["exceeded"][0]
     text = summary.read_text()
     for said in ("| requests/s |", "server.py | 2 +-", "new.py | not tracked", "Both use: `model`"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -231,3 +232,22 @@ def test_what_the_first_piece_waits_for_is_said(folder: Path, capsys: pytest.Cap
     others_ms = 3 * 1000 * (FIRST_S + (PIECES - 1) * PIECE_S)
     assert 0.7 * first_ms < waited_ms < first_ms
     assert others_ms < waited_ms < 2 * others_ms
+
+
+def test_a_first_piece_that_comes_later_fails_a_check(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole answer takes as long as before."""
+    (folder / "a.json").write_bytes(body_of("plain", 2))
+    early = SERVER.replace("sleep(0.05)", "sleep(0.01)").replace("sleep(0.01 *", "sleep(0.05 *")
+    (folder / "server.py").write_text(early)
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "first"]):
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *who, *words], cwd=folder, check=True)
+    (folder / "server.py").write_text(SERVER)
+    brief = ("--body", "a.json", "--users", "1", "--seconds", "30", "--json")
+    assert main(["check", "python server.py plain", "--against", "main", *brief]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["unit"], found["p95"]) == ("bytes", "slower")
+    assert found["new_over_old"]["p95_low"] > 2
+    assert 0.8 < found["new_over_old"]["ratio"] < 1.25

@@ -105,7 +105,7 @@ class MadeUpMachine:
             offered_rps=offered_rps,
             answers=0 if found is None else len(found.end),
             sent=0 if found is None else len(found.end),
-            missed=late_share(found, turn.slo_ms) if found and turn.slo_ms else None,
+            missed=late_share(found, turn.limits) if found and turn.limits else None,
             **self.columns(turn),
         )
         return Sample(turn, row, found)

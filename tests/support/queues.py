@@ -13,7 +13,7 @@ from litmeter.load import LoadPlan, Trace
 from litmeter.measure.figures import served_row
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import MakeReady, Ready, Result, Sample, Schedule
-from litmeter.stats.records import WINDOWS, LoadRecord, late_share
+from litmeter.stats.records import WINDOWS, Limits, LoadRecord, late_share
 from tests.support.load import plan, record
 
 
@@ -82,7 +82,7 @@ def times_a_trace(queue: Queue, trace: Trace) -> float:
         due_s, _ = trace.stretch(0.0, scale, seconds)
         whole = replace(plan(1, rate_rps=1.0, warmup_s=0.0, min_s=seconds), due_s=due_s)
         own = queue.load(whole, 0.0, np.random.default_rng(1))
-        kept = (late_share(own, 1000 * queue.objective_s) or 0.0) <= 0.05
+        kept = (late_share(own, Limits(1000 * queue.objective_s)) or 0.0) <= 0.05
         low, high = (scale, high) if kept else (low, scale)
     return math.sqrt(low * high)
 

@@ -17,7 +17,7 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Ready, Sample, Turn
 from litmeter.stats.curve import Probes, fit, interval
-from litmeter.stats.records import FAILED, Floats, LoadRecord
+from litmeter.stats.records import FAILED, Floats, Limits, LoadRecord
 from tests.support.capacity import OBJECTIVE
 from tests.support.load import plan, record
 from tests.support.queues import QUEUES, Queue, drive, times_a_trace
@@ -174,6 +174,6 @@ def probes(shares: Floats, rates: Floats = RATES) -> Probes:
 
 
 def sample_of(own: LoadRecord, turn: Turn | None = None) -> Sample:
-    turn = turn or Turn("server", plan(own.users), slo_ms=100.0)
+    turn = turn or Turn("server", plan(own.users), limits=Limits(100.0))
     row: TurnRow = served_row(turn, 0, 0.0, 4.0, own, Usage())
     return Sample(turn, row, own)

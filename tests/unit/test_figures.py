@@ -11,7 +11,7 @@ from litmeter.measure.figures import Scrape, latency_grows, served_row, slow_rat
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn, Work
-from litmeter.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, WINDOWS, Floats, LoadRecord
+from litmeter.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, WINDOWS, Floats, Limits, LoadRecord
 from tests.support.load import plan, record
 from tests.support.turns import Machine
 
@@ -62,12 +62,12 @@ def test_a_percentile_needs_its_answers(answers: int, p95: bool, p99: bool) -> N
 def test_every_request_is_counted_and_failures_void_the_turn() -> None:
     found = with_status(steady_record(), p0=FAILED, p900=FAILED, p901=TIMED_OUT)
     found.code[[0, 900, 901]] = 503, 0, 0
-    row = row_of(found, turn=replace(TURN, slo_ms=150.0))
+    row = row_of(found, turn=replace(TURN, limits=Limits(150.0)))
     assert (row.sent, row.failed, row.timed_out) == (len(found.start), 2, 1)
     assert row.void == f"2 failed and 1 timed out of {len(found.start)} (status 503: 1, no answer: 1)"
     assert row.answers == 1598
     assert row.missed == pytest.approx(2 / 1600, abs=1e-5)
-    assert row_of(found, turn=replace(TURN, slo_ms=50.0)).missed == 1.0
+    assert row_of(found, turn=replace(TURN, limits=Limits(50.0))).missed == 1.0
 
 
 def test_failed_requests_add_no_rate() -> None:

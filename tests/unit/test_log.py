@@ -23,6 +23,7 @@ from litmeter.measure.turn import (
     make_ready,
     measure,
 )
+from litmeter.stats.records import Limits
 from litmeter.system.files import read_rows
 from tests.support.load import plan
 from tests.support.turns import Machine, drive
@@ -35,7 +36,7 @@ def wandering(users: int = 4) -> Schedule[list[str]]:
     yield from make_ready(["a", "b"])
     path, name = list[str](), "a"
     for number in range(TURNS):
-        sample = yield from measure(Turn(name, plan(users, requests=number + 1), number, slo_ms=50.0))
+        sample = yield from measure(Turn(name, plan(users, requests=number + 1), number, Limits(50.0)))
         assert sample.record is not None
         path.append(f"{name} {sample.ended_s} {sample.row.p50_ms}")
         name = "ab"[int(np.float64(sample.record.end.sum()).view(np.int64)) % 2]

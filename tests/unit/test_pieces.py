@@ -17,7 +17,7 @@ from litmeter.load.senders import merged
 from litmeter.measure.comparison_rows import counted
 from litmeter.measure.figures import stream_figures, stream_rates, stream_times_ms
 from litmeter.measure.rows import TurnRow
-from litmeter.stats.records import FAILED, OK, LoadRecord
+from litmeter.stats.records import FAILED, OK, Limits, LoadRecord
 from litmeter.stats.streams import CHUNKS, EVENTS, NOT_STREAMED, READS, Streams
 
 
@@ -162,6 +162,21 @@ def test_times_of_pieces_are_those_of_good_requests() -> None:
         "piece_p50_ms": pytest.approx(133.333),
         "gap_p50_ms": pytest.approx(200),
     }
+
+
+@pytest.mark.parametrize(
+    ("limits", "missed"),
+    [
+        (Limits(slo_ms=800.0), [True, True, True]),
+        (Limits(slo_ms=1000.0), [False, True, False]),
+        (Limits(slo_ms=1000.0, first_ms=300.0), [True, True, True]),  # without pieces, the first is the whole
+        (Limits(first_ms=950.0), [False, True, False]),
+        (Limits(piece_ms=120.0), [False, True, False]),
+        (Limits(first_ms=950.0, piece_ms=50.0), [True, True, False]),
+    ],
+)
+def test_a_request_misses_if_it_misses_any_limit(limits: Limits, missed: list[bool]) -> None:
+    assert limits.missed(record(status=(OK, FAILED, OK))).tolist() == missed
 
 
 def test_rates_count_what_came_in_the_windows() -> None:

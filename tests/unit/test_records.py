@@ -7,7 +7,7 @@ import pytest
 
 from litmeter.load.process import Answer, Level
 from litmeter.measure.capacity import missed_by_lateness
-from litmeter.stats.records import steady, window_means
+from litmeter.stats.records import Limits, steady, window_means
 from tests.support.load import plan, record
 
 
@@ -89,4 +89,4 @@ def test_lateness_counts_where_it_alone_makes_a_request_miss(
     made = record(
         due, due + late_s + 0.04, sent=due + late_s, users=users, rate_rps=100.0, edges=(0.0, 1.0, 1.05, 2.0)
     )
-    assert missed_by_lateness(made, slo_ms=slo_ms) == pytest.approx(share)
+    assert missed_by_lateness(made, Limits(slo_ms)) == pytest.approx(share)

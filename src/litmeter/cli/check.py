@@ -23,7 +23,7 @@ from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import NoVerdict, StorageError, UsageError, explained
 from litmeter.load import load_generator
 from litmeter.load.settings import LoadSettings
-from litmeter.measure.comparison_rows import Pair, pairs
+from litmeter.measure.comparison_rows import ONE_STREAMS, Counted, Pair, counted, pairs, rate_in
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
 from litmeter.measure.run import progress, run
@@ -112,10 +112,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Side:
-    """Figures of one revision: its memory is the largest of all turns, its start the median of all starts."""
+    """Figures of one revision.
+
+    Its rate is of what ``Found.unit`` says, its memory the largest of all turns, its start the median of all.
+    """
 
     name: str
-    rate_rps: float | None
+    rate: float | None
     memory_mib: float | None
     start_s: float
     sent: int
@@ -123,13 +126,13 @@ class Side:
     reason: str
 
     @classmethod
-    def of(cls, name: str, log: Log, starts_s: Sequence[float]) -> Side:
+    def of(cls, name: str, log: Log, starts_s: Sequence[float], unit: Counted) -> Side:
         """The figures of the turns and starts of the revision ``name``."""
         rows = [row for row in log.rows if row.subject == name]
-        rates = [row.rate_rps for row in rows if row.rate_rps]
+        rates = [rate for row in rows if (rate := rate_in(unit, row))]
         return cls(
             name=name,
-            rate_rps=geometric_mean(rates) if len(rates) == len(rows) else None,
+            rate=geometric_mean(rates) if len(rates) == len(rows) else None,
             memory_mib=max((row.memory_mib for row in rows if row.memory_mib), default=None),
             start_s=round(median(starts_s), 2),
             sent=sum(row.sent for row in rows),
@@ -140,7 +143,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Found:
-    """The result of a check; ``said`` are sentences about what else used the machine."""
+    """The result of a check.
+
+    Attributes:
+        pair: of both revisions; its p95 is of the time to the first piece where answers stream.
+        unit: what rates count; None where the answers of one revision alone stream, and no rate is compared.
+        streams: whether answers stream.
+        said: sentences about what else used the machine.
+    """
 
     revisions: Revisions
     users: int
@@ -149,16 +159,23 @@ class Found:
     old: Side
     new: Side
     pair: Pair
+    unit: Counted | None = "requests"
+    streams: bool = False
     said: Sequence[str] = ()
 
     @property
     def rate(self) -> Ratio | None:
-        """Requests per second, new / old."""
+        """The rate, new / old."""
         return ratio_of(self.pair.ratio, self.pair.low, self.pair.high)
 
     @property
+    def timed(self) -> str:
+        """What has a p95, in words."""
+        return "TTFT p95" if self.streams else "p95"
+
+    @property
     def rate_verdict(self) -> Verdict:
-        """Whether the new server answers fewer requests per second."""
+        """Whether the new server does less a second."""
         return verdict(self.rate, self.limits.margin)
 
     @property
@@ -204,12 +221,15 @@ class Found:
             }
             lines.append(
                 f"{self.rate_verdict}: {self.new.name} answers {interval(pair.ratio, pair.low, pair.high)} "
-                f"times the requests per second of {self.old.name} ({rate_cell(self.new.rate_rps)} and "
-                f"{rate_cell(self.old.rate_rps)}), {place[self.rate_verdict]}"
+                f"times the {self.unit} per second of {self.old.name} ({rate_cell(self.new.rate)} and "
+                f"{rate_cell(self.old.rate)}), {place[self.rate_verdict]}"
             )
+        elif self.unit is None:
+            lines.append(f"open: {ONE_STREAMS}")
         if pair.p95_ratio is not None:
             lines.append(
-                f"p95 {self.p95_verdict}: {rate_cell(pair.p95_ms)} and {rate_cell(pair.other_p95_ms)} ms, "
+                f"{self.timed} {self.p95_verdict}: {rate_cell(pair.p95_ms)} and "
+                f"{rate_cell(pair.other_p95_ms)} ms, "
                 f"{interval(pair.p95_ratio, pair.p95_low, pair.p95_high)} times as long"
             )
         return "\n".join([*lines, *self.said])
@@ -220,8 +240,20 @@ class Found:
         ratio = interval(pair.ratio, pair.low, pair.high)
         p95 = interval(pair.p95_ratio, pair.p95_low, pair.p95_high)
         rows = [
-            ["requests/s", rate_cell(old.rate_rps), rate_cell(new.rate_rps), ratio, self.rate_verdict],
-            ["p95, ms", rate_cell(pair.other_p95_ms), rate_cell(pair.p95_ms), p95, self.p95_verdict],
+            [
+                f"{self.unit or 'requests'}/s",
+                rate_cell(old.rate),
+                rate_cell(new.rate),
+                ratio,
+                self.rate_verdict,
+            ],
+            [
+                f"{self.timed}, ms",
+                rate_cell(pair.other_p95_ms),
+                rate_cell(pair.p95_ms),
+                p95,
+                self.p95_verdict,
+            ],
             ["memory, MiB", number_cell(old.memory_mib, 0), number_cell(new.memory_mib, 0), "", ""],
             ["start, s", number_cell(old.start_s, 1), number_cell(new.start_s, 1), "", ""],
         ]
@@ -247,6 +279,7 @@ class Found:
         return {
             "exit_code": self.exit_code,
             "rate": self.rate_verdict,
+            "unit": self.unit,
             "p95": self.p95_verdict,
             "exceeded": self.exceeded,
             "commit": self.revisions.commit,
@@ -312,10 +345,12 @@ def measured(
         log = Log()
         schedule = restarted(names, users, seconds, load.seed, load.timeout_s)
         starts_s = run(schedule, subjects, log, seconds, show)
-    old, new = (Side.of(name, log, starts_s[name]) for name in names)
+    unit = counted(log.rows)
+    old, new = (Side.of(name, log, starts_s[name], unit or "requests") for name in names)
     if old.failed:
         raise NoVerdict(f"{old.name}: {old.failed} of {old.sent} requests failed ({old.reason})")
-    [pair] = pairs(names, names[0], log.rows, log.latencies_ms(), P95_ERROR)
+    firsts_ms = {turn: times["first"] for turn, times in log.stream_times_ms().items()}
+    [pair] = pairs(names, names[0], log.rows, firsts_ms or log.latencies_ms(), P95_ERROR)
     took_s = log.rows[-1].at_s + log.rows[-1].seconds
     said = [claim.plain for claim in disturbances(log.rows)]
-    return Found(both, users, took_s, limits, old, new, pair, said)
+    return Found(both, users, took_s, limits, old, new, pair, unit, bool(firsts_ms), said)

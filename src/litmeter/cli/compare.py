@@ -37,7 +37,7 @@ from litmeter.system.machine import exclusive_machine
 
 COLUMNS = (
     *("rate_rps", "ratio", "ratio_low", "ratio_high", "share_of_fastest", "share_low", "share_high", "rank"),
-    *("p50_ms", "p95_ms", "answers", "failed", "rounds"),
+    *("p50_ms", "p95_ms", "stream", "answers", "failed", "rounds"),
 )
 """Fields of a comparison's row that --json prints."""
 

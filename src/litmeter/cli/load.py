@@ -48,7 +48,7 @@ from litmeter.say.tables import (
     without_empty,
 )
 from litmeter.settings import Count, Miss, Positive, Timeout
-from litmeter.stats.records import WINDOWS, misses
+from litmeter.stats.records import WINDOWS, Limits
 from litmeter.system.device import resolve_device
 from litmeter.system.files import check_outputs, write_rows
 from litmeter.system.gpu import cuda_available
@@ -195,7 +195,7 @@ LOADTEST_RULES = (
     ("--connections", "only", ["--rate", "--trace"]),
     ("--arrivals", "only", ["--rate"]),
     ("--trace-scale", "only", ["--trace"]),
-    ("--miss", "only", ["--slo-ms"]),
+    ("--miss", "only", ["--slo-ms", "--first-ms", "--piece-ms"]),
 )
 
 
@@ -210,6 +210,8 @@ def loadtest(
     trace_scale: Positive | None = None,
     connections: Count | None = None,
     slo_ms: Positive | None = None,
+    first_ms: Positive | None = None,
+    piece_ms: Positive | None = None,
     miss: Miss | None = None,
     seconds: Positive | None = None,
     max_windows: Annotated[int, Field(ge=WINDOWS)] = 5,
@@ -226,13 +228,16 @@ def loadtest(
         trace_scale: with --trace: X times as many requests a second
         connections: open loop: connections; requests due while all are busy are sent late (default: 256)
         slo_ms: objective: how long a request may take
-        miss: with --slo-ms: share of the requests that may take longer or fail (default: 0.05)
+        first_ms: objective: how long the first piece of an answer that streams may take
+        piece_ms: objective: how long each of its further pieces, or tokens, may take
+        miss: with an objective: share of the requests that may take longer or fail (default: 0.05)
         seconds: that a level is measured; with --requests at most (default: 4 at most)
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
     values = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
-    values |= {"--slo-ms": slo_ms, "--miss": miss, "--seconds": seconds}
+    values |= {"--slo-ms": slo_ms, "--first-ms": first_ms, "--piece-ms": piece_ms}
+    values |= {"--miss": miss, "--seconds": seconds}
     given = {option for option, value in values.items() if value is not None} | traffic.given()
     given |= given_of(load)
     check_together(given, LOADTEST_RULES)
@@ -260,13 +265,16 @@ def loadtest(
     elif rate is None:
         plans = [replace(plan, users=users) for users in load.users]
     check_outputs(out=out)
+    limits = Limits(slo_ms, first_ms, piece_ms)
     budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
     with requests.server(server) as subjects, progress(budget_s, "load") as show:
         [name] = subjects
-        samples = run(one_after_another(name, plans, slo_ms), subjects, Log(), budget_s, show)
+        samples = run(
+            one_after_another(name, plans, limits if limits.text else None), subjects, Log(), budget_s, show
+        )
     allowed = OBJECTIVE.miss if miss is None else miss
     heads, streams = stream_columns([sample.row.stream for sample in samples])
-    cells = [level_cells(sample, slo_ms, allowed) for sample in samples]
+    cells = [level_cells(sample, allowed) for sample in samples]
     rows = [[*own[:-1], *stream, own[-1]] for own, stream in zip(cells, streams, strict=True)]
     print(text_table([*COLUMNS[:-1], *heads, COLUMNS[-1]], rows))
     if out is not None:
@@ -275,7 +283,7 @@ def loadtest(
     return 0 if kept else 1
 
 
-def level_cells(sample: Sample, slo_ms: float | None, miss: float) -> list[str]:
+def level_cells(sample: Sample, miss: float) -> list[str]:
     """A level as a row under COLUMNS; ``miss`` is the share of requests that may miss the objective."""
     row = sample.row
     verdict = f"not valid: {row.void}" if row.void else "valid"
@@ -286,23 +294,23 @@ def level_cells(sample: Sample, slo_ms: float | None, miss: float) -> list[str]:
         *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
         *map(str, (row.sent, row.sent - row.failed - row.timed_out, row.failed, row.timed_out)),
         f"{sample.requests.cores:.0%}",
-        "; ".join(filter(None, (verdict, _objective_text(sample, slo_ms, miss), row.warnings))),
+        "; ".join(filter(None, (verdict, _objective_text(sample, miss), row.warnings))),
     ]
 
 
-def _objective_text(sample: Sample, slo_ms: float | None, miss: float) -> str:
-    record, missed = sample.requests, sample.row.missed
-    if slo_ms is None:  # an open loop may then be valid with any latency
+def _objective_text(sample: Sample, miss: float) -> str:
+    record, missed, limits = sample.requests, sample.row.missed, sample.turn.limits
+    if limits is None:  # an open loop may then be valid with any latency
         return "" if record.rate_rps is None else "no objective given (--slo-ms)"
     if missed is None:
         return ""
     opened, closed = record.window
-    good_rps = float((record.in_window & ~misses(record, slo_ms)).sum()) / (closed - opened)
-    good = f"{significant(good_rps)} req/s within"
+    good_rps = float((record.in_window & ~limits.missed(record)).sum()) / (closed - opened)
+    good = f"{significant(good_rps)} req/s {limits.text}"
     if missed <= miss:
-        return f"{good} {slo_ms:g} ms"
-    late = f"{100 * missed:.3g}% failed or took longer than {slo_ms:g} ms, allowed: {100 * miss:.4g}%"
-    return f"objective missed: {late}; {good} it"
+        return good
+    late = f"{100 * missed:.3g}% failed or took longer, allowed: {100 * miss:.4g}%"
+    return f"objective missed: {late}; {good}"
 
 
 def capacity(
@@ -340,14 +348,18 @@ def capacity(
 
     check_together(traffic.given(), TRAFFIC_RULES)
     trace = traffic.recorded(requests, objective.seed)
-    objective = objective.model_copy(update={"max_s": seconds})
+    pieces = {"first_ms", "piece_ms"} & objective.model_fields_set
+    whole = {"slo_ms": None} if pieces and "slo_ms" not in objective.model_fields_set else {}
+    objective = objective.model_copy(update={"max_s": seconds, **whole})
     check_outputs(out=out, picture=picture)
     with requests.server(server) as subjects, progress(seconds, "capacity") as show:
         [name] = subjects
         schedule = search([name], objective, requests.timeout_s, traffic.shape, trace)
         found = run(schedule, subjects, Log(), seconds, show)[name]
-    heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "remark")
-    print(text_table(*without_empty(heads, [cells(row) for row in found.rows])))
+    more, streams = stream_columns([row.stream for row in found.rows])
+    heads = ["load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "remark", *more]
+    lines = [cells(row) + stream for row, stream in zip(found.rows, streams, strict=True)]
+    print(text_table(*without_empty(heads, lines)))
     if out is not None:
         write_rows(out, TurnRow, found.rows)
     if picture is not None:

@@ -53,7 +53,15 @@ class LoadOptions(LoadSettings):
 
 @options(
     *("configurations", "max_s"),
-    **{"slo_ms": 100.0, "miss": 0.05, "tolerance": 0.1, "max_s": 240.0, "seed": 42},
+    **{
+        "slo_ms": 100.0,
+        "first_ms": None,
+        "piece_ms": None,
+        "miss": 0.05,
+        "tolerance": 0.1,
+        "max_s": 240.0,
+        "seed": 42,
+    },
     configurations=("any",),
 )
 class ObjectiveOptions(ObjectiveSettings):

@@ -23,7 +23,7 @@ from litmeter.params import ObjectiveSettings
 from litmeter.say.tables import pluralise, significant
 from litmeter.stats.curve import Curve, Probes, fit, interval
 from litmeter.stats.rates import wilson_interval
-from litmeter.stats.records import OK, WINDOWS, LoadRecord, misses
+from litmeter.stats.records import WINDOWS, Limits, LoadRecord
 from litmeter.system.files import rounded
 
 Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
@@ -60,7 +60,7 @@ class CapacityMetrics:
 
     status: Status
     reason: str
-    slo_ms: float
+    slo_ms: float | None
     miss: float
     capacity_rps: float | None
     low_rps: float | None
@@ -68,6 +68,13 @@ class CapacityMetrics:
     peak_rps: float
     probes: int
     seconds: float
+    first_ms: float | None = None
+    piece_ms: float | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What a request had to keep to."""
+        return Limits(self.slo_ms, self.first_ms, self.piece_ms)
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,8 @@ def search(
     trace: Trace | None = None,
 ) -> Schedule[CapacityResult]:
     """Search the capacity of one served subject; see ``capacity``."""
-    slo_s = objective.slo_ms / 1000
+    limits = objective.limits
+    slo_s = (limits.slo_ms or limits.first_ms or limits.piece_ms or 0.0) / 1000
     rows: list[TurnRow] = []
     overloaded: list[bool] = []  # by probe
     evenly = trace is not None
@@ -145,7 +153,9 @@ def search(
         min_s=PEAK_S,
         max_s=max(SLOW_PEAK_S, 2 * slo_s),
         max_windows=WINDOWS,
-        timeout_s=min(timeout_s, max(SHORTEST_WAIT_S, WAIT_FACTOR * slo_s)),
+        timeout_s=timeout_s
+        if limits.slo_ms is None
+        else min(timeout_s, max(SHORTEST_WAIT_S, WAIT_FACTOR * slo_s)),
         seed=objective.seed,
         burstiness=burstiness,
     )
@@ -153,7 +163,7 @@ def search(
     while users <= MOST_USERS and rate_rps > PEAK_GAIN * best_rps:
         best_rps = rate_rps if rows else 0.0
         own = replace(plan, users=users, requests=2 * users)
-        row = (yield from measure(Turn(name, own, len(rows), objective.slo_ms, "closed loop"))).row
+        row = (yield from measure(Turn(name, own, len(rows), limits, "closed loop"))).row
         if not rows and row.failed and not row.answers:
             raise LoadError(f"{name} answered no request well: {row.void}")
         rows.append(row)
@@ -175,14 +185,15 @@ def search(
         warmup_s = max(WARMUP_S, min(WARMUP_OBJECTIVES * settled_s, seconds / 2))
         if sum(row.seconds for row in rows) + warmup_s + seconds > objective.max_s:
             break
-        most = max(MOST_USERS, math.ceil(2 * rate_rps * slo_s))
+        in_flight_s = slo_s if limits.slo_ms else slo_s + max(row.mean_ms or 0.0 for row in rows) / 1000
+        most = max(MOST_USERS, math.ceil(2 * rate_rps * in_flight_s))
         own = replace(plan, users=most, rate_rps=rate_rps, repeat=len(rows))
         own = replace(own, warmup_s=warmup_s, min_s=seconds, max_s=seconds)
         if trace is not None:
             own = of_trace(own, trace)
         near = "" if curve is None else f", capacity near {significant(curve.capacity_rps, 4)}/s"
         note = f"probe at {significant(rate_rps, 4)}/s{near}"
-        sample = yield from measure(Turn(name, own, len(rows), objective.slo_ms, note))
+        sample = yield from measure(Turn(name, own, len(rows), limits, note))
         rows.append(probe_row(sample, objective))
         overloaded.append((rows[-1].high_rps or math.inf) < sample.requests.due_rps)
     return _result_of(rows, end, objective, evenly)
@@ -210,20 +221,20 @@ def probe_row(sample: Sample, objective: ObjectiveSettings) -> TurnRow:
     missed = sample.row.missed
     if missed is None:
         return replace(sample.row, void="no request was due")
-    own = missed - missed_by_lateness(sample.requests, objective.slo_ms)
+    own = missed - missed_by_lateness(sample.requests, objective.limits)
     late = (missed > objective.miss) != (own > objective.miss)
     return replace(sample.row, missed=round(own, 5), void="the load generator was late" if late else "")
 
 
-def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
+def missed_by_lateness(record: LoadRecord, limits: Limits) -> float:
     """Share of requests that missed the objective only because the load generator sent them late.
 
     A request that is due while all connections are busy waits for the server, not for the load generator.
     """
     in_flight = np.searchsorted(np.sort(record.sent), record.start)
     in_flight -= np.searchsorted(np.sort(record.end), record.start)
-    in_time_if_sent_in_time = (record.status == OK) & (1000 * (record.end - record.sent) <= slo_ms)
-    lost = misses(record, slo_ms) & in_time_if_sent_in_time & (in_flight < record.users)
+    only_late = limits.missed(record) & ~limits.missed(record, since_sent=True)
+    lost = only_late & (in_flight < record.users)
     return float(lost[record.in_window].mean())
 
 
@@ -298,5 +309,7 @@ def _result_of(
         peak_rps=round(_peak_rps(rows), 2),
         probes=len(probes),
         seconds=round(sum(row.seconds for row in rows), 1),
+        first_ms=objective.first_ms,
+        piece_ms=objective.piece_ms,
     )
     return CapacityResult(metrics, rows, curve)

@@ -278,19 +278,26 @@ def _stream(turns: Sequence[TurnRow], streams: Mapping[int, StreamTimes]) -> dic
     return found
 
 
-COUNTED = ("tokens_rps", "bytes_rps")
-"""What rates of streams are compared by: the first that all have."""
+ONE_STREAMS = "some answers stream and others do not, so their rates are not compared"
+Counted = Literal["requests", "tokens", "bytes"]
+"""What a rate counts."""
 
 
-def counted(turns: Iterable[TurnRow]) -> str | None:
-    """The figure by which all these turns are compared: a key of TurnRow.stream, or rate_rps if none streams.
+def counted(rows: Iterable[TurnRow | ComparisonRow]) -> Counted | None:
+    """What the rates of these rows are compared by: of streams tokens, or bytes if a server says no tokens.
 
     None if only some stream: a request of one kind is not a request of the other.
     """
-    turns = [turn for turn in turns if turn.rate_rps]
-    if not any(turn.stream for turn in turns):
-        return "rate_rps"
-    return next((name for name in COUNTED if all(turn.stream.get(name) for turn in turns)), None)
+    answered = [row for row in rows if row.rate_rps]
+    if not any(row.stream for row in answered):
+        return "requests"
+    units: tuple[Counted, ...] = ("tokens", "bytes")
+    return next((unit for unit in units if all(rate_in(unit, row) for row in answered)), None)
+
+
+def rate_in(unit: Counted, row: TurnRow | ComparisonRow) -> float | None:
+    """The rate of a row, a second."""
+    return row.rate_rps if unit == "requests" else row.stream.get(f"{unit}_rps")
 
 
 def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
@@ -308,13 +315,10 @@ def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[fl
     """The served rates of ``names`` by round; of several turns in a round, their geometric mean."""
     turns = _served_turns(rows)
     rounds = sorted({row.round for own in turns.values() for row in own})
-    figure = counted(itertools.chain.from_iterable(turns.values())) or "rate_rps"
-
-    def value(turn: TurnRow) -> float | None:
-        return turn.rate_rps if figure == "rate_rps" else turn.stream.get(figure)
+    unit = counted(itertools.chain.from_iterable(turns.values())) or "requests"
 
     def rate(name: str, number: int) -> float | None:
-        return _mean([value(turn) for turn in turns.get(name, ()) if turn.round == number])
+        return _mean([rate_in(unit, turn) for turn in turns.get(name, ()) if turn.round == number])
 
     return {name: [rate(name, number) for number in rounds] for name in names}
 

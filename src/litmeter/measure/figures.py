@@ -88,7 +88,7 @@ def served_row(
         sent=len(record.status),
         failed=int((record.status == FAILED).sum()),
         timed_out=int((record.status == TIMED_OUT).sum()),
-        missed=None if turn.slo_ms is None else rounded(late_share(record, turn.slo_ms), 5),
+        missed=None if turn.limits is None else rounded(late_share(record, turn.limits), 5),
         mean_ms=rounded(mean_ms, 2),
         p50_ms=rounded(percentile(latency_ms, 50), 2),
         p95_ms=rounded(percentile(latency_ms, 95), 2),

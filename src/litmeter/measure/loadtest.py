@@ -15,6 +15,7 @@ from litmeter.load.bodies import read_bodies
 from litmeter.measure.figures import latency_grows
 from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
 from litmeter.say.tables import pluralise
+from litmeter.stats.records import Limits
 
 IMAGE_TOKEN = "{image}"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -78,13 +79,13 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
     return headers
 
 
-def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None) -> Schedule[list[Sample]]:
+def one_after_another(name: str, plans: Sequence[LoadPlan], limits: Limits | None) -> Schedule[list[Sample]]:
     """Load one subject by each plan; warn if an open loop's latencies grow."""
     yield from make_ready([name])
     samples = []
     for number, plan in enumerate(plans):
         note = f"{plan.rate_rps:.6g}/s" if plan.rate_rps else pluralise(plan.users, "user")
-        sample = yield from measure(Turn(name, plan, number, slo_ms, note))
+        sample = yield from measure(Turn(name, plan, number, limits, note))
         row = sample.row
         if row.offered_rps is not None and not row.void and latency_grows(sample.requests):
             row = replace(row, warnings="; ".join(filter(None, (row.warnings, GROWS))))

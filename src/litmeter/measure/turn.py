@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
-from litmeter.stats.records import LoadRecord
+from litmeter.stats.records import Limits, LoadRecord
 
 WorkKind = Literal["model", "preprocess", "pipeline", "crowded", "one_thread"]
 """The model alone; decoding and preprocessing alone; the pipeline, from image bytes on; the pipeline in all
@@ -51,7 +51,7 @@ class Turn:
 
     Attributes:
         round: number of the round, of the level's run, or of the probe.
-        slo_ms: objective; the sample has the share of requests that failed or took longer.
+        limits: the sample has the share of requests that miss them; None: of no interest.
         note: shown by the progress bar beside the subject.
         end_s: expected end of the whole measurement, seconds since the log's begin; None: after the budget.
     """
@@ -59,7 +59,7 @@ class Turn:
     subject: str
     load: LoadPlan | Work
     round: int = 0
-    slo_ms: float | None = None
+    limits: Limits | None = None
     note: str = field(default="", compare=False)
     end_s: float | None = field(default=None, compare=False)
 

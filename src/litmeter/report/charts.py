@@ -343,7 +343,7 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
     metrics = [result.metrics for result in found.values()]
     rates += [end for one in metrics for end in (one.low_rps, one.high_rps) if end]
     low, high = 0.97 * min(rates, default=1.0), 1.03 * max(rates, default=2.0)
-    objectives = sorted({one.slo_ms for one in metrics})
+    objectives = sorted({one.slo_ms for one in metrics if one.slo_ms is not None})
     share = f"{100 * (1 - metrics[0].miss):.4g}%"
 
     def draw_rates(axes: Axes) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from litmeter.classifier.model.card import TrainMetrics
 from litmeter.kinds.configuration import Configuration
-from litmeter.measure.comparison_rows import OverBefore, verdict
+from litmeter.measure.comparison_rows import ONE_STREAMS, OverBefore, counted, rate_in, verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
 from litmeter.params import ObjectiveSettings, changed_settings
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
@@ -24,6 +24,7 @@ from litmeter.say.tables import pluralise, rate_cell, ratio_cell, significant
 from litmeter.settings import CANDIDATE
 from litmeter.stats.rates import objective_percent, samples_needed, wilson_interval
 from litmeter.stats.ratios import Ratio
+from litmeter.stats.records import Limits
 from litmeter.system.device import BLOCKING
 
 FEW_ROUNDS = 10
@@ -106,6 +107,8 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     tied = _tied(first, others)
     name = f"`{first.experiment}`"
     rate = f"{rate_cell(first.rate_rps)} requests/s from {pluralise(first.users, 'user')}"
+    if (unit := counted(rows)) not in (None, "requests"):
+        rate = f"{significant(rate_in(unit, first) or 0.0)} {unit}/s, {rate}"
     if reference not in [row.experiment for row in (first, *tied)]:
         rate += f", {ratio_text(first, reference)} times `{reference}`"
     if tied:
@@ -280,9 +283,14 @@ def _tuned_finding(tuned: Tuned, serve: Configuration) -> str:
     return f"{advice}: {gain} times the rate of the `serve:` that the search started from, at {users}."
 
 
-def objective(rows: Sequence[ComparisonRow], objective: ObjectiveSettings) -> Claim:
-    """The fastest configuration among those that keep to the objective."""
+def objective(rows: Sequence[ComparisonRow], objective: ObjectiveSettings) -> Claim | None:
+    """The fastest configuration among those that keep to the objective; None if it limits pieces of streams.
+
+    Whether those are kept together is known of a capacity alone.
+    """
     percent, slo_ms = objective_percent(objective.miss), objective.slo_ms
+    if slo_ms is None or objective.limits != Limits(slo_ms):
+        return None
     known = {row.experiment: ms for row in ranked(rows) if (ms := row.objective_ms) is not None}
     within = [row for row in ranked(rows) if known.get(row.experiment, math.inf) <= slo_ms and not row.failed]
     if not within:
@@ -317,6 +325,8 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     rounds = max(row.rounds for row in rows)
     if rounds < FEW_ROUNDS:
         yield Claim("doubt", f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
+    if counted(rows) is None:
+        yield Claim("doubt", f"{ONE_STREAMS.capitalize()}.")
     yield from disturbances([row for result in snapshot.results for row in result.turns])
     if snapshot.results[0].device == "cuda" and not BLOCKING:
         yield Claim(

@@ -125,7 +125,7 @@ def ranked(offers: Sequence[Offer]) -> list[tuple[int | None, Offer]]:
     An offer's rank is 1 more than the number of offers that are certainly cheaper, by intervals of prices.
     Raise ReportError where objectives differ.
     """
-    objectives = {f"{100 * (1 - one.metrics.miss):.4g}% within {one.metrics.slo_ms:g} ms" for one in offers}
+    objectives = {f"{100 * (1 - one.metrics.miss):.4g}% {one.metrics.limits.text}" for one in offers}
     if len(objectives) > 1:
         raise ReportError(f"prices compare under one objective, not {' and '.join(sorted(objectives))}")
     prices = [one.million for one in offers if one.million]

@@ -288,7 +288,9 @@ def read_capacity(name: str) -> CapacityResult:
     own = paths.CapacityPaths(name)
     try:
         content = read_json(own.metrics)
-        metrics = CapacityMetrics(**{field.name: content[field.name] for field in fields(CapacityMetrics)})
+        metrics = CapacityMetrics(
+            **{field.name: content[field.name] for field in fields(CapacityMetrics) if field.name in content}
+        )
         rows = read_rows(own.probes, TurnRow)
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make capacity` makes it") from error

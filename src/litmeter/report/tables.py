@@ -159,7 +159,7 @@ def pairs_table(found: Sequence[Pair]) -> str:
 
 def capacity_text(metrics: CapacityMetrics) -> str:
     """The part of a sentence about a server's capacity that follows its name."""
-    within = f"{100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
+    within = f"{100 * (1 - metrics.miss):.4g}% of them {metrics.limits.text}"
     ends = (metrics.low_rps, metrics.capacity_rps, metrics.high_rps)
     low, rate, high = (value and significant(value) for value in ends)
     if metrics.status == "slo_unreachable":

@@ -144,13 +144,49 @@ class LoadRecord:
         return inside
 
 
-def misses(record: LoadRecord, slo_ms: float) -> npt.NDArray[np.bool_]:
-    """Which requests failed, timed out, or took longer than ``slo_ms``."""
-    missed: npt.NDArray[np.bool_] = (record.status != OK) | (1000 * (record.end - record.start) > slo_ms)
-    return missed
+@dataclass(frozen=True)
+class Limits:
+    """How long a request may take, in milliseconds; None: no limit.
+
+    Attributes:
+        slo_ms: for the whole answer.
+        first_ms: until the first piece of an answer that streams; of any other answer, for all of it.
+        piece_ms: for each further piece, or token, in the mean of the answer.
+    """
+
+    slo_ms: float | None = None
+    first_ms: float | None = None
+    piece_ms: float | None = None
+
+    @property
+    def text(self) -> str:
+        """All limits in words, as "within 100 ms"."""
+        texts = {
+            "within {:g} ms": self.slo_ms,
+            "with the first piece within {:g} ms": self.first_ms,
+            "with {:g} ms for each further piece": self.piece_ms,
+        }
+        return " and ".join(text.format(limit) for text, limit in texts.items() if limit is not None)
+
+    def missed(self, record: LoadRecord, *, since_sent: bool = False) -> npt.NDArray[np.bool_]:
+        """Which requests failed, timed out, or took longer, from when they were due, or were sent."""
+        late_s = record.sent - record.start if since_sent else np.zeros(len(record.start))
+        whole_s = record.end - record.start
+        first_s, piece_s = whole_s, np.full(len(whole_s), np.nan)
+        if (streams := record.streams) is not None:
+            first_s, piece_s = np.where(streams.count > 0, streams.first_s, whole_s), streams.piece_s
+        missed: npt.NDArray[np.bool_] = record.status != OK
+        for seconds, limit in (
+            (whole_s - late_s, self.slo_ms),
+            (first_s - late_s, self.first_ms),
+            (piece_s, self.piece_ms),
+        ):
+            if limit is not None:
+                missed = missed | (1000 * seconds > limit)
+        return missed
 
 
-def late_share(record: LoadRecord, slo_ms: float) -> float | None:
+def late_share(record: LoadRecord, limits: Limits) -> float | None:
     """Share of misses in the reported windows; None without requests."""
     inside = record.in_window
-    return float(misses(record, slo_ms)[inside].mean()) if inside.any() else None
+    return float(limits.missed(record)[inside].mean()) if inside.any() else None
