@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from litmeter.cli.main import main
+from litmeter.kinds.configuration import Host
 from litmeter.kinds.script import Script
 from litmeter.kinds.server import Start
 from litmeter.load.bodies import Bodies
@@ -299,3 +300,16 @@ def test_a_revision_and_the_tree_run_at_once_although_both_want_one_port(
     assert main(["check", "server.py", "--against", "main", *brief, "--json"]) == 1
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert found["new_over_old"]["high"] < 0.5
+
+
+def test_batch_sizes_that_answer_wrongly_are_left_out_of_a_search(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Script(script="server.py", folder=str(folder)).with_knobs()
+    wrong = SCRIPT.replace("return x\n", "return [sum(x)] * len(x) if isinstance(x, list) else x\n")
+    (folder / "server.py").write_text(wrong)
+    sizes = [script.model_copy(update={"max_batch_size": size}) for size in (1, 2)]
+    host = script.tried(sizes, Host("cpu", 2), Bodies([b'{"x": 1}', b'{"x": 2}'], "application/json"), 20.0)
+    [found] = host.exclusions
+    assert found.values == {"max_batch_size": 2}
+    assert "answers to body 1 differ" in found.reason

@@ -168,17 +168,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         if any(one.transport == "direct" for one in configurations):
             values = {DIRECT: {"transport": "direct"}} | values
             to_check[DIRECT] = by_size[min(by_size)].model_copy(update=values[DIRECT])
-        checked = check_apis(to_check, bodies, machine.device, timeout_s)
-        notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
-        print_wrapped("\n".join(dict.fromkeys(notes)))
-        return replace(
-            machine,
-            exclusions=[
-                Exclusion(own, checked[name].fault, is_fault=True)
-                for name, own in values.items()
-                if checked[name].fault
-            ],
-        )
+        return without_faulty(to_check, values, machine, bodies, timeout_s)
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
         """Try single items and batches; raise ApiError if neither works."""
@@ -245,6 +235,23 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         """The file of the LitAPI's module."""
         folder = os.path.relpath(self.folder or os.curdir)
         return [Path(folder, *self.api.partition(":")[0].split(".")).with_suffix(".py")]
+
+
+def without_faulty(
+    to_check: Mapping[str, LitApiSettings],
+    values: Mapping[str, Mapping[str, Any]],
+    machine: Host,
+    bodies: Bodies,
+    timeout_s: float,
+) -> Host:
+    """``machine`` without the ``values``, by name, with which the LitAPI of this name fails its check."""
+    checked = check_apis(to_check, bodies, machine.device, timeout_s)
+    notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
+    print_wrapped("\n".join(dict.fromkeys(notes)))
+    faults = {name: one.fault for name, one in checked.items() if one.fault}
+    return replace(
+        machine, exclusions=[Exclusion(values[name], faults[name], is_fault=True) for name in faults]
+    )
 
 
 def _values(given: Given) -> dict[str, Any]:

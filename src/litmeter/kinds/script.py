@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -25,12 +25,13 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from litmeter.errors import LitmeterError, ServerError, UsageError
 from litmeter.kinds.command import STOP_S, CommandServer, checked_program, listening_ports, search_path
-from litmeter.kinds.configuration import Checked, Given, Pipeline, RanAs, Tried
-from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.configuration import Checked, Given, Host, Pipeline, RanAs, Tried
+from litmeter.kinds.lit_api import LitApi, without_faulty
 from litmeter.kinds.preflight import check_apis
 from litmeter.kinds.server import HEALTH, PREDICT, READY_POLL_S, READY_S, Server, Start, started
 from litmeter.kinds.workers import BatchConfiguration
 from litmeter.load.bodies import Bodies
+from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import pluralise
 from litmeter.settings import ParamsLoader, Seconds, StrictCount, unknown_key
 from litmeter.system.processes import process_group
@@ -321,6 +322,17 @@ class Script(BatchConfiguration):
             update={key: value for key, value in self.passed().items() if getattr(self, key) is None}
         )
 
+    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+        """Exclude batch sizes with which its LitAPI fails or answers otherwise, where it runs in-process."""
+        if self.no_pipeline_here:
+            return machine
+        sizes = sorted({one.max_batch_size for one in configurations})
+        print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, sizes))} are checked")
+        values = {f"max_batch_size {size}": {"max_batch_size": size} for size in sizes}
+        alone = {"workers_per_device": 1, "batch_timeout_s": 0.0}
+        to_check = {name: self.model_copy(update=own | alone).in_process for name, own in values.items()}
+        return without_faulty(to_check, values, machine, bodies, timeout_s)
+
     def ran(self) -> Ran:
         """What the script starts, found once by running it up to there; raise ServerError."""
         return _ran(self)
@@ -475,7 +487,7 @@ def _ran(script: Script) -> Ran:
         if (server := last.get("litserve") or last.get("uvicorn")) is None:
             raise ServerError(
                 f"{script.script} ended (exit status {status}) before it started a server of LitServe or "
-                f"uvicorn{_last_line(script, log)}"
+                f"uvicorn, with {last['python']['executable']}{_last_line(script, log)}"
             )
     own = [note for note in found if note["what"] == "python" and note["pid"] == server["pid"]]
     python = (own or found)[0]  # a process that was forked has no note of its own
