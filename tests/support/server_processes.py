@@ -20,6 +20,7 @@ from litmeter.measure.figures import read_scrape
 from litmeter.paths import ModelFolders
 
 MODULE = "litmeter.classifier.server"
+MOST_TRIES = 5
 
 
 def tree(server: StartedServer) -> list[psutil.Process]:
@@ -52,26 +53,37 @@ def loading_server(
 ) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], list[psutil.Process]]]:
     """A server as it starts its workers, all processes that it has started, and those that are workers.
 
+    The workers are stopped as they load. Where one was ready before, another server is started.
+
     Args:
         settings: with two workers or more.
         folder: of its metrics.
     """
-    with started_server(folders, settings, folder) as server:
-        try:
-            main, workers = psutil.Process(server.pid), []
-            # All at once: one fork may be no worker, as importing runs `uname`, but never two at a time.
-            while len(workers) < settings.workers_per_device:
-                assert server.poll() is None
-                time.sleep(0.01)
-                started = main.children(recursive=True)
-                forks = [child for child in started if "forkserver" in command_of(child)]
-                forkservers = {child.pid for child in forks if parent_of(child) == server.pid}
-                workers = [child for child in forks if parent_of(child) in forkservers]
-            yield server, started, workers
-            _, left = psutil.wait_procs(started, 60)
-            assert left == []
-        finally:
-            server.kill()
+    for number in range(MOST_TRIES):
+        (own := folder / str(number)).mkdir()
+        with started_server(folders, settings, own) as server:
+            try:
+                main, workers = psutil.Process(server.pid), []
+                # All at once: one fork may be no worker, as importing runs `uname`, but never two at a time.
+                while len(workers) < settings.workers_per_device:
+                    assert server.poll() is None
+                    time.sleep(0.01)
+                    started = main.children(recursive=True)
+                    forks = [child for child in started if "forkserver" in command_of(child)]
+                    forkservers = {child.pid for child in forks if parent_of(child) == server.pid}
+                    workers = [child for child in forks if parent_of(child) in forkservers]
+                for worker in workers:
+                    worker.suspend()
+                time.sleep(0.5)  # in which the main process would learn that one is ready, and fork
+                if command_of(main) in map(command_of, main.children()):
+                    continue
+                yield server, started, workers
+                _, left = psutil.wait_procs(started, 60)
+                assert left == []
+                return
+            finally:
+                server.kill()
+    raise AssertionError("workers were ready each time")
 
 
 def command_of(process: psutil.Process) -> str:
