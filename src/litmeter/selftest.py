@@ -238,26 +238,27 @@ def pieces(run: Run) -> Compared:
 
 
 def first_ms(summary: Callable[[Floats], Any]) -> Callable[[Run], Compared]:
-    """A summary of the times to the first piece, of all requests."""
+    """A summary of the times to the first piece, of the requests that ``by_log_ms`` compares."""
 
     def compare(run: Run) -> Compared:
-        if run.record.streams is None:
+        if run.record.streams is None or len(run.log) != len(run.record.status):
             return None, None
-        expected_ms, measured_ms = 1000 * (run.log[:, 2] - run.log[:, 0]), 1000 * run.record.streams.first_s
-        return float(summary(expected_ms)), float(summary(measured_ms))
+        chosen = ~np.isnan(by_log_ms(run))
+        expected_ms = 1000 * (run.log[:, 2] - run.log[:, 0])[chosen]
+        return float(summary(expected_ms)), float(summary(1000 * run.record.streams.first_s[chosen]))
 
     return compare
 
 
 def gap_ms(summary: Callable[[Floats], Any]) -> Callable[[Run], Compared]:
-    """A summary of the times between successive pieces, of all requests."""
+    """A summary of the times between successive pieces, of the same requests."""
 
     def compare(run: Run) -> Compared:
-        if run.record.streams is None:
+        if run.record.streams is None or len(run.log) != len(run.record.status):
             return None, None
-        everywhere = np.ones(len(run.record.status), dtype=bool)
-        expected_ms = 1000 * np.diff(run.log[:, 2:]).ravel()
-        return float(summary(expected_ms)), float(summary(1000 * run.record.streams.gaps_s(everywhere)))
+        chosen = ~np.isnan(by_log_ms(run))
+        expected_ms = 1000 * np.diff(run.log[chosen, 2:]).ravel()
+        return float(summary(expected_ms)), float(summary(1000 * run.record.streams.gaps_s(chosen)))
 
     return compare
 

@@ -210,9 +210,9 @@ def test_the_records_of_several_senders_keep_their_pieces() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "by"),
     [
-        ({}, {}, "rate_rps"),
-        ({"tokens_rps": 9.0, "bytes_rps": 1.0}, {"tokens_rps": 8.0, "bytes_rps": 1.0}, "tokens_rps"),
-        ({"tokens_rps": 9.0, "bytes_rps": 1.0}, {"bytes_rps": 1.0}, "bytes_rps"),
+        ({}, {}, "requests"),
+        ({"tokens_rps": 9.0, "bytes_rps": 1.0}, {"tokens_rps": 8.0, "bytes_rps": 1.0}, "tokens"),
+        ({"tokens_rps": 9.0, "bytes_rps": 1.0}, {"bytes_rps": 1.0}, "bytes"),
         ({"bytes_rps": 1.0}, {}, None),
     ],
 )

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from litmeter.stats.streams import CHUNKS, EVENTS, READS
 
 EVENT_STREAM = b"text/event-stream"
-EVENT_END = re.compile(rb"\n\r?\n|\r\r")
-"""The end of an event's last line, and an empty line (WHATWG HTML, 9.2.5: server-sent events)."""
+LINE_FEEDS, EVENT_END = re.compile(rb"\n\n"), re.compile(rb"\n\r?\n|\r\r")
+"""The end of an event's last line, and an empty line (WHATWG HTML, 9.2.5: server-sent events): where lines
+end with a line feed alone, which is found faster, and in general."""
 LINE_END = re.compile(rb"\r\n|\n|\r")
 TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
 """Keys of a choice's delta that hold text, in the dialects of OpenAI's API."""
@@ -50,8 +51,9 @@ class Pieces:
         self.sizes: list[int] = []
         self.tokens = 0
         self.failed = False
-        self._part = bytearray()
-        self._chunk_bytes = self._searched = 0
+        self._part = b""  # of an event
+        self._chunk_bytes = 0
+        self._event_end = LINE_FEEDS
 
     def add(self, data: bytes, now: float) -> None:
         """Take a part of the body that was received at ``now``."""
@@ -60,13 +62,14 @@ class Pieces:
         elif self.unit == READS:
             self._piece(len(data), now)
         else:
-            self._part += data
-            begin = 0
-            while end := EVENT_END.search(self._part, max(begin, self._searched)):
-                self._event(self._part[begin : end.start()], now)
-                begin = self._searched = end.end()
-            del self._part[:begin]
-            self._searched = max(0, len(self._part) - 2)
+            searched = max(0, len(self._part) - 2)
+            part, begin = self._part + data, 0
+            if b"\r" in data:
+                self._event_end = EVENT_END
+            while end := self._event_end.search(part, max(begin, searched)):
+                self._event(part[begin : end.start()], now)
+                begin = end.end()
+            self._part = part[begin:]
 
     def end_chunk(self, now: float) -> None:
         """Take note that a chunk is complete."""
@@ -79,12 +82,12 @@ class Pieces:
         if self._part:
             self._event(self._part, now)
 
-    def _event(self, lines: bytes | bytearray, now: float) -> None:
-        event = read_event(bytes(lines))
-        self.tokens = event.tokens or self.tokens
-        self.failed |= event.is_error
-        if event.size:
-            self._piece(event.size, now)
+    def _event(self, lines: bytes, now: float) -> None:
+        size, tokens, is_error = read_event(lines)
+        self.tokens = tokens or self.tokens
+        self.failed |= is_error
+        if size:
+            self._piece(size, now)
 
     def _piece(self, size: int, now: float) -> None:
         self.times.append(now)
@@ -100,16 +103,13 @@ def unit_of(content_type: bytes, *, chunked: bool, has_length: bool) -> int | No
 
 def read_event(lines: bytes) -> Event:
     """Read the lines of an event; content is its data, of OpenAI's API the text in it."""
-    kinds, data = [], []
-    for line in LINE_END.split(lines):
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            data.append(value.removeprefix(b" "))
-        elif field == b"event":
-            kinds.append(value.strip())
-    content = b"\n".join(data)
-    if b"error" in kinds:
-        return Event(0, is_error=True)
+    if lines.startswith(b"data: ") and b"\n" not in lines and b"\r" not in lines:  # the usual one, fast
+        content = lines[6:]
+    else:
+        fields = [line.partition(b":") for line in LINE_END.split(lines)]
+        if any(name == b"event" and value.strip() == b"error" for name, _, value in fields):
+            return Event(0, is_error=True)
+        content = b"\n".join(value.removeprefix(b" ") for name, _, value in fields if name == b"data")
     if content.strip() in (b"", b"[DONE]"):
         return Event(0)
     try:
@@ -130,7 +130,12 @@ def _text_bytes(choice: Any) -> int:
     """Bytes of the text in a choice of OpenAI's API, calls of tools included."""
     if not isinstance(choice, dict):
         return 0
-    delta = choice["delta"] if isinstance(choice.get("delta"), dict) else choice
-    texts = [delta[key] for key in TEXTS if isinstance(delta.get(key), str)]
-    calls = json.dumps(delta["tool_calls"]) if delta.get("tool_calls") else ""
-    return sum(len(text.encode()) for text in (*texts, calls))
+    delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        delta = choice
+    size = 0
+    for key in TEXTS:
+        text = delta.get(key)
+        if isinstance(text, str):
+            size += len(text.encode())
+    return size + (len(json.dumps(delta["tool_calls"])) if delta.get("tool_calls") else 0)
