@@ -44,7 +44,9 @@ class ObjectiveSettings(Section):
 
     slo_ms: Positive | None = Field(None, description="how long a request may take")
     first_ms: Positive | None = Field(None, description="how long its first piece may take, of a stream")
-    piece_ms: Positive | None = Field(None, description="how long each further piece, or token, may take")
+    piece_ms: Positive | None = Field(
+        None, description="how long its further pieces, or tokens, may take in the mean"
+    )
     miss: Miss
     configurations: OneOrMore[str] = Field(description="those whose capacity `make capacity` measures")
     tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(

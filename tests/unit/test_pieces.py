@@ -84,9 +84,14 @@ def test_an_error_is_no_piece_and_fails_the_answer(event: bytes) -> None:
         (b"{not json", 9),
         (b'{"own": "form"}', 15),
         (b'{"choices": "none"}', 19),
-        (b'{"choices": [null, {"delta": null}, {"delta": {"content": 5}}]}', 0),
+        (b'{"choices": [null, {"delta": null}, {"delta": {"content": 5}}]}', 1),
         (b'{"choices": [], "usage": {"completion_tokens": "many"}}', 0),
         (b'{"choices": [{"delta": {"tool_calls": [{"id": 1}]}}]}', len('[{"id": 1}]')),
+        (b'{"choices": [{"delta": {"content": [{"a": 1}]}}]}', len('[{"a": 1}]')),
+        (b'{"choices": [{"delta": {"content": "\\ud83d"}}]}', 3),
+        (b'{"label": "cat", "error": 0.03}', 31),
+        (b'{"type": "response.created"}', 0),
+        (b'{"type": "response.output_text.delta"}', 38),
         (b'{"a":' + b"[" * 100_000, 100_005),
     ],
 )
@@ -124,8 +129,8 @@ def test_what_a_piece_is_follows_from_the_head() -> None:
     assert unit_of(b"application/json", chunked=False, has_length=True) is None
 
 
-def record(status: tuple[int, ...] = (OK, OK, OK), tokens: tuple[int, ...] = (4, 4, 0)) -> LoadRecord:
-    """Three requests, sent at 0, 1 and 2 s in a window of 4 s; the last does not stream."""
+def record(status: tuple[int, ...] = (OK, OK, FAILED), tokens: tuple[int, ...] = (4, 4, 0)) -> LoadRecord:
+    """Three requests, sent at 0, 1 and 2 s in a window of 4 s; the last has no piece."""
     streams = Streams(
         unit=np.array([EVENTS, EVENTS, NOT_STREAMED]),
         count=np.array([3, 2, 0]),
@@ -154,7 +159,7 @@ def test_times_of_pieces_are_those_of_good_requests() -> None:
     assert times["first"] == pytest.approx([500, 250])
     assert times["piece"] == pytest.approx([100, 500 / 3])  # three further tokens each
     assert times["gap"] == pytest.approx([100, 200, 500])
-    without = stream_times_ms(record(status=(OK, FAILED, OK), tokens=(0, 0, 0)))
+    without = stream_times_ms(record(status=(OK, FAILED, FAILED), tokens=(0, 0, 0)))
     assert without["first"] == pytest.approx([500])
     assert without["piece"] == pytest.approx([150])
     assert stream_figures([times]) == {
@@ -182,13 +187,25 @@ def test_a_request_misses_if_it_misses_any_limit(limits: Limits, missed: list[bo
 def test_rates_count_what_came_in_the_windows() -> None:
     assert stream_rates(record()) == {"events_rps": 1.25, "bytes_rps": 3.75, "tokens_rps": 2.0}
     assert "tokens_rps" not in stream_rates(record(tokens=(4, 0, 0)))
-    assert stream_rates(record(status=(OK, FAILED, OK)))["events_rps"] == 0.75
+    assert stream_rates(record(status=(OK, FAILED, FAILED)))["events_rps"] == 0.75
+    assert stream_rates(record(status=(OK, OK, OK))) == {}  # what the third brought is not known
 
 
-def test_answers_with_a_length_have_no_figures() -> None:
-    streams = Streams(*(np.array(each) for each in ([CHUNKS], [1], [0], [0.5], [9])))
-    assert not streams.stream
-    assert record().streams.stream
+@pytest.mark.parametrize(
+    ("unit", "at", "streams"),
+    [
+        (EVENTS, [[0.5], [0.5], [0.5]], True),
+        (CHUNKS, [[0.5, 0.5], [0.5, 0.5], [0.5]], False),  # whole answers of unknown length
+        (CHUNKS, [[0.5, 0.6], [0.5, 0.7], [0.5]], True),
+        (READS, [[0.5, 0.6], [0.5], [0.5]], False),
+    ],
+)
+def test_most_answers_stream_or_none_does(unit: int, at: list[list[float]], streams: bool) -> None:
+    count = np.array([len(own) for own in at])
+    flat = np.array([time for own in at for time in own])
+    one = Streams(np.full(3, unit), count, np.zeros(3, dtype=int), flat, np.ones(len(flat), dtype=int))
+    assert one.stream(np.array([True, True, True])) is streams
+    assert not one.stream(np.array([False, False, False]))
 
 
 @given(st.permutations(range(3)))

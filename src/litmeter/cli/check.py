@@ -203,7 +203,9 @@ class Found:
 
     @property
     def advice(self) -> str:
-        """Which --seconds would probably give an open rate a verdict."""
+        """Which --seconds would probably give an open rate a verdict, or why none would."""
+        if self.unit is None:
+            return ONE_STREAMS
         needed_s = seconds_needed(self.rate, self.limits.margin, self.seconds)
         if needed_s is None:
             return "it would probably take more than an hour to tell"
@@ -280,6 +282,7 @@ class Found:
             "exit_code": self.exit_code,
             "rate": self.rate_verdict,
             "unit": self.unit,
+            "p95_of": "first piece" if self.streams else "answer",
             "p95": self.p95_verdict,
             "exceeded": self.exceeded,
             "commit": self.revisions.commit,
@@ -317,8 +320,7 @@ def measured(
     load: LoadSettings = LOAD
     device, users = "auto", USERS
     params: Params | None = None
-    sends = bool(sent.body or sent.form)
-    if command is None or not sends:  # else a params.yaml may be of another program
+    if command is None or not sent.sends:  # else a params.yaml may be of another program
         if not PARAMS_FILE.exists():
             raise UsageError(
                 f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it"
@@ -328,7 +330,7 @@ def measured(
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
-    bodies = params.bodies() if params is not None and not sends else read_given(sent)
+    bodies = params.bodies() if params is not None and not sent.sends else read_given(sent)
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")
     with (

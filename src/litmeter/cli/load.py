@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
+from litmeter.cli.chat import CHAT_RULES, PromptFile, chat_bodies
 from litmeter.cli.cluster import cluster_senders
 from litmeter.cli.form import FORM_RULES, FormField, form_bodies
 from litmeter.cli.options import LOAD, OBJECTIVE, LoadOptions, ObjectiveOptions, check_together, given_of
@@ -78,6 +79,8 @@ class Requests(BaseModel):
     """a file with a request's body, JSON lines (.jsonl), or a folder of files; repeatable"""
     form: list[FormField] = []
     """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
+    chat: list[PromptFile] = []
+    """a file of prompts, a line each, which are sent as requests of OpenAI's chat API; repeatable"""
     images: Annotated[list[Path], Parameter(consume_multiple=True)] = []
     """images, or folders of them: a body each, the file itself where the content type is an image's"""
     template: str | None = None
@@ -99,6 +102,9 @@ class Requests(BaseModel):
     @cached_property
     def bodies(self) -> Bodies:
         """All bodies; raise LoadError where there is none, UsageError for a wrong template or field."""
+        if self.chat:
+            check_together(given_of(self), CHAT_RULES)
+            return chat_bodies(self.chat)
         if self.form:
             check_together(given_of(self), FORM_RULES)
             return form_bodies(self.form)
@@ -145,7 +151,9 @@ class Requests(BaseModel):
         if own is None:
             yield str(self.url)
             return
-        settings = own_server(own, [], Sent(path=self.path), "FILE.py, module:Class or a command with {port}")
+        settings = own_server(
+            own, [], Sent(path=self.path, chat=self.chat), "FILE.py, module:Class or a command with {port}"
+        )
         with settings.starting(Start(resolve_device("auto", cuda_available()), self.timeout_s)) as server:
             server.ready(ask=lambda: check_first_request(server.target, *sent, self.timeout_s, LOADING))
             yield server.target
@@ -229,7 +237,7 @@ def loadtest(
         connections: open loop: connections; requests due while all are busy are sent late (default: 256)
         slo_ms: objective: how long a request may take
         first_ms: objective: how long the first piece of an answer that streams may take
-        piece_ms: objective: how long each of its further pieces, or tokens, may take
+        piece_ms: objective: how long its further pieces, or tokens, may take in the mean
         miss: with an objective: share of the requests that may take longer or fail (default: 0.05)
         seconds: that a level is measured; with --requests at most (default: 4 at most)
         max_windows: windows per level, at most; a level is unstable if its last three differ
@@ -301,7 +309,7 @@ def level_cells(sample: Sample, miss: float) -> list[str]:
 def _objective_text(sample: Sample, miss: float) -> str:
     record, missed, limits = sample.requests, sample.row.missed, sample.turn.limits
     if limits is None:  # an open loop may then be valid with any latency
-        return "" if record.rate_rps is None else "no objective given (--slo-ms)"
+        return "" if record.rate_rps is None else "no objective given (--slo-ms, --first-ms)"
     if missed is None:
         return ""
     opened, closed = record.window

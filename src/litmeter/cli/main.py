@@ -252,7 +252,7 @@ app.command(
   litmeter check --against main --command 'python server.py --port {port}' --body request.json
   litmeter check --against HEAD~1 --configuration e7_tuned --seconds 360 --margin 0.03
 
-exit status: 0 not slower by the margin, with 95% certainty; 1 slower, in requests per second or p95, or it
+exit status: 0 not slower by the margin, with 95% certainty; 1 slower, in rate or p95, or it
   fails requests or exceeds a limit; 3 open; 2 no verdict, as when one of both does not start""",
 )
 app.command(

@@ -17,13 +17,14 @@ import yaml
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from litmeter.cli.chat import CHAT_PATH, CHAT_RULES, PromptFile, chat_bodies
 from litmeter.cli.form import FORM_RULES, FormField, form_bodies
 from litmeter.cli.openapi import DOCUMENT, example_body
 from litmeter.cli.options import LOAD, OBJECTIVE, check_together, given_of
 from litmeter.errors import LoadError, ServerError, UsageError
 from litmeter.kinds.configuration import TRY_S, Configuration, Given
 from litmeter.kinds.registry import KINDS, kind_of
-from litmeter.kinds.server import Start
+from litmeter.kinds.server import PREDICT, Start
 from litmeter.load.bodies import Bodies, read_bodies
 from litmeter.params import Params
 from litmeter.paths import MACHINE
@@ -51,14 +52,21 @@ class Sent(BaseModel):
     """of your own servers: a file with a request's body, JSON lines, or a folder of files; repeatable"""
     form: list[FormField] = []
     """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
+    chat: list[PromptFile] = []
+    """a file of prompts, a line each, which are sent as requests of OpenAI's chat API; repeatable"""
     content_type: str | None = None
     """of all bodies (default: by the files' names)"""
     path: str | None = None
-    """where requests are sent (default: /predict; a spec's path; the only path of a script)"""
+    """where requests are sent (default: a script's only path; a spec's path; that of --chat; /predict)"""
     ready: str | None = None
     """where a command answers 200 once it is ready (default: /health, or the first body if it has none)"""
     users: Count | None = None
     """requests in flight at once (default: 8)"""
+
+    @property
+    def sends(self) -> bool:
+        """Whether it is said what is sent."""
+        return bool(self.body or self.form or self.chat)
 
 
 @Parameter(name="*")
@@ -100,7 +108,8 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
             first, *words = shlex.split(spec)
         except ValueError as error:
             raise UsageError(f"{name}: expected module:Class or a command, got {spec!r} ({error})") from error
-        given = Given(name, spec, first, words, own.path, own.ready)
+        path = own.path or (CHAT_PATH if own.chat else PREDICT)
+        given = Given(name, spec, first, words, own.path, own.ready, path)
         found[name] = next(keys for kind in KINDS if (keys := kind.recognised(given)) is not None)
     return found
 
@@ -129,7 +138,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
     before = Path.cwd()
     with scratch() as folder:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}
-        load["bodies"] = "bodies" if own.body or own.form else "made-up"
+        load["bodies"] = "bodies" if own.sends else "made-up"
         if len(own.body) == 1:
             load["bodies"] = str(own.body[0].absolute())
         objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
@@ -153,7 +162,10 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
 
 
 def read_given(sent: Sent) -> Bodies:
-    """The bodies of all --body, or of --form; raise UsageError for a file that cannot be read."""
+    """The bodies of all --body, of --form or of --chat; raise UsageError for a file that cannot be read."""
+    if sent.chat:
+        check_together(given_of(sent), CHAT_RULES)
+        return chat_bodies(sent.chat)
     if sent.form:
         check_together(given_of(sent), FORM_RULES)
         return form_bodies(sent.form)
@@ -172,7 +184,7 @@ def bodies_for(server: Configuration, sent: Sent) -> Bodies:
 
     For the document the server is started and ended. Raise UsageError where there are no bodies.
     """
-    if sent.body or sent.form:
+    if sent.sends:
         return read_given(sent)
     how = Start(resolve_device("auto", cuda_available()), TRY_S)
     with redirect_stdout(sys.stderr):

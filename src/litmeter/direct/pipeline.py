@@ -72,8 +72,8 @@ class ApiPipeline(Methods):
             self._first = self._first or perf_counter()
             pieces.append(piece)
         number = len(contexts) if self.batched else 1
-        if any(len(piece) != number for piece in pieces):
-            raise LengthError(f"a piece for {len(pieces[0])} of {number} inputs")
+        if other := next((piece for piece in pieces if len(piece) != number), None):
+            raise LengthError(f"{len(other)} outputs in a piece for {number} inputs")
         return [[piece[place] for piece in pieces] for place in range(number)]
 
     def _groups(self, requests: Sequence[bytes]) -> list[Sequence[bytes]]:

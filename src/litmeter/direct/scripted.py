@@ -26,7 +26,7 @@ def reached(words: Sequence[str]) -> Server:
     sys.modules["__main__"], sys.argv = module, [words[0], *words[1:]]
     sys.path.insert(0, str(Path(file).parent))
     try:
-        exec(compile(Path(file).read_bytes(), file, "exec"), vars(module))
+        exec(compile(Path(file).read_bytes(), file, "exec", dont_inherit=True), vars(module))
     except BaseException as error:
         if type(error).__name__ != "Reached":  # which may be in no sys.modules
             raise

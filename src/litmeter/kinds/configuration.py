@@ -44,6 +44,7 @@ class Given:
         first, words: the first word of ``text``, as a shell splits it, and the other words.
         path: where requests are sent; None where it was not given.
         ready: path that answers once the server is ready; None where it was not given.
+        path_or_default: ``path``, or that of the API that the requests are for.
     """
 
     name: str
@@ -52,11 +53,7 @@ class Given:
     words: Sequence[str]
     path: str | None
     ready: str | None
-
-    @property
-    def path_or_default(self) -> str:
-        """The path; /predict where it was not given."""
-        return self.path or PREDICT
+    path_or_default: str = PREDICT
 
 
 class RanAs(BaseModel):

@@ -74,7 +74,7 @@ def check_apis(
     first: dict[str, tuple[str, list[Any]]] = {}
     checked: dict[str, Checked] = {}
     for name, settings in configurations.items():
-        key = settings.model_dump_json(include={*PIPELINE_KEYS, "path", "transport"})
+        key = settings.model_dump_json(include={*PIPELINE_KEYS, "path", "transport", "script", "variables"})
         if key not in trials:
             trials[key] = _try(name, settings, bodies, device, timeout_s, quick=quick, users=users)
         trial = trials[key]

@@ -86,6 +86,10 @@ class Watched(ApiPipeline):
 def as_sent(answer: Any) -> Any:
     """What a client gets through LitServe's queue: JSON, or the status and content of a response."""
     arrived = pickle.loads(pickle.dumps(answer))  # noqa: S301
+    if isinstance(arrived, list):  # a stream may have pieces of any bytes
+        arrived = [
+            one.decode(errors="backslashreplace") if isinstance(one, bytes) else one for one in arrived
+        ]
     if not isinstance(arrived, Response):
         return json.loads(bytes(JSONResponse(jsonable_encoder(arrived)).body))
     text = bytes(arrived.body).decode(errors="backslashreplace")

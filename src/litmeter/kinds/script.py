@@ -25,9 +25,9 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from litmeter.errors import LitmeterError, ServerError, UsageError
 from litmeter.kinds.command import STOP_S, CommandServer, checked_program, listening_ports, search_path
-from litmeter.kinds.configuration import Checked, Given, Host, Pipeline, RanAs, Tried
+from litmeter.kinds.configuration import Checked, Exclusion, Given, Host, Pipeline, RanAs, Tried
 from litmeter.kinds.lit_api import LitApi, without_faulty
-from litmeter.kinds.preflight import check_apis
+from litmeter.kinds.preflight import DIFFER, check_apis
 from litmeter.kinds.server import HEALTH, PREDICT, READY_POLL_S, READY_S, Server, Start, started
 from litmeter.kinds.workers import BatchConfiguration
 from litmeter.load.bodies import Bodies
@@ -173,11 +173,12 @@ class Script(BatchConfiguration):
     devices: StrictCount | None = Field(None, description="absent: the script's")
     timeout_s: Seconds | None = Field(None, description="of a request; absent: the script's")
     fast_queue: bool | None = Field(None, description="absent: the script's")
+    check_answers: bool = Field(True, description="answers must not depend on batch or worker in a search")
     apis: Mapping[str, Mapping[str, Any]] = Field(
         {}, description="max_batch_size and batch_timeout_s of one API of several, by its path"
     )
 
-    _passed: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _ran_keys: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_apis(self) -> Script:
@@ -226,22 +227,22 @@ class Script(BatchConfiguration):
     @property
     def workers(self) -> int:
         """As many as run, where that is known; else one is assumed."""
-        return self.workers_per_device or self._passed.get("workers_per_device", 1)
+        return self.workers_per_device or self._ran_keys.get("workers_per_device", 1)
 
     @property
     def largest_batch(self) -> int:
         """As it runs, where that is known; else one is assumed."""
-        return self.max_batch_size or self._passed.get("max_batch_size", 1)
+        return self.max_batch_size or self._ran_keys.get("max_batch_size", 1)
 
     @property
     def batch_window_s(self) -> float:
         """As it runs, where that is known; else none is assumed."""
-        return self.batch_timeout_s or self._passed.get("batch_timeout_s", 0.0)
+        return self.batch_timeout_s or self._ran_keys.get("batch_timeout_s", 0.0)
 
     def as_ran(self, keys: Mapping[str, Any]) -> Script:
         """With the values that the script passes."""
         copy = self.model_copy()
-        copy._passed = dict(keys)
+        copy._ran_keys = dict(keys)
         return copy
 
     @classmethod
@@ -252,29 +253,29 @@ class Script(BatchConfiguration):
 
         What the try finds does not keep a script from being served.
         """
-        found = {name: one._checked(name) for name, one in own.items()}
-        can_be_tried = [name for name, one in found.items() if not (one.fault or one.unavailable)]
-        tried = {name: own[name].in_process for name in can_be_tried}
-        for name, one in check_apis(tried, bodies, device, timeout_s, users=users).items():
+        found = {name: one._checked(name, device) for name, one in own.items()}
+        can_run = [name for name, one in found.items() if not (one.fault or one.unavailable)]
+        apis = {name: own[name].in_process for name in can_run}
+        for name, one in check_apis(apis, bodies, device, timeout_s, users=users).items():
             notes, fault = [*found[name].notes, *one.notes], one.fault.removeprefix(f"{name}: ")
             if fault:
                 notes.append(f"{name} is measured as it is, although {fault}")
-            unavailable = fault or one.unavailable
+            unavailable = "" if DIFFER in fault else fault or one.unavailable
             ran = found[name].ran
             found[name] = replace(one, fault="", unavailable=unavailable, notes=tuple(notes), ran=ran)
         return found
 
-    def _checked(self, name: str) -> Checked:
+    def _checked(self, name: str, device: str) -> Checked:
         try:
             self.served_path(ran := self.ran())
         except LitmeterError as error:
             return Checked(fault=f"{name}: {error}")
-        ran_as = RanAs(text=ran.text, keys=self.passed() if ran.litserve else {})
-        return Checked(unavailable=self.no_pipeline_here, notes=(f"{name}: {ran.text}",), ran=ran_as)
+        ran_as = RanAs(text=ran.text, keys=self.running_keys() if ran.litserve else {})
+        unavailable = self.no_pipeline_on(device)
+        return Checked(unavailable=unavailable, notes=(f"{name}: {ran.text}",), ran=ran_as)
 
-    @property
-    def no_pipeline_here(self) -> str:
-        """Why this script's LitAPI cannot be run in-process; empty if it can."""
+    def no_pipeline_on(self, device: str) -> str:
+        """Why this script's LitAPI cannot be run in-process on ``device``; empty if it can."""
         ran, words = self.ran(), self.words()
         if ran.litserve is None:
             return "it starts no LitServer"
@@ -284,7 +285,9 @@ class Script(BatchConfiguration):
         if unusual := [text for key, text in names.items() if apis[0][key]]:
             return f"a LitAPI with {', '.join(unusual)} is not run in-process"
         if ran.prefix != sys.prefix:
-            return f"litmeter is not installed for {ran.python}"
+            return f"it runs in another environment than litmeter's, with {ran.python}"
+        if (ran.litserve["accelerator"], ran.litserve["devices"]) != (device, 1):
+            return f"it runs on {ran.litserve['devices']} {ran.litserve['accelerator']}"
         return "" if any(word.endswith(".py") for word in words) else "its command names no file"
 
     @property
@@ -294,17 +297,18 @@ class Script(BatchConfiguration):
         words = self.words()
         file = next(number for number, word in enumerate(words) if word.endswith(".py"))
         variables = self.variables(os.devnull, "raise")
-        name = re.sub(r"\W", "_", api["class"])
+        module, api_class = (re.sub(r"\W", "_", text) for text in (Path(words[file]).stem, api["class"]))
         return ScriptedApi(
-            api=f"{Path(words[file]).stem}:{name}",
+            api=f"{module}:{api_class}",
             folder=self.folder,
             path=api["path"],
             script=words[file:],
             variables={name: variables[name] for name in ("PYTHONPATH", TASK_VARIABLE)},
-            **self.passed(),
+            check_answers=self.check_answers,
+            **self.running_keys(),
         )
 
-    def passed(self) -> dict[str, Any]:
+    def running_keys(self) -> dict[str, Any]:
         """The values of the keys that matter for batches and workers, as they run."""
         if (own := (ran := self.ran()).litserve) is None:
             raise ServerError(f"{self.script} starts no LitServer: it has no settings to search")
@@ -319,19 +323,25 @@ class Script(BatchConfiguration):
     def with_knobs(self) -> Script:
         """The values that the script passes, where no key changes them."""
         return self.model_copy(
-            update={key: value for key, value in self.passed().items() if getattr(self, key) is None}
+            update={key: value for key, value in self.running_keys().items() if getattr(self, key) is None}
         )
 
     def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
         """Exclude batch sizes with which its LitAPI fails or answers otherwise, where it runs in-process."""
-        if self.no_pipeline_here:
+        if self.no_pipeline_on(machine.device):
             return machine
         sizes = sorted({one.max_batch_size for one in configurations})
         print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, sizes))} are checked")
         values = {f"max_batch_size {size}": {"max_batch_size": size} for size in sizes}
-        alone = {"workers_per_device": 1, "batch_timeout_s": 0.0}
-        to_check = {name: self.model_copy(update=own | alone).in_process for name, own in values.items()}
-        return without_faulty(to_check, values, machine, bodies, timeout_s)
+        to_check, refused = {}, []
+        for name, own in values.items():
+            one = self.model_copy(update={**own, "workers_per_device": 1, "batch_timeout_s": 0.0})
+            try:
+                to_check[name] = one.in_process
+            except ServerError as error:
+                refused.append(Exclusion(own, f"{name}: {error}", is_fault=True))
+        host = without_faulty(to_check, values, machine, bodies, timeout_s)
+        return replace(host, exclusions=[*host.exclusions, *refused])
 
     def ran(self) -> Ran:
         """What the script starts, found once by running it up to there; raise ServerError."""
@@ -555,7 +565,7 @@ def _values(given: Given) -> dict[str, Any]:
                 f"'python {given.text}'"
             )
         path, _, own = key.rpartition(":")
-        allowed = API_KEYS if path else tuple(KEYS)
+        allowed = API_KEYS if path else (*KEYS, "check_answers")
         if own not in allowed:
             raise UsageError(f"{given.name}.{key}: {unknown_key(own, allowed)}")
         value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader

@@ -17,8 +17,10 @@ LINE_FEEDS, EVENT_END = re.compile(rb"\n\n"), re.compile(rb"\n\r?\n|\r\r")
 """The end of an event's last line, and an empty line (WHATWG HTML, 9.2.5: server-sent events): where lines
 end with a line feed alone, which is found faster, and in general."""
 LINE_END = re.compile(rb"\r\n|\n|\r")
-TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
-"""Keys of a choice's delta that hold text, in the dialects of OpenAI's API."""
+CONTENTS = ("content", "reasoning_content", "reasoning", "refusal", "text", "tool_calls", "function_call")
+"""Keys of a choice's delta that are content, in the dialects of OpenAI's API."""
+FRAME = re.compile(r"response\.(?!.*delta$).*|(message|content_block)_(start|stop)|message_delta|ping")
+"""Types of events without content, of OpenAI's Responses API and of Anthropic's."""
 
 
 class Event(NamedTuple):
@@ -51,8 +53,8 @@ class Pieces:
         self.sizes: list[int] = []
         self.tokens = 0
         self.failed = False
-        self._part = b""  # of an event
-        self._chunk_bytes = 0
+        self._part = bytearray()  # of an event
+        self._chunk_bytes = self._searched = 0
         self._event_end = LINE_FEEDS
 
     def add(self, data: bytes, now: float) -> None:
@@ -62,14 +64,15 @@ class Pieces:
         elif self.unit == READS:
             self._piece(len(data), now)
         else:
-            searched = max(0, len(self._part) - 2)
-            part, begin = self._part + data, 0
+            self._part += data
+            begin = 0
             if b"\r" in data:
                 self._event_end = EVENT_END
-            while end := self._event_end.search(part, max(begin, searched)):
-                self._event(part[begin : end.start()], now)
+            while end := self._event_end.search(self._part, max(begin, self._searched)):
+                self._event(bytes(self._part[begin : end.start()]), now)
                 begin = end.end()
-            self._part = part[begin:]
+            del self._part[:begin]
+            self._searched = max(0, len(self._part) - 2)
 
     def end_chunk(self, now: float) -> None:
         """Take note that a chunk is complete."""
@@ -80,7 +83,7 @@ class Pieces:
     def end(self, now: float) -> None:
         """Take note that the answer is complete; its last event may lack an empty line, as LitServe's."""
         if self._part:
-            self._event(self._part, now)
+            self._event(bytes(self._part), now)
 
     def _event(self, lines: bytes, now: float) -> None:
         size, tokens, is_error = read_event(lines)
@@ -118,8 +121,10 @@ def read_event(lines: bytes) -> Event:
         value = None
     if not isinstance(value, dict):
         return Event(len(content))
-    if value.get("error"):
+    if isinstance(value.get("error"), (str, dict)) and value["error"] and "choices" not in value:
         return Event(0, is_error=True)
+    if isinstance(value.get("type"), str) and FRAME.fullmatch(value["type"]):
+        return Event(0)
     usage = value.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else 0
     size = sum(map(_text_bytes, value["choices"])) if isinstance(value.get("choices"), list) else len(content)
@@ -127,15 +132,17 @@ def read_event(lines: bytes) -> Event:
 
 
 def _text_bytes(choice: Any) -> int:
-    """Bytes of the text in a choice of OpenAI's API, calls of tools included."""
+    """Bytes of the content in a choice of OpenAI's API, calls of tools included."""
     if not isinstance(choice, dict):
         return 0
     delta = choice.get("delta")
     if not isinstance(delta, dict):
         delta = choice
     size = 0
-    for key in TEXTS:
-        text = delta.get(key)
-        if isinstance(text, str):
-            size += len(text.encode())
-    return size + (len(json.dumps(delta["tool_calls"])) if delta.get("tool_calls") else 0)
+    for key in CONTENTS:
+        content = delta.get(key)
+        if isinstance(content, str):
+            size += len(content.encode(errors="surrogatepass"))
+        elif content:
+            size += len(json.dumps(content))
+    return size

@@ -39,7 +39,7 @@ from litmeter.stats.records import (
     steady,
     window_means,
 )
-from litmeter.stats.streams import NOT_STREAMED, Streams
+from litmeter.stats.streams import NOT_STREAMED, READS, Streams
 
 TICK_S = 0.05
 PROGRESS_S = 0.25
@@ -50,7 +50,7 @@ IDLE_S = 1.0
 """A connection idle for longer is opened anew: the server may have closed it."""
 READ_BYTES = 65_536
 MOST_PIECES = 10_000_000
-"""The most pieces that a load may have: 120 MB."""
+"""The most pieces that a load may have: 80 MB, and twice as much once it ends."""
 
 
 def post_head(url: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
@@ -126,10 +126,13 @@ class Answer(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """Whether it has status 200 and, if it streams, pieces, none of which says that it failed."""
-        return self.code == 200 and (
-            self.pieces is None or bool(self.pieces.times and not self.pieces.failed)
-        )
+        """Whether it has status 200 and, if events or chunks, content, and no event that says it failed.
+
+        LitServe ends an answer without a chunk where the generator fails before the first piece.
+        """
+        if self.code != 200 or self.pieces is None or self.pieces.unit == READS:
+            return self.code == 200
+        return bool(self.pieces.times) and not self.pieces.failed
 
 
 class Connection:

@@ -151,7 +151,7 @@ def search(
         requests=1,
         warmup_s=PEAK_WARMUP_S,
         min_s=PEAK_S,
-        max_s=max(SLOW_PEAK_S, 2 * slo_s),
+        max_s=max(SLOW_PEAK_S, 2 * slo_s if limits.slo_ms else timeout_s),
         max_windows=WINDOWS,
         timeout_s=timeout_s
         if limits.slo_ms is None
@@ -180,6 +180,8 @@ def search(
         else:
             rate_rps = FIRST_SHARE * _peak_rps(rows)
         settled_s = 0.0 if curve is None else slo_s
+        if limits.slo_ms is None:  # an answer takes longer than its pieces
+            settled_s = max(settled_s, (rows[0].mean_ms or 0.0) / 1000)
         seconds = max(FEWEST_DUE / rate_rps, FEWEST_OBJECTIVES * settled_s)
         seconds = max(PROBE_S, min(seconds, LONGEST_SHARE * objective.max_s))
         warmup_s = max(WARMUP_S, min(WARMUP_OBJECTIVES * settled_s, seconds / 2))

@@ -132,8 +132,8 @@ def comparison_rows(
     rates = rates_of(rows, [name for name in names if name in turns.keys() & answered])
     reference_rps = {turn.round: turn.rate_rps for turn in turns.get(reference, ()) if turn.rate_rps}
     shared: dict[str, int] = {}
-    can_compare = counted(itertools.chain.from_iterable(turns.values())) is not None
-    for name, own_rates in (rates if reference_rps and can_compare else {}).items():
+    unit = counted(itertools.chain.from_iterable(turns.values()))
+    for name, own_rates in (rates if reference_rps and unit else {}).items():
         shared[name] = sum(bool(a and b) for a, b in zip(own_rates, rates[reference], strict=True))
     needed = min(RANKED_FROM_ROUNDS, shared.get(reference, 0))
     enough = {name: rates[name] for name in shared if shared[name] >= needed}
@@ -150,7 +150,7 @@ def comparison_rows(
         if not one and shared.get(name):
             one = Ratio(ratio(rates, name, reference, reference).ratio, None, None)
         times, low, high = interval(one)
-        if name not in rates:  # rounds without an answer count as bounds
+        if name not in rates and unit == "requests":  # rounds without an answer count as bounds
             beside = [turn for turn in own if turn.round in reference_rps]
             high = rounded(_mean([turn.highest_rps / reference_rps[turn.round] for turn in beside]), 4)
         share, share_low, share_high = interval(to_fastest.get(name))
@@ -278,7 +278,7 @@ def _stream(turns: Sequence[TurnRow], streams: Mapping[int, StreamTimes]) -> dic
     return found
 
 
-ONE_STREAMS = "some answers stream and others do not, so their rates are not compared"
+ONE_STREAMS = "some servers stream and others do not, so their rates are not compared"
 Counted = Literal["requests", "tokens", "bytes"]
 """What a rate counts."""
 
@@ -288,11 +288,11 @@ def counted(rows: Iterable[TurnRow | ComparisonRow]) -> Counted | None:
 
     None if only some stream: a request of one kind is not a request of the other.
     """
-    answered = [row for row in rows if row.rate_rps]
+    answered = [row for row in rows if row.rate_rps and not getattr(row, "void", "")]
     if not any(row.stream for row in answered):
         return "requests"
     units: tuple[Counted, ...] = ("tokens", "bytes")
-    return next((unit for unit in units if all(rate_in(unit, row) for row in answered)), None)
+    return next((unit for unit in units if all(rate_in(unit, row) is not None for row in answered)), None)
 
 
 def rate_in(unit: Counted, row: TurnRow | ComparisonRow) -> float | None:

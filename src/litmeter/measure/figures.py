@@ -239,7 +239,7 @@ PERCENTS = (50, 95, 99)
 def stream_times_ms(record: LoadRecord) -> StreamTimes:
     """The times of good requests that were sent in the measured windows; all of them were finished."""
     streams = record.streams
-    if streams is None or not streams.stream:
+    if streams is None or not streams.stream(record.status == OK):
         return {}
     opened, closed = record.window
     chosen = (record.status == OK) & (record.sent >= opened) & (record.sent <= closed) & (streams.count > 0)
@@ -266,15 +266,17 @@ def stream_rates(record: LoadRecord) -> dict[str, float]:
     """What came in the measured windows a second, of good answers, as tokens_rps; empty without streams.
 
     A rate is there for each key of ``Streams.weights``. If there is but one window, it counts from the first
-    request on, as ``slow_rate`` does.
+    request to the last good answer, as ``slow_rate`` does.
     """
-    streams = record.streams
-    if streams is None or not streams.stream:
+    streams, good = record.streams, record.status == OK
+    if streams is None or not streams.stream(good):
         return {}
     opened, closed = record.window
+    if len(record.window_edges) - 1 < WINDOWS:
+        opened, closed = float(record.start.min()), float(record.end[good].max())
     at = record.start[streams.request] + streams.at
     inside = (at > opened) & (at <= closed)
-    weights = streams.weights(record.status == OK)
+    weights = streams.weights(good)
     return {
         f"{name}_rps": round(float(own[inside].sum()) / (closed - opened), 3) for name, own in weights.items()
     }

@@ -27,7 +27,7 @@ from litmeter.system.files import append_line, write_csv, write_rows, write_text
 UNFINISHED = Path("samples/unfinished")
 SAMPLE_FIELDS = ("turn", "user", "start_s", "latency_ms", "measured", "status", "code", "bytes", "body")
 """Columns of samples/STAGE.csv; ``start_s`` counts from the begin of the turn's measured windows."""
-STREAM_FIELDS = ("first_ms", "piece_ms", "pieces", "tokens")
+STREAM_COLUMNS = ("first_ms", "piece_ms", "pieces", "tokens")
 """Further columns where answers stream, see ``stats.streams``."""
 
 
@@ -99,7 +99,7 @@ class Log:
         write_rows(table, TurnRow, self.rows)
         rows = [row for sample in self.samples for row in request_rows(sample)]
         streams = any(sample.record and sample.record.streams for sample in self.samples)
-        write_csv(samples, rows, (*SAMPLE_FIELDS, *(STREAM_FIELDS if streams else ())))
+        write_csv(samples, rows, (*SAMPLE_FIELDS, *(STREAM_COLUMNS if streams else ())))
 
     def remove_unfinished(self) -> None:
         """Remove all unfinished logs of the stage, once it is done."""
@@ -181,10 +181,10 @@ def request_rows(sample: Sample) -> Iterator[dict[str, Any]]:
 
 
 def _stream_values(streams: Streams) -> Iterator[dict[str, Any]]:
-    """The values of STREAM_FIELDS of each request; empty for what is not known."""
+    """The values of STREAM_COLUMNS of each request; empty for what is not known."""
     first_ms, piece_ms = (np.round(1000 * each, 3).tolist() for each in (streams.first_s, streams.piece_s))
     for first, piece, count, tokens in zip(
         first_ms, piece_ms, streams.count.tolist(), streams.tokens.tolist(), strict=True
     ):
         times = ("" if math.isnan(value) else value for value in (first, piece))
-        yield dict(zip(STREAM_FIELDS, (*times, count or "", tokens or ""), strict=True))
+        yield dict(zip(STREAM_COLUMNS, (*times, count or "", tokens or ""), strict=True))

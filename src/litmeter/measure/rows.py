@@ -48,7 +48,7 @@ class TurnRow:
 
     CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``void`` is
     empty if the turn counts. ``stage_ms`` and ``others`` have a column for each stage and process, ``stream``
-    one for each figure of STREAM that is known.
+    one for each figure of answers that stream.
     """
 
     turn: int

@@ -101,13 +101,16 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
 
     It is certainly the fastest where it alone has rank 1, and no interval of its lead contains 1.
     """
+    new = [row for row in rows if not row.earlier]
+    if counted(new) is None:
+        return Claim("fastest", f"{ONE_STREAMS.capitalize()}.")
     if not ranked(rows):
         return Claim("fastest", "No configuration could be compared: the reference answered nothing.")
     first, *others = ranked(rows)
     tied = _tied(first, others)
     name = f"`{first.experiment}`"
     rate = f"{rate_cell(first.rate_rps)} requests/s from {pluralise(first.users, 'user')}"
-    if (unit := counted(rows)) not in (None, "requests"):
+    if (unit := counted(new)) not in (None, "requests"):
         rate = f"{significant(rate_in(unit, first) or 0.0)} {unit}/s, {rate}"
     if reference not in [row.experiment for row in (first, *tied)]:
         rate += f", {ratio_text(first, reference)} times `{reference}`"
@@ -196,15 +199,16 @@ def first_pieces(results: Sequence[Result]) -> Iterator[Claim]:
         if waited_ms < WAITS * served_ms:
             yield Claim("first", f"{sentence}.")
             continue
+        sentence += f"; the other {significant(waited_ms)} ms ({waited_ms / served_ms:.0%}) are transport"
         batches = result.serve.largest_batch > 1
-        keys = [result.serve.lever("workers"), None if batches else result.serve.lever("batch size")]
-        moved = " or ".join(f"`{key}`" for key in keys if key)
-        yield Claim(
-            "first",
-            f"{sentence}, and {significant(waited_ms)} ms ({waited_ms / served_ms:.0%}) are other users' "
-            f"answers: a worker finishes {'a batch' if batches else 'an answer'} before it begins the next"
-            f"{f' ({moved} moves that)' if moved else ''}.",
-        )
+        if result.compared.users > result.serve.workers * result.serve.largest_batch:
+            keys = [result.serve.lever("workers"), None if batches else result.serve.lever("batch size")]
+            moved = " or ".join(f"`{key}`" for key in keys if key)
+            sentence += (
+                f" and mostly waiting: a worker finishes {'a batch' if batches else 'an answer'} before it "
+                f"begins the next{f' ({moved} moves that)' if moved else ''}"
+            )
+        yield Claim("first", f"{sentence}.")
 
 
 LOST = {
@@ -325,8 +329,6 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     rounds = max(row.rounds for row in rows)
     if rounds < FEW_ROUNDS:
         yield Claim("doubt", f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
-    if counted(rows) is None:
-        yield Claim("doubt", f"{ONE_STREAMS.capitalize()}.")
     yield from disturbances([row for result in snapshot.results for row in result.turns])
     if snapshot.results[0].device == "cuda" and not BLOCKING:
         yield Claim(

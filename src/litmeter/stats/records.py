@@ -81,7 +81,8 @@ def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Flo
 
 
 OK, FAILED, TIMED_OUT = 0, 1, 2
-"""Outcome of a request: status 200; another status or a lost connection; no answer in time."""
+"""Outcome of a request: status 200; another status, a lost connection, a stream without a piece or that says
+it failed; no answer in time."""
 STATUS_NAMES = {OK: "ok", FAILED: "failed", TIMED_OUT: "timed out"}
 REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "body")
 """The arrays of a ``LoadRecord``, one element per request."""
@@ -102,7 +103,7 @@ class LoadRecord:
         body: index of the request's body among the bodies.
         cores: CPU cores used by the load generator, or the busiest of several, in the reported windows.
         answers: the answers' bodies, if the plan keeps them.
-        streams: the pieces of answers without a length; None if all have one.
+        streams: the pieces of answers without a length; None if there is none.
     """
 
     users: int
@@ -164,7 +165,7 @@ class Limits:
         texts = {
             "within {:g} ms": self.slo_ms,
             "with the first piece within {:g} ms": self.first_ms,
-            "with {:g} ms for each further piece": self.piece_ms,
+            "with {:g} ms per further piece": self.piece_ms,
         }
         return " and ".join(text.format(limit) for text, limit in texts.items() if limit is not None)
 

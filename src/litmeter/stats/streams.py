@@ -35,10 +35,14 @@ class Streams:
     at: Floats
     size: Integers
 
-    @property
-    def stream(self) -> bool:
-        """Whether answers came in pieces: as events, or several in an answer."""
-        return bool((self.unit == EVENTS).any() or (self.count > 1).any())
+    def stream(self, good: npt.NDArray[np.bool_]) -> bool:
+        """Whether most of the ``good`` answers streamed: they came as events, or in pieces at several times.
+
+        Chunks of one read have one time: a whole answer, whose sender does not say its length.
+        """
+        spread_out = self._picked(self._begin + self.count - 1) > self.first_s
+        streamed = (self.count > 0) & ((self.unit == EVENTS) | spread_out)
+        return bool(good.any() and streamed[good].mean() > 0.5)
 
     @property
     def _begin(self) -> Integers:
@@ -78,14 +82,16 @@ class Streams:
     def weights(self, chosen: npt.NDArray[np.bool_]) -> dict[str, Floats]:
         """What each piece counts for, by the name of what is counted, and 0 in requests not ``chosen``.
 
-        Tokens are there only if the server says them for all chosen requests.
+        Tokens are there only if the server says them for all chosen requests; nothing is, if some of those
+        have no pieces.
         """
         of = self.request
         inside = chosen[of].astype(float)
-        used = chosen & (self.count > 0)
-        names = {UNITS[unit] for unit in set(self.unit[used].tolist()) - {NOT_STREAMED}}
+        if not (self.count[chosen] > 0).all():
+            return {}
+        names = {UNITS[unit] for unit in set(self.unit[chosen].tolist())}
         found = {names.pop() if len(names) == 1 else "pieces": inside, "bytes": inside * self.size}
-        if used.any() and (self.tokens[used] > 0).all():
+        if chosen.any() and (self.tokens[chosen] > 0).all():
             found["tokens"] = inside * (self.tokens / np.maximum(self.count, 1))[of]
         return found
 

@@ -132,7 +132,8 @@ def patch_litserve(module):
                     for api, one in zip(apis, before):
                         if path in ("", one["path"]):
                             change_api(init, given, api, key, value)
-        loops = [getattr(api, "_loop", given.get("loop", "auto")) for api in apis]  # before they are replaced
+        loop = given.get("loop") or "auto"  # it prevails; later, all are replaced
+        loops = [loop if loop != "auto" else getattr(api, "_loop", "auto") for api in apis]
         init.call(bound)
         vars(given["self"])[SEEN] = (apis, given, loops)
 
