@@ -74,7 +74,7 @@ def test_rate_and_latency_agree_with_the_servers_own_log() -> None:
 
 
 def test_a_level_ends_after_its_answers_and_its_time() -> None:
-    with stub(service_s=0.01, parallel=4) as (url, _):
+    with stub(service_s=0.01, parallel=4) as (url, *_):
         short, long = load(
             url,
             plan(4, requests=1, min_s=1.0, max_s=9.0),
@@ -88,7 +88,7 @@ def test_a_level_ends_after_its_answers_and_its_time() -> None:
 def test_an_open_loop_keeps_its_rate_whatever_the_server_does() -> None:
     """At half of what the server can do, and at twice that: what came is the same, latency is not."""
     plans = [plan(32, rate_rps=rate, min_s=2.0, max_s=2.0, timeout_s=30.0) for rate in (50.0, 200.0)]
-    with stub(service_s=0.02, parallel=2) as (url, _):
+    with stub(service_s=0.02, parallel=2) as (url, *_):
         half, twice = load(url, *plans)
     rows = [row_of(level) for level in (half, twice)]
     for level in (half, twice):
@@ -106,7 +106,7 @@ def test_an_open_loop_keeps_its_rate_whatever_the_server_does() -> None:
 
 
 def test_every_request_keeps_what_was_sent_and_answered() -> None:
-    with stub(service_s=0.01, parallel=2) as (url, _):
+    with stub(service_s=0.01, parallel=2) as (url, *_):
         [level] = load(url, plan(2, min_s=0.6, max_s=0.6, keep_answers=True))
     turn = level.body[np.argsort(level.start)][: len(BODIES)]
     assert sorted(turn) == list(range(len(BODIES)))
@@ -162,7 +162,7 @@ def test_of_a_slow_server_the_whole_load_is_measured(requests: int, max_s: float
 
 
 def test_timeouts_are_counted_apart() -> None:
-    with stub(service_s=5.0, parallel=1) as (url, _):
+    with stub(service_s=5.0, parallel=1) as (url, *_):
         [level] = load(url, plan(2, timeout_s=0.5, min_s=1.0, max_s=1.0))
     assert set(level.status) == {TIMED_OUT}
     assert row_of(level).timed_out == len(level.start)
