@@ -195,10 +195,11 @@ class Params(Section):
     def bodies(self) -> Bodies:
         """What users send: what ``load`` names, else what a kind has of its own; raise LoadError without."""
         if self.load.bodies is not None:
-            return read_bodies(Path(self.load.bodies), self.load.content_type)
+            found = read_bodies(Path(self.load.bodies), self.load.content_type)
+            return found._replace(headers=self.load.headers)
         for kind in self.kinds:
             if (own := kind.own_bodies(self.load)) is not None:
-                return own
+                return own._replace(headers=self.load.headers)
         raise LoadError("load.bodies: missing")
 
     def served_digest(self) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from litserve.loops.continuous_batching_loop import DefaultContinuousBatchingLoop
 
 from litmeter.cli.main import main
 from litmeter.kinds.script import Script
@@ -31,7 +32,13 @@ import asyncio
 import time
 
 import litserve as ls
+from litserve.loops.continuous_batching_loop import (
+    ContinuousBatchingLoop,
+    DefaultContinuousBatchingLoop,
+    Output,
+)
 from litserve.specs.openai import OpenAISpec
+from litserve.utils import LitAPIStatus
 
 
 class Plain(ls.LitAPI):
@@ -74,6 +81,41 @@ class Async(Plain):
             yield piece
 
 
+class Stepped(ls.LitAPI):
+    def setup(self, device):
+        self.left = {}
+
+    def add_request(self, uid, request):
+        self.left[uid] = request["pieces"]
+
+    def has_capacity(self):
+        return True
+
+    def has_active_requests(self):
+        return bool(self.left)
+
+    def step(self, outputs):
+        time.sleep(0.01)
+        found = []
+        for uid, left in list(self.left.items()):
+            status = LitAPIStatus.OK if left else LitAPIStatus.FINISH_STREAMING
+            found.append(Output(uid, "piece;" if left else "", status))
+            if left:
+                self.left[uid] -= 1
+            else:
+                del self.left[uid]
+        return found
+
+    def encode_response(self, output):
+        return output
+
+    def predict(self, inputs, generated):
+        return ["piece;"] * len(inputs)
+
+    def has_finished(self, uid, token, most):
+        return True
+
+
 class Chat(ls.LitAPI):
     def setup(self, device):
         pass
@@ -93,6 +135,8 @@ APIS = {
     "batched": lambda: Batched(stream=True, max_batch_size=2, batch_timeout=0.05),
     "async": lambda: Async(stream=True, enable_async=True),
     "chat": lambda: Chat(spec=OpenAISpec()),
+    "stepped": lambda: Stepped(stream=True, loop=ContinuousBatchingLoop()),
+    "default": lambda: Stepped(stream=True, loop=DefaultContinuousBatchingLoop()),
 }
 
 if __name__ == "__main__":
@@ -150,6 +194,19 @@ def test_pieces_of_each_loop_are_found_and_timed(api: str, unit: int) -> None:
         assert set(record.streams.tokens.tolist()) == {2 * PIECES}
 
 
+def test_pieces_of_a_loop_with_a_step_of_its_own_are_timed_and_one_that_cannot_run_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = loaded("stepped", users=2)
+    assert set(record.streams.count.tolist()) == {PIECES}
+    assert np.median(stream_times_ms(record)["gap"]) > 500 * PIECE_S
+    own, default = (Script(script=f"python server.py {api}").ran().text for api in ("stepped", "default"))
+    assert "ContinuousBatchingLoop" in own
+    assert "cannot run" not in own
+    broken = DefaultContinuousBatchingLoop.add_request.__code__.co_argcount == 5  # as in LitServe 0.2.19
+    assert ("DefaultContinuousBatchingLoop, which this LitServe cannot run" in default) == broken
+
+
 def test_what_fails_is_told_apart() -> None:
     """LitServe ends an answer well whose generator has raised, unless its spec says so in an event."""
     assert loaded("plain", 1, pieces=3).streams.count.tolist()[0] == 2
@@ -189,21 +246,23 @@ def test_an_answer_without_a_length_or_chunks_comes_in_reads_and_one_that_is_cut
         assert set(load(url, b"{}", 1).status.tolist()) == {FAILED}
 
 
-def test_streams_are_compared_by_tokens_or_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "a.json").write_bytes(body_of("plain", PIECES))
-    servers = ["one=python server.py plain", "two=python server.py batched"]
-    assert (
-        main(
-            ["compare", *servers, "--body", "a.json", "--users", "2", "--seconds", "15", "--path", "/predict"]
-        )
-        == 0
-    )
+def test_streams_are_compared_by_their_bytes_and_those_that_end_early_are_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The generator of "two" raises after two of three pieces."""
+    (folder / "a.json").write_bytes(body_of("plain", 3))
+    servers = ["one=python server.py async", "two=python server.py plain"]
+    options = ["--body", "a.json", "--users", "2", "--seconds", "15", "--path", "/predict"]
+    assert main(["compare", *servers, *options, "--header", "X-Key: a", "--timeout-s", "60"]) == 0
     out = capsys.readouterr().out
-    assert "TTFT p95" in out
-    assert "chunks/s" in out
+    assert {"times one (bytes)", "times the bytes/s", "TTFT p95", "chunks/s"} <= {
+        cell.strip() for cell in out.split("|")
+    }
+    [short, answers] = re.findall(r"Ended early: (\d+) of\s+(\d+)\s+answers of two", out)[0]
+    assert 0 < int(answers) <= int(short)
 
 
-@pytest.mark.parametrize(("api", "size"), [("plain", 1), ("batched", 2)])
+@pytest.mark.parametrize(("api", "size"), [("plain", 1), ("batched", 2), ("chat", 1)])
 def test_streams_run_in_process_as_litserves_loops_run_them(api: str, size: int) -> None:
     script = Script(script=f"python server.py {api}", folder=str(Path.cwd()))
     bodies = Bodies([body_of(api, PIECES)], "application/json")

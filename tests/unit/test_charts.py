@@ -108,6 +108,16 @@ def test_latencies_are_medians_of_neighbouring_probes_that_have_them() -> None:
     assert goodput.get_xlim() == latency.get_xlim()
 
 
+def test_of_streams_first_and_further_pieces_are_drawn() -> None:
+    own = replace(CAPACITY, slo_ms=None, first_ms=80.0)
+    stream = {f"{name}_p50_ms": ms for name, ms in (("first", 60.0), ("piece", 7.0))}
+    rows = [replace(row, stream=stream) for row in PROBES]
+    first, piece, _ = (axes_of(chart) for chart in charts.capacity({"a": CapacityResult(own, rows, None)}))
+    heights = [{float(y) for line in axes.lines for y in line.get_ydata()} for axes in (first, piece)]
+    assert heights == [{60.0, 80.0}, {7.0}]
+    assert "TTFT" in first.get_ylabel()
+
+
 def test_the_cheapest_machine_is_the_first() -> None:
     chart = charts.prices(OFFERS, 1000.0)
     assert list(chart.names) == ["m2 candidate", "m1 candidate", "m3 candidate"]

@@ -21,7 +21,7 @@ def test_each_line_is_a_request_that_streams(tmp_path: Path) -> None:
         '{"prompt": "old", "stream": false, "max_tokens": 3}',
     ]
     (file := tmp_path / "prompts.txt").write_text("\n".join(lines))
-    bodies, content_type = chat_bodies([file])
+    bodies, content_type, _ = chat_bodies([file])
     requests = [json.loads(body) for body in bodies]
     assert content_type == "application/json"
     prompts = ["Why is the sky blue?", "two\nlines", "42"]

@@ -70,6 +70,7 @@ def test_options_are_the_fields_of_params_yaml(
 ) -> None:
     text = " ".join(re.sub("[│╭╮╰╯─*]", "", output_of(capsys, command, "--help")[1]).split())
     hidden = {"request_body", "bodies", "configurations", "min_s", "max_s"}  # the last two: --seconds
+    hidden.add("headers")  # --header
     for name, field in section.model_fields.items():
         if name != "content_type":  # any server's bodies have one of their own
             assert (f"--{name.replace('_', '-')} " in text) == (name not in hidden)

@@ -79,5 +79,9 @@ def test_several_bodies_are_sent_in_their_order_with_one_content_type(tmp_path: 
         read_given(mixed)
     with opened("m:A", form=[f"image=@{picture}"]) as params:
         assert params.bodies() == form_bodies([f"image=@{picture}"])
+    with opened("m:A", body=files, header=["X-Key: a"], timeout_s=90) as params:
+        assert (params.bodies().headers, params.load.timeout_s) == ({"X-Key": "a"}, 90)
+    with pytest.raises(UsageError, match="--header: expected"), opened("m:A", body=files, header=["a"]):
+        pass
     named = mixed.model_copy(update={"content_type": "text/plain"})
     assert read_given(named).content_type == "text/plain"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,10 @@ from litmeter.load.pieces import Pieces, read_event, unit_of
 from litmeter.load.senders import merged
 from litmeter.measure.comparison_rows import counted
 from litmeter.measure.figures import stream_figures, stream_rates, stream_times_ms
+from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
+from litmeter.measure.turn import Sample, Turn
+from litmeter.report.claims import unexpected_streams
 from litmeter.stats.records import FAILED, OK, Limits, LoadRecord
 from litmeter.stats.streams import CHUNKS, EVENTS, NOT_STREAMED, READS, Streams
 
@@ -189,6 +193,41 @@ def test_rates_count_what_came_in_the_windows() -> None:
     assert "tokens_rps" not in stream_rates(record(tokens=(4, 0, 0)))
     assert stream_rates(record(status=(OK, FAILED, FAILED)))["events_rps"] == 0.75
     assert stream_rates(record(status=(OK, OK, OK))) == {}  # what the third brought is not known
+
+
+def test_answers_with_fewer_pieces_than_the_references_are_counted() -> None:
+    def sample(number: int, name: str, count: list[int]) -> Sample:
+        own = record(status=(OK, OK, OK))
+        flat = np.ones(sum(count))
+        pieces = Streams(np.full(3, CHUNKS), np.array(count), np.zeros(3, dtype=int), flat, flat.astype(int))
+        own = replace(own, streams=pieces, body=np.array([0, 0, 1]))
+        turn = Turn(name, LoadPlan(1, 1, 0.0, 1.0, 1.0, 3, 9.0, 0))
+        return Sample(turn, TurnRow(number, 0.0, 1.0, 0, name, "served"), own)
+
+    log = Log()
+    log.samples = [sample(0, "a", [3, 2, 5]), sample(1, "b", [2, 2, 6]), sample(2, "b", [3, 4, 5])]
+    assert log.short_answers("a") == {0: 1, 1: 2, 2: 0}
+    assert log.first_ms()[1] == pytest.approx([900.0] * 3)  # chunks at one time are no stream
+
+
+@pytest.mark.parametrize(
+    ("bodies", "streams", "said"),
+    [
+        ([b'{"stream": true}'] * 2, False, "do not stream"),
+        ([b'{"stream": true}'], True, ""),
+        ([b'{"stream": false}'], True, "stream unasked"),
+        ([b'{"stream": true}', b'{"stream": false}'], False, ""),
+        ([b'{"x": 1}'], True, ""),
+        ([b'"stream"'], True, ""),
+        ([b'{"stream": "yes"}'], True, ""),
+    ],
+)
+def test_streams_that_were_not_asked_for_are_named(bodies: list[bytes], streams: bool, said: str) -> None:
+    stream = {"first_p50_ms": 1.0} if streams else {}
+    row = TurnRow(0, 0.0, 1.0, 0, "a", "served", answers=1, stream=stream)
+    found = " ".join(claim.plain for claim in unexpected_streams(bodies, [row]))
+    assert said in found
+    assert bool(said) == bool(found)
 
 
 @pytest.mark.parametrize(

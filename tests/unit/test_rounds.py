@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -212,7 +213,7 @@ def test_a_first_look_takes_fewer_turns_of_the_slow() -> None:
     assert looked.now_s < 150
 
 
-def test_head_to_head_has_all_in_every_round_and_twelve_at_least() -> None:
+def test_head_to_head_has_all_in_every_round_and_twelve_at_least(capsys: pytest.CaptureFixture[str]) -> None:
     for seconds in (5.0, 300.0):
         machine = Machine(AMX).run(head_to_head(["e4", "e7", "e1"], USERS, seconds, seed=1, timeout_s=60.0))
         rounds = Counter(row.subject for row in machine.rows)
@@ -221,6 +222,8 @@ def test_head_to_head_has_all_in_every_round_and_twelve_at_least() -> None:
         assert sorted(machine.order(3)) == ["e1", "e4", "e7"]
         assert machine.order(3) == machine.order(2)[::-1]
     assert 280 < machine.now_s <= 300
+    [line] = re.findall(r"a turn of e4 takes .* fit into .* s;", " ".join(capsys.readouterr().out.split()))
+    assert "about 1 of 12 rounds fit into 5 s" in line
     with pytest.raises(LitmeterError, match="no room for e1"):
         Machine(AMX, holds=2).run(head_to_head(["e4", "e7", "e1"], USERS, 60.0, seed=1, timeout_s=60.0))
 

@@ -70,6 +70,16 @@ def test_racers_that_are_slower_beyond_doubt_are_eliminated_and_the_reference_go
     assert 1.05 < own.low < own.ratio < 1.16
 
 
+def test_streams_race_by_their_tokens_else_by_their_bytes() -> None:
+    """Requests of "a" take longer, as its answers are longer."""
+    for unit in ("tokens_rps", "bytes_rps"):
+        rates = {NAMES["s"]: {unit: 50.0, "events_rps": 9.0}, NAMES["a"]: {unit: 100.0, "events_rps": 8.0}}
+        racing, _ = raced({"s": 90.0, "a": 80.0}, columns=lambda turn, of=rates: {"stream": of[turn.subject]})
+        assert racing.leader == NAMES["a"]
+        assert racing.racers[racing.leader].rates[-1] == 100.0
+        assert racing.racers[racing.leader].requests_rps == pytest.approx([80.0] * 3)
+
+
 def test_every_second_round_has_the_reverse_order() -> None:
     _, machine = raced(dict.fromkeys("sabc", 100.0), noise=0.03, seed=1)
     orders = [[turn.subject for turn in machine.turns if turn.round == number] for number in range(2, 6)]

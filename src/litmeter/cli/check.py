@@ -22,16 +22,17 @@ from litmeter.cli.own import USERS, Sent, read_given
 from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import NoVerdict, StorageError, UsageError, explained
 from litmeter.load import load_generator
+from litmeter.load.bodies import request_headers
 from litmeter.load.settings import LoadSettings
-from litmeter.measure.comparison_rows import ONE_STREAMS, Counted, Pair, counted, pairs, rate_in
+from litmeter.measure.comparison_rows import ONE_STREAMS, Counted, Pair, counted, pairs, rate_in, streams
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.params import Params, load_params
-from litmeter.report.claims import disturbances
+from litmeter.report.claims import disturbances, unexpected_streams
 from litmeter.say.progress import duration, print_wrapped
-from litmeter.say.tables import markdown_table, number_cell, rate_cell
+from litmeter.say.tables import markdown_table, number_cell, p95_name, p95_of, rate_cell
 from litmeter.settings import CANDIDATE, PARAMS_FILE, Positive
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.stats.ratios import Ratio
@@ -169,11 +170,6 @@ class Found:
         return ratio_of(self.pair.ratio, self.pair.low, self.pair.high)
 
     @property
-    def timed(self) -> str:
-        """What has a p95, in words."""
-        return "TTFT p95" if self.streams else "p95"
-
-    @property
     def rate_verdict(self) -> Verdict:
         """Whether the new server does less a second."""
         return verdict(self.rate, self.limits.margin)
@@ -230,7 +226,7 @@ class Found:
             lines.append(f"open: {ONE_STREAMS}")
         if pair.p95_ratio is not None:
             lines.append(
-                f"{self.timed} {self.p95_verdict}: {rate_cell(pair.p95_ms)} and "
+                f"{p95_name(self.streams)} {self.p95_verdict}: {rate_cell(pair.p95_ms)} and "
                 f"{rate_cell(pair.other_p95_ms)} ms, "
                 f"{interval(pair.p95_ratio, pair.p95_low, pair.p95_high)} times as long"
             )
@@ -250,7 +246,7 @@ class Found:
                 self.rate_verdict,
             ],
             [
-                f"{self.timed}, ms",
+                f"{p95_name(self.streams)}, ms",
                 rate_cell(pair.other_p95_ms),
                 rate_cell(pair.p95_ms),
                 p95,
@@ -282,7 +278,7 @@ class Found:
             "exit_code": self.exit_code,
             "rate": self.rate_verdict,
             "unit": self.unit,
-            "p95_of": "first piece" if self.streams else "answer",
+            "p95_of": p95_of(self.streams),
             "p95": self.p95_verdict,
             "exceeded": self.exceeded,
             "commit": self.revisions.commit,
@@ -331,6 +327,8 @@ def measured(
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
     bodies = params.bodies() if params is not None and not sent.sends else read_given(sent)
+    bodies = bodies._replace(headers={**bodies.headers, **request_headers(sent.header)})
+    timeout_s = sent.timeout_s or load.timeout_s
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")
     with (
@@ -341,18 +339,18 @@ def measured(
     ):
         print_wrapped(f"{names[0]} and {names[1]} in turn, at {users} users: about {duration(seconds)}")
         subjects = {
-            name: Served(name, settings, sender, device, load.timeout_s)
+            name: Served(name, settings, sender, device, timeout_s)
             for name, settings in zip(names, both.settings, strict=True)
         }
         log = Log()
-        schedule = restarted(names, users, seconds, load.seed, load.timeout_s)
+        schedule = restarted(names, users, seconds, load.seed, timeout_s)
         starts_s = run(schedule, subjects, log, seconds, show)
     unit = counted(log.rows)
     old, new = (Side.of(name, log, starts_s[name], unit or "requests") for name in names)
     if old.failed:
         raise NoVerdict(f"{old.name}: {old.failed} of {old.sent} requests failed ({old.reason})")
-    firsts_ms = {turn: times["first"] for turn, times in log.stream_times_ms().items()}
-    [pair] = pairs(names, names[0], log.rows, firsts_ms or log.latencies_ms(), P95_ERROR)
+    [pair] = pairs(names, names[0], log.rows, log.first_ms(), P95_ERROR)
     took_s = log.rows[-1].at_s + log.rows[-1].seconds
-    said = [claim.plain for claim in disturbances(log.rows)]
-    return Found(both, users, took_s, limits, old, new, pair, unit, bool(firsts_ms), said)
+    doubts = (*unexpected_streams(bodies.contents, log.rows), *disturbances(log.rows))
+    said = [claim.plain for claim in doubts]
+    return Found(both, users, took_s, limits, old, new, pair, unit, streams(log.rows), said)

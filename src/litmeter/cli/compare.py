@@ -17,19 +17,20 @@ from litmeter.errors import UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.load import load_generator
 from litmeter.measure.checks import check_all, refuse_faulty
-from litmeter.measure.comparison_rows import Pair, comparison_rows, pairs
+from litmeter.measure.comparison_rows import Counted, Pair, comparison_rows, counted, pairs, streams
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.params import Params, params_here
-from litmeter.report.claims import claims, disturbances
+from litmeter.report.claims import claims, disturbances, unexpected_streams
 from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
 from litmeter.report.snapshot import read_snapshot
 from litmeter.report.tables import differences, pairs_table
 from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import p95_of
 from litmeter.settings import Positive
 from litmeter.stages import comparison
 from litmeter.system.files import check_outputs, write_text
@@ -80,6 +81,7 @@ class Found:
     """The result of a comparison.
 
     Attributes:
+        unit: what rates count; None where some servers stream and others do not, and no rate is compared.
         causes: what holds a server back, by its name, where that is known.
         table, said: for a terminal: all figures, and sentences about them.
     """
@@ -90,6 +92,7 @@ class Found:
     rows: Sequence[ComparisonRow]
     causes: Mapping[str, str]
     pairs: Sequence[Pair]
+    unit: Counted | None
     table: str
     said: Sequence[str] = ()
 
@@ -105,6 +108,8 @@ class Found:
         ]
         return {
             "users": self.users,
+            "unit": self.unit,
+            "p95_of": p95_of(streams(self.rows)),
             "configurations": configurations,
             "pairs": [asdict(pair) for pair in self.pairs],
         }
@@ -129,15 +134,15 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
             }
             schedule = head_to_head(list(settings), users, seconds, seed=load.seed, timeout_s=load.timeout_s)
             run(schedule, subjects, log, seconds, show)
-    found, rows = results_of(log, list(settings), params.objective.miss)
-    said = [claim.plain for claim in disturbances(log.rows)]
-    return Found(settings, device, users, rows, {}, found, pairs_table(found), said)
-
-
-def results_of(log: Log, names: Sequence[str], miss: float) -> tuple[list[Pair], list[ComparisonRow]]:
-    """All pairs of ``names``, and the row of each name; the first name is the reference."""
-    measured = (names, names[0], log.rows, log.latencies_ms())
-    return pairs(*measured), comparison_rows(*measured, miss, streams=log.stream_times_ms())
+    names, times_ms = list(settings), log.stream_times_ms()
+    found = pairs(names, names[0], log.rows, log.first_ms())
+    rows = comparison_rows(names, names[0], log.rows, log.latencies_ms(), params.objective.miss, (), times_ms)
+    unit = counted(log.rows)
+    doubts = (*unexpected_streams(bodies.contents, log.rows), *disturbances(log.rows))
+    said = [claim.plain for claim in doubts]
+    return Found(
+        settings, device, users, rows, {}, found, unit, pairs_table(found, unit, bool(times_ms)), said
+    )
 
 
 def compared_as(server: str, params: Params) -> str:
@@ -158,20 +163,26 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
         with exclusive_machine():
             log, _ = comparison.main()
         snapshot = read_snapshot()
-        said = [claim.plain.replace("comparison.seconds", "--seconds") for claim in claims(snapshot)]
+        made = [*claims(snapshot), *unexpected_streams(params.bodies().contents, log.rows)]
+        said = [claim.plain.replace("comparison.seconds", "--seconds") for claim in made]
         if len(settings) == 1:
             said.append(f"{servers[0]} is measured alone; to compare it: {compared_as(servers[0], params)}")
         if report is not None:
             write_text(report, render([snapshot]))
             said.append(f"{report}: open it in a browser")
         causes = {name: one.cause for name, one in snapshot.diagnoses.items()}
+        found, unit = pairs(list(settings), next(iter(settings)), log.rows, log.first_ms()), counted(log.rows)
+        table = snapshot.table(terminal=True)
+        if found and streams(log.rows):  # the page has no ratios of first pieces
+            table += f"\n\n{pairs_table(found, unit, True)}"
         return Found(
             settings=params.configurations(),
             device=snapshot.results[0].device,
             users=users,
             rows=snapshot.compared,
             causes={name: cause for name, cause in causes.items() if cause not in ("", NOT_AVAILABLE)},
-            pairs=results_of(log, list(settings), params.objective.miss)[0],
-            table=snapshot.table(terminal=True),
+            pairs=found,
+            unit=unit,
+            table=table,
             said=said,
         )

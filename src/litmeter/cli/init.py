@@ -22,7 +22,7 @@ from litmeter.cli.opened import opened_below
 from litmeter.cli.own import USERS, Sent, bodies_for, own_server, write_bodies
 from litmeter.errors import UsageError
 from litmeter.kinds.registry import read as read_keys
-from litmeter.load.bodies import JSON_LINES
+from litmeter.load.bodies import JSON_LINES, request_headers
 from litmeter.paths import DVC_FILE
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import CANDIDATE, PARAMS_FILE
@@ -111,11 +111,13 @@ def params_text(
     load: dict[str, Any] = {"bodies": str(bodies), "users": sorted({1, users})}
     if sent.content_type:
         load["content_type"] = sent.content_type
+    if sent.header:
+        load["headers"] = request_headers(sent.header)
     return Template(text).substitute(
         serve=block({"serve": found.get(CANDIDATE)}),
         experiments=block({"experiments": experiments}) + other,
         load=block({"load": load}),
-        timeout_s=max(10.0, math.ceil(4 * users * answer_s)),
+        timeout_s=sent.timeout_s or max(10.0, math.ceil(4 * users * answer_s)),
         reference=reference,
         users=users,
         comparison_s=max(80.0, math.ceil(40 * users * answer_s)),  # ten answers of each of four to each user

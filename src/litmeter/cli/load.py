@@ -26,13 +26,13 @@ from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.kinds.server import Start
 from litmeter.load import LoadPlan, Trace, load_generator
-from litmeter.load.bodies import Bodies
+from litmeter.load.bodies import Bodies, request_headers
 from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.senders import Sender, local_senders
 from litmeter.load.trace import read_trace
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.capacity import capacity as search
-from litmeter.measure.loadtest import bodies_to_send, one_after_another, request_headers
+from litmeter.measure.loadtest import bodies_to_send, one_after_another
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
@@ -101,15 +101,16 @@ class Requests(BaseModel):
 
     @cached_property
     def bodies(self) -> Bodies:
-        """All bodies; raise LoadError where there is none, UsageError for a wrong template or field."""
+        """What is sent; raise LoadError without a body, UsageError for a wrong template, field or header."""
+        headers = request_headers(self.header)
         if self.chat:
             check_together(given_of(self), CHAT_RULES)
-            return chat_bodies(self.chat)
+            return chat_bodies(self.chat)._replace(headers=headers)
         if self.form:
             check_together(given_of(self), FORM_RULES)
-            return form_bodies(self.form)
+            return form_bodies(self.form)._replace(headers=headers)
         read = bodies_to_send(self.body, self.images, self.content_type, self.template)
-        return Bodies(read, self.content_type)
+        return Bodies(read, self.content_type, headers)
 
     @contextmanager
     def server(self, own: str | None) -> Iterator[dict[str, Target]]:
@@ -132,21 +133,22 @@ class Requests(BaseModel):
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())  # senders on this machine inherit it
             ca = self.ca.read_bytes()
-        sent = (*self.bodies, request_headers(self.header))
         started: AbstractContextManager[Sender]
         if self.cluster is not None:
             go_on = self.if_sender_dies != "end"
-            started = cluster_senders(self.cluster, *sent, print_wrapped, go_on=go_on, ca=ca)
+            started = cluster_senders(self.cluster, *self.bodies, print_wrapped, go_on=go_on, ca=ca)
+        elif self.senders is not None:
+            started = local_senders(self.senders, *self.bodies)
         else:
-            started = load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
-        with exclusive_machine(), self._running(own, sent) as url:
+            started = load_generator(*self.bodies)
+        with exclusive_machine(), self._running(own) as url:
             check_url(url)
-            check_first_request(url, *sent, self.timeout_s)
+            check_first_request(url, *self.bodies, self.timeout_s)
             with started as sender:
                 yield {own or url: Target(url, sender)}
 
     @contextmanager
-    def _running(self, own: str | None, sent: tuple[list[bytes], str, dict[str, str]]) -> Iterator[str]:
+    def _running(self, own: str | None) -> Iterator[str]:
         """The URL of the server, which is started if it is ``own``."""
         if own is None:
             yield str(self.url)
@@ -155,7 +157,9 @@ class Requests(BaseModel):
             own, [], Sent(path=self.path, chat=self.chat), "FILE.py, module:Class or a command with {port}"
         )
         with settings.starting(Start(resolve_device("auto", cuda_available()), self.timeout_s)) as server:
-            server.ready(ask=lambda: check_first_request(server.target, *sent, self.timeout_s, LOADING))
+            server.ready(
+                ask=lambda: check_first_request(server.target, *self.bodies, self.timeout_s, LOADING)
+            )
             yield server.target
 
 
@@ -243,6 +247,8 @@ def loadtest(
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
+    from litmeter.report.claims import unexpected_streams
+
     values = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
     values |= {"--slo-ms": slo_ms, "--first-ms": first_ms, "--piece-ms": piece_ms}
     values |= {"--miss": miss, "--seconds": seconds}
@@ -285,6 +291,8 @@ def loadtest(
     cells = [level_cells(sample, allowed) for sample in samples]
     rows = [[*own[:-1], *stream, own[-1]] for own, stream in zip(cells, streams, strict=True)]
     print(text_table([*COLUMNS[:-1], *heads, COLUMNS[-1]], rows))
+    unexpected = unexpected_streams(requests.bodies.contents, [sample.row for sample in samples])
+    print_wrapped("\n".join(claim.plain for claim in unexpected))
     if out is not None:
         write_rows(out, TurnRow, [sample.row for sample in samples])
     kept = all(not sample.row.void and (sample.row.missed or 0.0) <= allowed for sample in samples)

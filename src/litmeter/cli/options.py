@@ -41,9 +41,9 @@ def items(given: Any) -> Any:
 
 
 @options(
-    *("min_s", "max_s", "timeout_s", "request_body", "bodies", "content_type"),
+    *("min_s", "max_s", "timeout_s", "request_body", "bodies", "content_type", "headers"),
     **{"users": (1, 8), "requests": 130, "min_s": 2.5, "max_s": 4.0, "warmup_s": 0.5, "seed": 42},
-    **{"timeout_s": 30.0, "request_body": "json", "bodies": None, "content_type": None},
+    **{"timeout_s": 30.0, "request_body": "json", "bodies": None, "content_type": None, "headers": {}},
 )
 class LoadOptions(LoadSettings):
     """What is sent how often."""

@@ -25,11 +25,11 @@ from litmeter.errors import LoadError, ServerError, UsageError
 from litmeter.kinds.configuration import TRY_S, Configuration, Given
 from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.kinds.server import PREDICT, Start
-from litmeter.load.bodies import Bodies, read_bodies
+from litmeter.load.bodies import Bodies, read_bodies, request_headers
 from litmeter.params import Params
 from litmeter.paths import MACHINE
 from litmeter.say.progress import print_wrapped
-from litmeter.settings import PARAMS_FILE, Count, checked, explain
+from litmeter.settings import PARAMS_FILE, Count, Timeout, checked, explain
 from litmeter.system.device import resolve_device
 from litmeter.system.files import atomic_folder, write_json
 from litmeter.system.gpu import cuda_available
@@ -56,12 +56,16 @@ class Sent(BaseModel):
     """a file of prompts, a line each, which are sent as requests of OpenAI's chat API; repeatable"""
     content_type: str | None = None
     """of all bodies (default: by the files' names)"""
+    header: list[str] = []
+    """'NAME: VALUE', a request header; repeatable"""
     path: str | None = None
     """where requests are sent (default: a script's only path; a spec's path; that of --chat; /predict)"""
     ready: str | None = None
     """where a command answers 200 once it is ready (default: /health, or the first body if it has none)"""
     users: Count | None = None
     """requests in flight at once (default: 8)"""
+    timeout_s: Timeout | None = None
+    """seconds until a request that is not answered has failed (default: 30)"""
 
     @property
     def sends(self) -> bool:
@@ -138,6 +142,8 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
     before = Path.cwd()
     with scratch() as folder:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}
+        load["headers"] = request_headers(own.header)
+        load["timeout_s"] = own.timeout_s or LOAD.timeout_s
         load["bodies"] = "bodies" if own.sends else "made-up"
         if len(own.body) == 1:
             load["bodies"] = str(own.body[0].absolute())
@@ -163,12 +169,13 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
 
 def read_given(sent: Sent) -> Bodies:
     """The bodies of all --body, of --form or of --chat; raise UsageError for a file that cannot be read."""
+    headers = request_headers(sent.header)
     if sent.chat:
         check_together(given_of(sent), CHAT_RULES)
-        return chat_bodies(sent.chat)
+        return chat_bodies(sent.chat)._replace(headers=headers)
     if sent.form:
         check_together(given_of(sent), FORM_RULES)
-        return form_bodies(sent.form)
+        return form_bodies(sent.form)._replace(headers=headers)
     try:
         read = [read_bodies(path, sent.content_type) for path in sent.body]
     except LoadError as error:
@@ -176,7 +183,7 @@ def read_given(sent: Sent) -> Bodies:
     types = {one.content_type for one in read}
     if len(types) > 1:
         raise UsageError(f"--body: files of several content types ({', '.join(sorted(types))}); name one")
-    return Bodies([content for one in read for content in one.contents], types.pop())
+    return Bodies([content for one in read for content in one.contents], types.pop(), headers)
 
 
 def bodies_for(server: Configuration, sent: Sent) -> Bodies:

@@ -37,12 +37,13 @@ from litmeter.direct.litserve_internals import (
     has_own_loop,
     is_initialised,
     not_available,
+    spec_of,
 )
 from litmeter.direct.messages import SETUP_FAILED, Reply, Request
 from litmeter.direct.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
 from litmeter.direct.run import run_server
 from litmeter.direct.settings import LitApiSettings
-from litmeter.errors import ApiError
+from litmeter.errors import ApiError, StorageError
 from litmeter.system.device import end_if_sticky
 from litmeter.system.files import write_text
 
@@ -85,7 +86,8 @@ def set_up(api: litserve.LitAPI, device: str) -> None:
     except Exception as error:
         name = f"{type(api).__module__}:{type(api).__qualname__}"
         log = Path(os.environ[LOG_VARIABLE])
-        write_text(log, "".join(traceback.format_exception(error)))  # whole, although several may write it
+        with suppress(OSError, StorageError):  # another worker may be writing the same
+            write_text(log, "".join(traceback.format_exception(error)))
         with suppress(FileExistsError):
             (Path(tempfile.gettempdir()) / "setup").touch(exist_ok=False)
             print(f"litmeter: {name}: setup: {in_a_line(error)}; its log: {log}", file=sys.stderr, flush=True)
@@ -112,15 +114,15 @@ def make_api(settings: LitApiSettings, kind: type[litserve.LitAPI]) -> litserve.
     return api
 
 
-def unusual_features(api: litserve.LitAPI, *, besides_streams: bool = False) -> str:
+def unusual_features(api: litserve.LitAPI, *, in_process: bool = False) -> str:
     """Features that only LitServe's loops and transport can run; empty without any.
 
-    In-process, streams are usual, too (``besides_streams``). Call this before a ``LitServer`` takes the API,
-    and replaces its loop.
+    Streams and specs run in-process, too. Call this before a ``LitServer`` takes the API, and replaces its
+    loop.
     """
     features = {
-        "stream": api.stream and not besides_streams,
-        "spec": getattr(api, "spec", None) is not None,
+        "stream": api.stream and not in_process,
+        "spec": spec_of(api) is not None and not in_process,
         "mcp": getattr(api, "mcp", None) is not None,
         "enable_async": getattr(api, "enable_async", False),
         "its own loop": has_own_loop(api),

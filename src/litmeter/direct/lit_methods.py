@@ -20,7 +20,7 @@ from litserve import LitAPI
 from litserve.utils import LitAPIStatus
 from starlette.types import Receive
 
-from litmeter.direct.litserve_internals import Queues, Server
+from litmeter.direct.litserve_internals import Queues, Server, spec_of
 from litmeter.direct.messages import Reply, error_reply
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Route:
         field, self._response = route.body_field, route.response_field
         self._takes_any = field is None
         is_json = [field] == route.dependant.body_params and not isinstance(field.field_info, params.Form)
-        self._request = field if is_json else None
+        self._request = field if is_json and spec_of(server.lit_api) is None else None
 
     def payload(self, content_type: bytes, body: bytes) -> Any:
         """The argument of ``decode_request``; raise RefusedError if the route refuses the request."""
@@ -187,7 +187,8 @@ class Route:
 def route_of(server: Server) -> APIRoute:
     """The FastAPI route of a server's only API."""
     path, routes = server.lit_api.api_path, server.app.routes
-    [found] = [one for one in routes if isinstance(one, APIRoute) and one.path == path]
+    own = (one for one in routes if isinstance(one, APIRoute) and one.path == path)
+    [found] = [one for one in own if "POST" in (one.methods or ())]
     return found
 
 

@@ -52,6 +52,11 @@ def is_initialised(api: LitAPI) -> bool:
     return LitAPI.__init__ is object.__init__ or "enable_async" in vars(api)
 
 
+def spec_of(api: LitAPI) -> Any:
+    """The API's spec, which stands for the API's route and for methods that the API lacks; None without."""
+    return getattr(api, "_spec", None)
+
+
 def has_own_loop(api: LitAPI) -> bool:
     """Whether the API brings a loop; call this before a server takes it, and replaces its loop."""
     return bool(getattr(api, "_loop", "auto") != "auto")
@@ -89,8 +94,12 @@ class Server(LitServer):
         self._request_queue = self.wrap_queue(queue)
 
     def stand_in(self, queues: Queues) -> None:
-        """Have the route use ``queues``, and check no API key."""
+        """Have the route use ``queues``, and check no API key; raise ApiError where that is not possible."""
         self.response_buffer = self._request_queue = queues
+        if (spec := spec_of(self.lit_api)) is not None:
+            if not hasattr(spec, "request_queue"):
+                raise ApiError(f"a spec without a server: {not_available('litserve')}")
+            spec.response_buffer = spec.request_queue = queues
         self._get_request_queue = lambda api_path: queues  # type: ignore[method-assign]
         each = inspect.signature(self.setup_auth).parameters  # each API has its own check
         self.app.dependency_overrides[self.setup_auth(self.lit_api) if each else self.setup_auth()] = _allow

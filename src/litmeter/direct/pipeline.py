@@ -8,13 +8,15 @@ import os
 import pickle
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 from litserve import LitAPI
 
 from litmeter.direct.lit_methods import LengthError, Methods, RefusedError, Route
-from litmeter.direct.litserve_internals import Server
+from litmeter.direct.litserve_internals import Server, adopted, spec_of
 from litmeter.errors import ApiError
 from litmeter.system.cores import allowed_cpus
 from litmeter.system.device import wait_for
@@ -82,9 +84,13 @@ class ApiPipeline(Methods):
 
     def _decode(self, requests: Sequence[bytes]) -> tuple[list[Any], list[Any]]:
         """The inputs in requests, and a context for each."""
+        payloads = [pickle.loads(request) for request in requests]  # noqa: S301
         contexts: list[Any] = [{} for _ in requests]
-        pairs = zip(requests, contexts, strict=True)
-        return [self.call("decode_request", one, pickle.loads(each)) for each, one in pairs], contexts  # noqa: S301
+        pairs = list(zip(contexts, payloads, strict=True))
+        if (populate := getattr(spec_of(self.api), "populate_context", None)) is not None:
+            for context, payload in pairs:
+                populate(context, payload)
+        return [self.call("decode_request", *pair) for pair in pairs], contexts
 
     def _next(self, size: int) -> list[bytes]:
         return list(itertools.islice(self._requests, size))
@@ -117,3 +123,24 @@ def payloads_of(server: Server, bodies: Sequence[bytes], content_type: str) -> l
             f"body {number} is refused with status {status}, as {content_type}: {reason}"
         ) from error
     return payloads
+
+
+def reached(words: Sequence[str]) -> Server:
+    """Run a script, a file and its arguments, as ``__main__`` up to its ``LitServer.run``; return the server.
+
+    Only in a process whose start-up module (``kinds/injected``) was told to raise ``Reached`` there. The
+    script stays ``__main__``: processes that are spawned import it, as LitServe's workers do. Raise ApiError
+    where it ends before its server runs, and whatever the script raises.
+    """
+    file = str(Path(words[0]).absolute())
+    module = ModuleType("__main__")
+    module.__file__ = file
+    sys.modules["__main__"], sys.argv = module, [words[0], *words[1:]]
+    sys.path.insert(0, str(Path(file).parent))
+    try:
+        exec(compile(Path(file).read_bytes(), file, "exec", dont_inherit=True), vars(module))
+    except BaseException as error:
+        if type(error).__name__ != "Reached":  # which may be in no sys.modules
+            raise
+        return adopted(error.server)  # type: ignore[attr-defined]
+    raise ApiError(f"{words[0]} ended before its server ran")

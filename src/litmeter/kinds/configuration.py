@@ -459,7 +459,7 @@ class Configuration(Section):
             with self.starting(Start(device, TRY_S)) as server:
 
                 def ask(others: Collection[int] = ()) -> int:
-                    return check_first_request(server.target, *bodies, {}, TRY_S, others)
+                    return check_first_request(server.target, *bodies, TRY_S, others)
 
                 server.ready(ask=partial(ask, LOADING))
                 ask()  # the first answer may take longer

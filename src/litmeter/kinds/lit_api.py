@@ -126,7 +126,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
 
         api = make_api(self, load_class(self.api))
         server = lit_server(api, self, device, ANSWER_TIMEOUT_S)
-        return "spawn", partial(ApiPipeline, api, device, payloads_of(server, *Bodies.from_json(inputs)))
+        return "spawn", partial(ApiPipeline, api, device, payloads_of(server, *Bodies.from_json(inputs)[:2]))
 
     tune_section: ClassVar[type[TuneSettings]] = LitApiTuneSettings
     knobs: ClassVar[tuple[str, ...]] = (*WorkerConfiguration.knobs, "num_api_servers")

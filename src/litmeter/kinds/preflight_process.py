@@ -25,8 +25,7 @@ from litserve import LitAPI
 
 from litmeter.direct.lit_api import in_a_line, lit_server, load_class, make_api, unusual_features
 from litmeter.direct.lit_methods import LengthError
-from litmeter.direct.pipeline import ApiPipeline, payloads_of
-from litmeter.direct.scripted import reached
+from litmeter.direct.pipeline import ApiPipeline, payloads_of, reached
 from litmeter.direct.settings import LitApiSettings
 from litmeter.errors import ApiError
 from litmeter.load.bodies import Bodies
@@ -195,13 +194,13 @@ def main() -> None:
             say({"doing": "__init__"})
             api = make_api(settings, api_class)
             say({"doing": "LitServer"})
-            unusual = unusual_features(api, besides_streams=True)
+            unusual = unusual_features(api, in_process=True)
             server = lit_server(api, settings, job["device"], job["timeout_s"])
         if unusual:
             say({"end": True, "unavailable": f"a LitAPI with {unusual} is not run in-process"})
             return
         say({"doing": "request"})
-        requests = payloads_of(server, *Bodies.from_json(job["bodies"]))
+        requests = payloads_of(server, *Bodies.from_json(job["bodies"])[:2])
         if job["quick"]:
             run_worker(lambda one: say({"worker": 1} | one), api, job["device"], job["sizes"], requests)
             say({"end": True})

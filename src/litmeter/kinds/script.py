@@ -122,6 +122,7 @@ def _api_text(api: Mapping[str, Any]) -> str:
         "stream" if api["stream"] else "",
         api["spec"] or "",
         "async" if api["async"] else "",
+        api["own_loop"],
     ]
     return ", ".join(filter(None, parts))
 
@@ -140,11 +141,10 @@ class ScriptedApi(LitApi):
 
     def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
         """As of a LitAPI, which the script makes."""
-        from litmeter.direct.pipeline import ApiPipeline, payloads_of
-        from litmeter.direct.scripted import reached
+        from litmeter.direct.pipeline import ApiPipeline, payloads_of, reached
 
         server = reached(self.script)
-        payloads = payloads_of(server, *Bodies.from_json(inputs))
+        payloads = payloads_of(server, *Bodies.from_json(inputs)[:2])
         return "spawn", partial(ApiPipeline, server.lit_api, device, payloads)
 
 
@@ -281,7 +281,7 @@ class Script(BatchConfiguration):
             return "it starts no LitServer"
         if len(apis := ran.litserve["apis"]) > 1:
             return "a server of several APIs is not run in-process"
-        names = {"spec": "spec", "async": "enable_async", "own_loop": "its own loop"}
+        names = {"async": "enable_async", "own_loop": "its own loop"}
         if unusual := [text for key, text in names.items() if apis[0][key]]:
             return f"a LitAPI with {', '.join(unusual)} is not run in-process"
         if ran.prefix != sys.prefix:

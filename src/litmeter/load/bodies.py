@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from litmeter.errors import LoadError
+from litmeter.errors import LoadError, UsageError
 
 JSON, JSON_LINES, UNKNOWN = "application/json", ".jsonl", "application/octet-stream"
+HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
+"""Name and value by RFC 9110, in ASCII."""
 
 
 class Bodies(NamedTuple):
-    """Request bodies, and their common content type."""
+    """Request bodies, their common content type, and the requests' other headers."""
 
     contents: list[bytes]
     content_type: str
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def to_json(self) -> Any:
-        """JSON for ``from_json`` in another process."""
+        """JSON for ``from_json`` in another process, without the headers."""
         return [b64encode(content).decode() for content in self.contents], self.content_type
 
     @classmethod
@@ -56,3 +62,16 @@ def files_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
+
+
+def request_headers(lines: Sequence[str]) -> dict[str, str]:
+    """Headers from lines ``Name: value``; raise UsageError for other lines, and for Content-Type."""
+    headers = {}
+    for line in lines:
+        match = HEADER.fullmatch(line)
+        if match is None:
+            raise UsageError(f"--header: expected 'Name: value', got {line!r}")
+        if match[1].lower() == "content-type":
+            raise UsageError("--header: the content type is given by --content-type")
+        headers[match[1]] = match[2]
+    return headers

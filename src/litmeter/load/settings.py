@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from litmeter.load.bodies import HEADER
 from litmeter.settings import Count, OneOrMore, Positive, Seconds, Section, Seed, StrictCount, Timeout
 
 
@@ -23,6 +25,7 @@ class LoadSettings(Section):
     )
     bodies: str | None = Field(None, description="sent instead: a file, JSON lines, or a folder of files")
     content_type: str | None = Field(None, description="of the bodies; absent: by the files' names")
+    headers: Mapping[str, str] = Field({}, description="request headers; no secrets, as git keeps this file")
     seed: Seed = Field(description="seed of the order in which users send them")
 
     @model_validator(mode="after")
@@ -31,4 +34,7 @@ class LoadSettings(Section):
             raise ValueError(f"min_s ({self.min_s}) is above max_s ({self.max_s})")
         if len(set(self.users)) != len(self.users):
             raise ValueError("users names a level twice")
+        for name, value in self.headers.items():
+            if name.lower() == "content-type" or not HEADER.fullmatch(f"{name}: {value}"):
+                raise ValueError(f"headers: got {name!r}: {value!r}; allowed: a header besides Content-Type")
         return self

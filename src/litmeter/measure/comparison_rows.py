@@ -39,9 +39,10 @@ Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved
 
 @dataclass(frozen=True)
 class Pair:
-    """Rates and 95th percentiles of latency of ``name`` over ``other``, with simultaneous 95% intervals.
+    """Rates and 95th percentiles of ``name`` over ``other``, with simultaneous 95% intervals.
 
-    A ratio is None if a rate is unknown or nothing compares the two; a percentile, with too few answers.
+    The percentiles are of latency; of answers that stream, of the time to the first piece. A ratio is None if
+    a rate is unknown or nothing compares the two; a percentile, with too few answers.
     """
 
     name: str
@@ -64,6 +65,7 @@ class OverBefore(Record):
     Attributes:
         ratio, low, high: of the rates after and before.
         changes: the settings that differ, each with its value before and after.
+        streams: whether answers stream, and the percentiles are of the time to the first piece.
         p95_ms: before and after.
         p95_ratio: after over before, with its interval.
     """
@@ -72,6 +74,7 @@ class OverBefore(Record):
     low: float | None = None
     high: float | None = None
     changes: Mapping[str, tuple[Any, Any]] | None = None
+    streams: bool = False
     p95_ms: tuple[float | None, float | None] | None = None
     p95_ratio: tuple[float | None, float | None, float | None] | None = None
 
@@ -115,7 +118,8 @@ def comparison_rows(
     latencies_ms: Mapping[int, Floats],
     miss: float,
     earlier: Sequence[ComparisonRow] = (),
-    streams: Mapping[int, StreamTimes] = {},
+    times_ms: Mapping[int, StreamTimes] = {},
+    short: Mapping[int, int] = {},
 ) -> list[ComparisonRow]:
     """A row for each measured configuration, in the order of ``names``.
 
@@ -124,7 +128,8 @@ def comparison_rows(
         miss: share of the answers that the objective allows to take longer.
         earlier: rows of an earlier run, for configurations that this run has not measured; they are kept as
             they are, and take no part in comparisons.
-        streams: times of the pieces of answers, by number of the turn.
+        times_ms: of the pieces of answers, by number of the turn.
+        short: see ``Log.short_answers``.
     """
     kept = {row.experiment: row for row in earlier}
     turns = _served_turns(rows)
@@ -189,7 +194,7 @@ def comparison_rows(
                 efficiency=efficiency,
                 efficiency_low=efficiency_low,
                 efficiency_high=efficiency_high,
-                stream=_stream(own, streams),
+                stream=_stream(own, times_ms, short),
             )
         )
     return found
@@ -199,13 +204,15 @@ def pairs(
     names: Sequence[str],
     reference: str,
     rows: Sequence[TurnRow],
-    latencies_ms: Mapping[int, Floats],
+    waited_ms: Mapping[int, Floats],
     p95_error: float | None = None,
 ) -> list[Pair]:
     """Each of ``names`` over each name before it, with the pooled variance of all that were measured.
 
-    ``reference`` compares two that share no round. ``p95_error``: error of the intervals of p95, if not the
-    common one.
+    Args:
+        reference: compares two that share no round.
+        waited_ms: by number of the turn, the times that have percentiles, see ``Log.first_ms``.
+        p95_error: error of the intervals of p95, if not the common one.
     """
     chosen = list(itertools.combinations(names, 2))
     turns, error = _served_turns(rows), simultaneous(len(chosen))
@@ -216,7 +223,7 @@ def pairs(
     latencies: dict[str, dict[int, Floats]] = {name: {} for name in turns}
     for turn in itertools.chain.from_iterable(turns.values()):
         before = latencies[turn.subject].get(turn.round, nothing)
-        latencies[turn.subject][turn.round] = joined([before, latencies_ms.get(turn.turn, nothing)])
+        latencies[turn.subject][turn.round] = joined([before, waited_ms.get(turn.turn, nothing)])
     found = []
     for other, name in chosen:
         known = comparable(rates, name, other, reference)
@@ -248,7 +255,7 @@ def pairs(
 
 def over_before(
     rows: Sequence[TurnRow],
-    latencies_ms: Mapping[int, Floats],
+    waited_ms: Mapping[int, Floats],
     reference: str,
     before: str,
     after: str,
@@ -257,24 +264,29 @@ def over_before(
     """``after`` over ``before``, see ``pairs``; nothing where either was not measured."""
     if not {before, after} <= _served_turns(rows).keys():
         return OverBefore()
-    [pair] = pairs((before, after), reference, rows, latencies_ms)
+    [pair] = pairs((before, after), reference, rows, waited_ms)
     return OverBefore(
         ratio=pair.ratio,
         low=pair.low,
         high=pair.high,
         changes=changes,
+        streams=streams(rows),
         p95_ms=(pair.other_p95_ms, pair.p95_ms),
         p95_ratio=(pair.p95_ratio, pair.p95_low, pair.p95_high),
     )
 
 
-def _stream(turns: Sequence[TurnRow], streams: Mapping[int, StreamTimes]) -> dict[str, float]:
-    """Percentiles of all turns' times, and means of the rates that all turns have."""
-    found = stream_figures([streams[turn.turn] for turn in turns if turn.turn in streams])
+def _stream(
+    turns: Sequence[TurnRow], times_ms: Mapping[int, StreamTimes], short: Mapping[int, int]
+) -> dict[str, float]:
+    """Percentiles of all turns' times, means of the rates that all turns have, and the short answers."""
+    found = stream_figures([times_ms[turn.turn] for turn in turns if turn.turn in times_ms])
     for name in turns[0].stream:
         rates = [turn.stream.get(name) for turn in turns]
         if name.endswith("_rps") and (mean := _mean(rates)) is not None:
             found[name] = round(mean, 3)
+    if number := sum(short.get(turn.turn, 0) for turn in turns):
+        found["short"] = float(number)
     return found
 
 
@@ -289,15 +301,26 @@ def counted(rows: Iterable[TurnRow | ComparisonRow]) -> Counted | None:
     None if only some stream: a request of one kind is not a request of the other.
     """
     answered = [row for row in rows if row.rate_rps and not getattr(row, "void", "")]
-    if not any(row.stream for row in answered):
+    if not streams(answered):
         return "requests"
     units: tuple[Counted, ...] = ("tokens", "bytes")
     return next((unit for unit in units if all(rate_in(unit, row) is not None for row in answered)), None)
 
 
+def streams(rows: Iterable[TurnRow | ComparisonRow]) -> bool:
+    """Whether answers stream, of one server at least."""
+    return any(row.stream for row in rows)
+
+
 def rate_in(unit: Counted, row: TurnRow | ComparisonRow) -> float | None:
     """The rate of a row, a second."""
     return row.rate_rps if unit == "requests" else row.stream.get(f"{unit}_rps")
+
+
+def rate_alone(row: TurnRow) -> float | None:
+    """The rate of a row that is compared with rows of the same API alone."""
+    unit = counted([row])
+    return None if unit is None else rate_in(unit, row)
 
 
 def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,6 @@ from litmeter.stats.records import Limits
 IMAGE_TOKEN = "{image}"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 """Endings of the files that are read from a folder."""
-HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
-"""Name and value by RFC 9110, in ASCII."""
 GROWS = "latency grows: the server may be overloaded"
 
 
@@ -64,19 +61,6 @@ def bodies_to_send(
         texts = (template.replace(IMAGE_TOKEN, base64.b64encode(file).decode()).encode() for file in files)
         bodies += files if as_files else texts
     return bodies
-
-
-def request_headers(lines: Sequence[str]) -> dict[str, str]:
-    """Headers from lines ``Name: value``; raise UsageError for other lines, and for Content-Type."""
-    headers = {}
-    for line in lines:
-        match = HEADER.fullmatch(line)
-        if match is None:
-            raise UsageError(f"--header: expected 'Name: value', got {line!r}")
-        if match[1].lower() == "content-type":
-            raise UsageError("--header: the content type is given by --content-type")
-        headers[match[1]] = match[2]
-    return headers
 
 
 def one_after_another(name: str, plans: Sequence[LoadPlan], limits: Limits | None) -> Schedule[list[Sample]]:

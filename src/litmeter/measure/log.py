@@ -20,8 +20,8 @@ from litmeter.errors import StorageError
 from litmeter.measure.figures import StreamTimes, latencies_ms, stream_times_ms
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import MakeReady, Ready, Sample, Turn
-from litmeter.stats.records import STATUS_NAMES, Floats, LoadRecord
-from litmeter.stats.streams import Streams
+from litmeter.stats.records import OK, STATUS_NAMES, Floats, LoadRecord
+from litmeter.stats.streams import CHUNKS, EVENTS, Streams
 from litmeter.system.files import append_line, write_csv, write_rows, write_text
 
 UNFINISHED = Path("samples/unfinished")
@@ -60,6 +60,28 @@ class Log:
         """Times of the pieces of streamed answers, by number of the turn; empty where none streams."""
         times = {one.row.turn: stream_times_ms(one.record) for one in self.samples if one.record is not None}
         return {turn: one for turn, one in times.items() if one}
+
+    def first_ms(self) -> dict[int, Floats]:
+        """Times until the first piece, or the end of an answer that does not stream, as ``latencies_ms``."""
+        firsts = {turn: times["first"] for turn, times in self.stream_times_ms().items()}
+        return self.latencies_ms() | firsts
+
+    def short_answers(self, reference: str) -> dict[int, int]:
+        """Good answers with fewer events or chunks than the reference's to the same body, by turn."""
+        longest: dict[int, int] = {}
+        counts: dict[int, list[tuple[int, int]]] = {}
+        for sample in self.samples:
+            if (record := sample.record) is None or record.streams is None:
+                continue
+            chosen = (record.status == OK) & np.isin(record.streams.unit, (EVENTS, CHUNKS))
+            counted = zip(record.body[chosen].tolist(), record.streams.count[chosen].tolist(), strict=True)
+            counts[sample.row.turn] = list(counted)
+            if sample.row.subject == reference:
+                for body, count in counts[sample.row.turn]:
+                    longest[body] = max(count, longest.get(body, 0))
+        return {
+            turn: sum(count < longest.get(body, 0) for body, count in own) for turn, own in counts.items()
+        }
 
     def repeated(self, asked: Turn | MakeReady) -> Sample | Ready | None:
         """The stopped run's answer to the same request; None if it must be measured.

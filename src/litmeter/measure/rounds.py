@@ -19,6 +19,7 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_process, make_ready, measure
+from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import significant
 from litmeter.stats.rates import samples_needed
 from litmeter.stats.records import WINDOWS
@@ -126,6 +127,7 @@ def head_to_head(
         raise LitmeterError(f"memory does not hold all at once: no room for {', '.join(sorted(missing))}")
     while rounds.number < FEWEST_ROUNDS or rounds.now_s + sum(rounds.cost_s.values()) < seconds:
         yield from rounds.run_round(rounds.shuffled(names))
+        rounds.warn(seconds, FEWEST_ROUNDS)
 
 
 def restarted(
@@ -165,6 +167,7 @@ def restarted(
         until_s = seconds * (block + 1) / blocks
         while rounds.number < fewest or rounds.now_s + sum(rounds.cost_s.values()) < until_s:
             yield from rounds.run_round(rounds.shuffled(names))
+            rounds.warn(seconds, FEWEST_ROUNDS)
             if not all(own[-1].answers for own in rounds.rows.values()):
                 return starts
         block += 1
@@ -229,6 +232,7 @@ class _Rounds:
         long as the group's servers did (``starts_s``).
         """
         yield from self.run_round(self.shuffled(self.group))
+        self.warn(until_s, math.ceil(FEWEST_TURNS * self.share))
         if starts_s < START_SHARE * (until_s - self.now_s):
             yield from self._start_beside()
         while taking := self._taking_turns(until_s):
@@ -265,6 +269,16 @@ class _Rounds:
             if beside and not before:
                 yield from self._measure_work(name, ("pipeline", "model"))
         self.number += 1
+
+    def warn(self, until_s: float, needed: int) -> None:
+        """After the first round, say how many fit into the time, if these are fewer than ``needed``."""
+        fit = 1 + int(max(0.0, until_s - self.now_s) / sum(self.cost_s.values()))
+        if self.number == 1 and fit < needed:
+            slowest = max(self.cost_s, key=self.cost_s.__getitem__)
+            print_wrapped(
+                f"a turn of {slowest} takes {self.cost_s[slowest]:.0f} s: about {fit} of {needed} rounds fit "
+                f"into {until_s:.0f} s; shorter answers (max_tokens) or fewer users make shorter turns"
+            )
 
     def shuffled(self, names: Sequence[str]) -> list[str]:
         """Sort ``names`` into this round's order: random, or the reverse of the last round's."""

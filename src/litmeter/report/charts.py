@@ -6,7 +6,8 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
@@ -335,7 +336,7 @@ PERCENTILES = {"p50": ":", "p95": "-", "p99": "--"}
 
 
 def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
-    """Latencies, and requests answered in time, over the offered rate, of all configurations."""
+    """Latencies, or times of pieces, and requests answered in time, over the offered rate."""
     names = [name for name in found if name != CANDIDATE]
     colours = {CANDIDATE: PURPLE} | dict(zip(names, cycle((BLUE, GREY, INK)), strict=False))
     probes = {name: _probes(result) for name, result in found.items()}
@@ -343,7 +344,7 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
     metrics = [result.metrics for result in found.values()]
     rates += [end for one in metrics for end in (one.low_rps, one.high_rps) if end]
     low, high = 0.97 * min(rates, default=1.0), 1.03 * max(rates, default=2.0)
-    objectives = sorted({one.slo_ms for one in metrics if one.slo_ms is not None})
+    streamed = any(row.stream for own in probes.values() for _, row in own)
     share = f"{100 * (1 - metrics[0].miss):.4g}%"
 
     def draw_rates(axes: Axes) -> None:
@@ -357,21 +358,24 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
         axes.set_xlim(low, high)
         axes.set_xlabel("requests that arrive each second")
 
-    def draw_latencies(axes: Axes) -> None:
-        levels = list(objectives)
+    def draw_times(axes: Axes, of: str, key: str, label: str) -> None:
+        """Times that are ``of`` answers, or of their pieces in ``stream``, and their objective ``key``."""
+        limits = {limit for one in metrics if (limit := getattr(one, key)) is not None}
+        levels = list(limits)
         for name, own in probes.items():
             for percent, style in PERCENTILES.items():
-                points = _pooled(own, f"{percent}_ms")
-                levels += [latency for _, latency in points]
+                points = _pooled(own, f"{of}{percent}_ms")
+                levels += [time_ms for _, time_ms in points]
                 if points:
                     axes.plot(*zip(*points, strict=True), style, color=colours[name])
-        for slo_ms in objectives:
-            axes.axhline(slo_ms, color=INK, lw=0.8)
+        for limit in limits:
+            axes.axhline(limit, color=INK, lw=0.8)
         draw_rates(axes)
         for percent, style in PERCENTILES.items():
             axes.plot([], [], style, color=INK, label=percent)
-        _set_logarithmic(axes.yaxis, min(levels) / 1.3, max(levels) * 1.3)
-        axes.set_ylabel("latency, ms")
+        if levels:
+            _set_logarithmic(axes.yaxis, min(levels) / 1.3, max(levels) * 1.3)
+        axes.set_ylabel(f"{label}, ms")
 
     def draw_goodput(axes: Axes) -> None:
         all_rates = np.geomspace(low, high, 100)
@@ -389,15 +393,25 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
         axes.set_ylim(0, high)
         axes.set_ylabel("answered in time, requests/s")
 
+    waiting = Chart(
+        "The more requests arrive, the longer they take",
+        partial(draw_times, of="", key="slo_ms", label="latency"),
+        "Requests arrive whether or not those before are answered. Half of them take no longer than the "
+        "dotted line, 95% no longer than the solid one, 99% no longer than the dashed one (medians of "
+        f"{POOLED} neighbouring probes). Horizontal: the objective. Band: the 95% interval of the "
+        f"capacity, the highest rate at which {share} of the requests keep to the objective.",
+    )
+    if streamed:
+        first = "time to the first piece (TTFT)"
+        waiting = replace(waiting, draw=partial(draw_times, of="first_", key="first_ms", label=first))
+    further = Chart(
+        "The more answers at once, the slower their pieces",
+        partial(draw_times, of="piece_", key="piece_ms", label="time per further piece"),
+        "The mean time of an answer's further pieces, or tokens; lines, horizontal and band as before.",
+    )
     return [
-        Chart(
-            "The more requests arrive, the longer they take",
-            draw_latencies,
-            "Requests arrive whether or not those before are answered. Half of them take no longer than the "
-            "dotted line, 95% no longer than the solid one, 99% no longer than the dashed one (medians of "
-            f"{POOLED} neighbouring probes). Horizontal: the objective. Band: the 95% interval of the "
-            f"capacity, the highest rate at which {share} of the requests keep to the objective.",
-        ),
+        waiting,
+        *([further] if streamed else []),
         Chart(
             "Beyond the capacity, fewer and fewer are answered in time",
             draw_goodput,
@@ -413,13 +427,13 @@ def _probes(result: CapacityResult) -> list[tuple[float, TurnRow]]:
     return sorted(((row.offered_rps, row) for row in rows if row.offered_rps), key=lambda pair: pair[0])
 
 
-def _pooled(probes: Sequence[tuple[float, TurnRow]], column: str) -> list[tuple[float, float]]:
-    """Median rate and ``column`` of each POOLED neighbours; none where a probe has too few answers."""
+def _pooled(probes: Sequence[tuple[float, TurnRow]], name: str) -> list[tuple[float, float]]:
+    """Median rate and figure of each POOLED neighbours; none where a probe has too few answers."""
     points = []
     for group in np.array_split(np.arange(len(probes)), max(1, len(probes) // POOLED)):
         rates, rows = [probes[place][0] for place in group], [probes[place][1] for place in group]
-        values = [getattr(row, column) for row in rows]
-        if values and None not in values:
+        values = [own for row in rows if (own := {**row.stream, **vars(row)}.get(name)) is not None]
+        if values and len(values) == len(rows):
             points.append((float(np.median(rates)), float(np.median(values))))
     return points
 

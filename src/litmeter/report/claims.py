@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from litmeter.report.machines import capacity_sentence, describe_machine
 from litmeter.report.results import Result, fastest_first
 from litmeter.report.snapshot import OUTDATED, Snapshot, Tuned
 from litmeter.report.tables import at_users, changes_text, ratio_text, value_text
-from litmeter.say.tables import pluralise, rate_cell, ratio_cell, significant
+from litmeter.say.tables import p95_name, pluralise, rate_cell, ratio_cell, significant
 from litmeter.settings import CANDIDATE
 from litmeter.stats.rates import objective_percent, samples_needed, wilson_interval
 from litmeter.stats.ratios import Ratio
@@ -69,6 +70,7 @@ def claims(snapshot: Snapshot) -> list[Claim]:
         limit(snapshot),
         next_step(snapshot),
         *first_pieces(snapshot.results),
+        *short_answers(snapshot.results),
         *capacities(snapshot),
         objective(snapshot.compared, snapshot.params.objective),
     ]
@@ -82,7 +84,7 @@ def change(found: OverBefore, how: str = "") -> Claim | None:
     ratio = Ratio(found.ratio, found.low, found.high)
     sentence = f"{changes_text(found.changes)}{how}: {times_text(ratio)} times as fast, {verdict(ratio)}"
     if found.p95_ms and all(found.p95_ms):
-        sentence += "; p95 {:.0f} -> {:.0f} ms".format(*found.p95_ms)
+        sentence += "; {} {:.0f} -> {:.0f} ms".format(p95_name(found.streams), *found.p95_ms)
     return Claim("change", f"{sentence}.")
 
 
@@ -209,6 +211,40 @@ def first_pieces(results: Sequence[Result]) -> Iterator[Claim]:
                 f"begins the next{f' ({moved} moves that)' if moved else ''}"
             )
         yield Claim("first", f"{sentence}.")
+
+
+def short_answers(results: Sequence[Result]) -> Iterator[Claim]:
+    """Answers that end early, where equal requests are to have equal answers."""
+    for result in results:
+        short = result.compared.stream.get("short", 0.0)
+        if short and getattr(result.serve, "check_answers", False):
+            yield Claim(
+                "doubt",
+                f"Ended early: {short:.0f} of {result.compared.answers} answers of `{result.name}`, with "
+                "fewer pieces than the reference's to the same request. LitServe ends an answer so where its "
+                "generator raises: the log tells. Where a model samples: check_answers=false.",
+            )
+
+
+def unexpected_streams(contents: Sequence[bytes], rows: Sequence[TurnRow]) -> Iterator[Claim]:
+    """Answers that stream although all requests say no, and the other way round (``"stream"`` in JSON)."""
+    asked = {_asks_for_stream(content) for content in contents}
+    wanted = True in asked
+    if len(asked) == 1 and None not in asked:
+        served = [row for row in rows if row.work == "served" and row.answers]
+        for name in sorted({row.subject for row in served if bool(row.stream) != wanted}):
+            do = "do not stream, although all requests ask for a stream" if wanted else "stream unasked"
+            yield Claim("doubt", f"The answers of `{name}` {do}.")
+
+
+def _asks_for_stream(content: bytes) -> bool | None:
+    if b'"stream"' not in content:
+        return None
+    try:
+        found = json.loads(content)["stream"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, bool) else None
 
 
 LOST = {

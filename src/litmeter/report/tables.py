@@ -10,7 +10,7 @@ from typing import Any
 from litmeter.classifier.model.rows import PackageRow, PrecisionRow, image_ms
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.capacity import CapacityMetrics
-from litmeter.measure.comparison_rows import Pair
+from litmeter.measure.comparison_rows import Counted, Pair, counted
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import changed_settings
@@ -20,6 +20,7 @@ from litmeter.say.tables import (
     markdown_cell,
     markdown_table,
     number_cell,
+    p95_name,
     pluralise,
     rate_cell,
     ratio_cell,
@@ -119,7 +120,9 @@ def comparison_table(
         ]
 
     ordered, second = fastest_first(rows), ["settings"] if device else []
-    head = ["configuration", *second, "req/s", f"times {reference}", "of the fastest", "rank", "p95"]
+    unit = counted(rows)
+    of = "" if unit in (None, "requests") else f" ({unit})"
+    head = ["configuration", *second, "req/s", f"times {reference}{of}", "of the fastest", "rank", "p95"]
     heads, streams = stream_columns([row.stream for row in ordered])
     head += heads
     lines = [cells(row) + stream for row, stream in zip(ordered, streams, strict=True)]
@@ -141,8 +144,8 @@ def ratio_text(row: ComparisonRow, reference: str) -> str:
     return ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
 
 
-def pairs_table(found: Sequence[Pair]) -> str:
-    """The pairs of `litmeter compare`, a row each."""
+def pairs_table(found: Sequence[Pair], unit: Counted | None, streams: bool) -> str:
+    """The pairs of `litmeter compare`, a row each; ``unit`` is what their rates count."""
     rows = [
         [
             f"{pair.name} / {pair.other}",
@@ -154,7 +157,8 @@ def pairs_table(found: Sequence[Pair]) -> str:
         ]
         for pair in found
     ]
-    return text_table(["pair", "times the rate", "", "p95 ms", "times the p95", ""], rows)
+    rate, p95 = f"times the {'rate' if unit in (None, 'requests') else f'{unit}/s'}", p95_name(streams)
+    return text_table(["pair", rate, "", f"{p95} ms", f"times the {p95}", ""], rows)
 
 
 def capacity_text(metrics: CapacityMetrics) -> str:

@@ -98,6 +98,16 @@ def stream_columns(streams: Sequence[Mapping[str, float]]) -> tuple[list[str], l
     ]
 
 
+def p95_name(streams: bool) -> str:
+    """The name of the percentile that is compared: of answers that stream, of the time to the first piece."""
+    return "TTFT p95" if streams else "p95"
+
+
+def p95_of(streams: bool) -> str:
+    """What ends with that time, in JSON."""
+    return "first piece" if streams else "answer"
+
+
 def _times_cell(stream: Mapping[str, float], name: str) -> str:
     """The 95th percentile; the median where there are too few answers, which is said."""
     for percent, note in ((95, ""), (50, " (p50)")):

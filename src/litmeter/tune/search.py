@@ -24,7 +24,7 @@ from litmeter.kinds.configuration import Configuration, TuneSettings
 from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
-from litmeter.measure.comparison_rows import interval
+from litmeter.measure.comparison_rows import interval, rate_alone
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
@@ -68,7 +68,9 @@ class Racer:
 
     Attributes:
         agreement: share of the answers that stay those of full precision; None where that is not known.
-        rates: of each round; 0 where it did not answer, None where it took no part.
+        rates: of each round, by which racers are compared: requests, or tokens or bytes of streams, a second;
+            0 where it did not answer, None where it took no part.
+        requests_rps: of each turn with an answer.
         latencies_ms: of the good answers of each of its turns.
         failed: requests that were refused, failed or timed out.
         constraint_violation: the constraint that it violates, or empty.
@@ -77,6 +79,7 @@ class Racer:
     settings: Configuration
     agreement: float | None
     rates: list[float | None] = field(default_factory=list)
+    requests_rps: list[float] = field(default_factory=list)
     latencies_ms: list[Floats] = field(default_factory=list)
     memory_mib: float | None = None
     failed: int = 0
@@ -105,7 +108,8 @@ class Racer:
     def add(self, sample: Sample) -> None:
         """Count its turn in the present round."""
         row = sample.row
-        self.rates[-1] = row.rate_rps or 0.0
+        self.rates[-1] = rate_alone(row) or 0.0
+        self.requests_rps += [row.rate_rps] if row.rate_rps else []
         self.memory_mib = max(self.memory_mib or 0.0, row.memory_mib or 0.0) or None
         self.failed += row.failed + row.timed_out
         if sample.record is not None:
@@ -210,7 +214,7 @@ class Race:
         """Which racer leads, and how many remain."""
         if self.leader is None:
             return "nobody leads"
-        mean_rps = fmean(rate for rate in self.racers[self.leader].rates if rate)
+        mean_rps = fmean(self.racers[self.leader].requests_rps)
         return f"{len(self.remaining)} of {len(self.racers)} left, {self.leader} leads, {mean_rps:.0f}/s"
 
     def _has_lost(self, name: str, leader: str, answered: Rates) -> bool:
@@ -450,7 +454,6 @@ def _status_of(racing: Race, name: str) -> Status:
 
 def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics | None) -> TuneRow:
     racer = racing.racers[name]
-    rates = [rate for rate in racer.rates if rate]
     ratio, ratio_low, ratio_high = interval(racing.over_leader(name))
     over_serve, over_serve_low, over_serve_high = interval(racing.ratio(name, racing.reference))
     return TuneRow(
@@ -458,7 +461,7 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
         status=status,
         incumbent=name == racing.reference,
         knobs={knob: getattr(racer.settings, knob) for knob in racer.settings.knobs},
-        rate_rps=round(geometric_mean(rates), 1) if rates else None,
+        rate_rps=round(geometric_mean(own), 1) if (own := racer.requests_rps) else None,
         ratio=ratio,
         ratio_low=ratio_low,
         ratio_high=ratio_high,

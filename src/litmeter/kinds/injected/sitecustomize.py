@@ -155,7 +155,7 @@ def patch_litserve(module):
             port=bound.arguments["port"],
             version=version("litserve"),
             apis=[
-                {**settings_of_api(api, given), "own_loop": loop != "auto"} for api, loop in zip(apis, loops)
+                {**settings_of_api(api, given), "own_loop": loop_text(loop)} for api, loop in zip(apis, loops)
             ],
             accelerator=getattr(connector, "accelerator", given["accelerator"]),
             devices=len(devices) if isinstance(devices, (list, tuple)) else devices,
@@ -188,6 +188,22 @@ def settings_of_api(api, given):
         "spec": type(spec).__name__ if spec is not None else None,
         "async": bool(value("enable_async", False)),
     }
+
+
+def loop_text(loop):
+    """The name of an API's own loop, and why it cannot run, if that is known; empty for LitServe's choice."""
+    if loop == "auto":
+        return ""
+    from inspect import signature
+
+    name = type(loop).__name__
+    for base in type(loop).__mro__:
+        if base.__name__ == "ContinuousBatchingLoop":
+            try:
+                signature(loop.add_request).bind(*signature(base(1).add_request).parameters)
+            except TypeError:
+                return f"{name}, which this LitServe cannot run: its add_request takes too few arguments"
+    return name
 
 
 def change_argument(method, given, key, value):
