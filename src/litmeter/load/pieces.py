@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from litmeter.stats.streams import CHUNKS, EVENTS, READS
 
@@ -27,18 +26,9 @@ FRAME = re.compile(r"response\.(?!.*delta$).*|(message|content_block)_(start|sto
 """Types of events without content, of OpenAI's Responses API and of Anthropic's."""
 
 
-class Event(NamedTuple):
-    """What an event says.
-
-    Attributes:
-        size: bytes of its content; 0 for one without: a role, a finish, usage, a comment, [DONE].
-        tokens: tokens of the whole answer, if the event says them; else 0.
-        is_error: whether it says that the answer has failed.
-    """
-
-    size: int
-    tokens: int = 0
-    is_error: bool = False
+Event = tuple[int, int, bool]
+"""What an event says: bytes of its content, 0 for one without (a role, a finish, usage, a comment, [DONE]);
+tokens of the whole answer, 0 if it does not say them; and whether it says that the answer has failed."""
 
 
 class Pieces:
@@ -66,21 +56,28 @@ class Pieces:
         if self.unit == CHUNKS:
             self._chunk_bytes += len(data)
         elif self.unit == READS:
-            self._piece(len(data), now)
+            self.times.append(now)
+            self.sizes.append(len(data))
         else:
-            self._part += data
-            self._has_returns = self._has_returns or b"\r" in data
-            begin = 0
-            while (end := self._event_end(max(begin, self._searched))) is not None:
-                self._event(bytes(self._part[begin : end[0]]), now)
-                begin = end[1]
-            del self._part[:begin]
-            self._searched = max(0, len(self._part) - 2)
+            part, begin = self._part, 0
+            part += data
+            if self._has_returns or b"\r" in data:
+                self._has_returns = True
+                for found in EVENT_END.finditer(part, self._searched):
+                    self._event(bytes(part[begin : found.start()]), now)
+                    begin = found.end()
+            else:  # much faster
+                while (end := part.find(b"\n\n", begin or self._searched)) >= 0:
+                    self._event(bytes(part[begin:end]), now)
+                    begin = end + 2
+            del part[:begin]
+            self._searched = max(0, len(part) - 2)
 
     def end_chunk(self, now: float) -> None:
         """Take note that a chunk is complete."""
         if self._chunk_bytes:
-            self._piece(self._chunk_bytes, now)
+            self.times.append(now)
+            self.sizes.append(self._chunk_bytes)
             self._chunk_bytes = 0
 
     def end(self, now: float) -> None:
@@ -88,24 +85,13 @@ class Pieces:
         if self._part:
             self._event(bytes(self._part), now)
 
-    def _event_end(self, begin: int) -> tuple[int, int] | None:
-        """Where the first event's lines end behind ``begin``, and its empty line does."""
-        if self._has_returns:
-            found = EVENT_END.search(self._part, begin)
-            return found and found.span()
-        place = self._part.find(b"\n\n", begin)
-        return None if place < 0 else (place, place + 2)
-
     def _event(self, lines: bytes, now: float) -> None:
         size, tokens, is_error = read_event(lines)
         self.tokens = tokens or self.tokens
         self.failed |= is_error
         if size:
-            self._piece(size, now)
-
-    def _piece(self, size: int, now: float) -> None:
-        self.times.append(now)
-        self.sizes.append(size)
+            self.times.append(now)
+            self.sizes.append(size)
 
 
 def unit_of(content_type: bytes, *, chunked: bool, has_length: bool) -> int | None:
@@ -122,24 +108,22 @@ def read_event(lines: bytes) -> Event:
     else:
         fields = [line.partition(b":") for line in LINE_END.split(lines)]
         if any(name == b"event" and value.strip() == b"error" for name, _, value in fields):
-            return Event(0, is_error=True)
+            return 0, 0, True
         content = b"\n".join(value.removeprefix(b" ") for name, _, value in fields if name == b"data")
-    if content.strip() in (b"", b"[DONE]"):
-        return Event(0)
-    value = None
-    with suppress(ValueError, RecursionError):
-        if content.startswith(b"{"):
-            value, _ = DECODER.raw_decode(content.decode())
-    if not isinstance(value, dict):
-        return Event(len(content))
-    if isinstance(value.get("error"), (str, dict)) and value["error"] and "choices" not in value:
-        return Event(0, is_error=True)
-    if isinstance(value.get("type"), str) and FRAME.fullmatch(value["type"]):
-        return Event(0)
-    usage = value.get("usage")
+    if not content.startswith(b"{"):
+        return 0 if content.strip() in (b"", b"[DONE]") else len(content), 0, False
+    try:
+        value, _ = DECODER.raw_decode(content.decode())
+    except (ValueError, RecursionError):
+        return len(content), 0, False
+    choices, usage = value.get("choices"), value.get("usage")
+    if choices is None and isinstance(error := value.get("error"), (str, dict)) and error:
+        return 0, 0, True
+    if isinstance(kind := value.get("type"), str) and FRAME.fullmatch(kind):
+        return 0, 0, False
+    size = sum(map(_text_bytes, choices)) if isinstance(choices, list) else len(content)
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else 0
-    size = sum(map(_text_bytes, value["choices"])) if isinstance(value.get("choices"), list) else len(content)
-    return Event(size, tokens if isinstance(tokens, int) else 0)
+    return size, tokens if isinstance(tokens, int) else 0, False
 
 
 def _text_bytes(choice: Any) -> int:
