@@ -23,6 +23,28 @@ class Nothing(litserve.LitAPI):
         return output
 
 
+class Pieces(litserve.LitAPI):
+    """Streams PIECES pieces without a model."""
+
+    PIECES = 100
+
+    def __init__(self) -> None:
+        super().__init__(stream=True)
+
+    def decode_request(self, request) -> Any:  # type: ignore[no-untyped-def]
+        """The body."""
+        return request
+
+    def predict(self, x: Any) -> Any:
+        """At once."""
+        for number in range(self.PIECES):
+            yield f"piece{number};"
+
+    def encode_response(self, output):  # type: ignore[no-untyped-def]
+        """The same."""
+        yield from output
+
+
 class Product(litserve.LitAPI):
     """Takes {"input": ...}, and multiplies by a matrix so many times."""
 

@@ -1,8 +1,9 @@
-"""How far a comparison can be trusted: ``python -m studies.comparisons known_ratio``, ``twins`` or ``runs``.
+"""How far a comparison can be trusted: ``python -m studies.comparisons`` and a study's name.
 
 ``known_ratio`` compares stub servers of known speeds, while all of them become slower and faster again.
-``twins`` compares three servers of the candidate and the reference, ten times. ``runs`` repeats `dvc repro
---force` five times, in a clone, as it replaces results; further arguments are those of `dvc repro`.
+``streams`` compares those that stream, some equally fast and some slower, twenty times. ``twins`` compares
+three servers of the candidate and the reference, ten times. ``runs`` repeats `dvc repro --force` five times,
+in a clone, as it replaces results; further arguments are those of `dvc repro`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import combinations
 from time import monotonic
 from typing import Any
@@ -19,6 +21,7 @@ import numpy as np
 
 from litmeter.load import load_generator
 from litmeter.load.stub import BODY, running_stub
+from litmeter.measure.comparison_rows import pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import ComparisonRow
@@ -34,6 +37,8 @@ from studies.harness import TIMEOUT_S, Case, compare_cases, keep_runs, rates, st
 TIMES = {"reference": 1.0, "5% slower": 1.05, "20% slower": 1.2}
 SERVICE_S, SLOTS, SLOW_EVERY_S, SECONDS = 0.02, 2, 20.0, 330.0
 USERS = 8
+STREAMED = {"reference": 1.0, "equal": 1.0, "5% slower": 1.05}
+STREAM_RUNS, FIRST_S, PIECE_S, PIECES = 20, 0.05, 0.005, 20
 TWIN_RUNS, TWIN_SECONDS = 10, 90.0
 TWINS = ("twin 1", "twin 2", "twin 3")
 WHOLE_RUNS = 5
@@ -61,6 +66,40 @@ def known_ratio() -> None:
 def rounded(own: Ratio) -> dict[str, float]:
     """A ratio with its interval."""
     return {"ratio": round(own.ratio, 4), "low": round(own.low or 0, 4), "high": round(own.high or 0, 4)}
+
+
+def streams() -> None:
+    """Compare stubs that stream STREAM_RUNS times; say how many intervals hold the true ratio."""
+
+    def compared(number: int) -> dict[str, Any]:
+        log = Log()
+        with ExitStack() as stack, load_generator([BODY], "application/json") as generator:
+            subjects = {}
+            for place, (name, times) in enumerate(STREAMED.items()):
+                pieces = {"pieces": PIECES, "piece_s": PIECE_S * times}
+                random = 1 + number * len(STREAMED) + place
+                stub = running_stub(FIRST_S * times, USERS, random=random, **pieces)
+                subjects[name] = Target(stack.enter_context(stub).url, generator)
+            schedule = head_to_head(list(STREAMED), USERS, 1.0, seed=number, timeout_s=TIMEOUT_S)
+            run(schedule, subjects, log, 1.0)
+        measured = pairs(list(STREAMED), "reference", log.rows, log.first_ms())
+        return {f"{one.name} / {one.other}": asdict(one) for one in measured}
+
+    found = keep_runs("streams", STREAM_RUNS, compared)
+    for pair, one in found[0].items():
+        times = STREAMED[one["name"]] / STREAMED[one["other"]]
+        own = [each[pair] for each in found]
+        for what, truth, low, high in (
+            ("bytes/s", 1 / times, "low", "high"),
+            ("TTFT p95", times, "p95_low", "p95_high"),
+        ):
+            known = [each for each in own if each[low] is not None]
+            hold = sum(each[low] <= truth <= each[high] for each in known)
+            resolved = sum(not each[low] <= 1 <= each[high] for each in known)
+            print(
+                f"{pair}, {what}: {hold} of {len(known)} intervals hold the true "
+                f"{truth:.3f}, {resolved} find a difference"
+            )
 
 
 def twins() -> None:
@@ -116,4 +155,4 @@ def runs(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    start(__doc__, known_ratio, twins, runs)
+    start(__doc__, known_ratio, streams, twins, runs)

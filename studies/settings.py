@@ -1,7 +1,8 @@
-"""What settings are worth: ``python -m studies.settings ablation`` or ``transport``.
+"""What settings are worth: ``python -m studies.settings ablation``, ``transport`` or ``pieces``.
 
 ``ablation`` adds one key at a time to LitServe's stock behaviour. ``transport`` compares LitServe's way to
-the workers with the direct one, without a model and with a light one.
+the workers with the direct one, without a model and with a light one. ``pieces`` measures what a piece of a
+streamed answer costs LitServe's way without a model: what another transport could save at most.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ GROUPS = {
 }
 """The first of each is LitServe's own."""
 USERS, SECONDS = 32, 60.0
+STREAMS = {"api": "studies.apis:Pieces", "threads_per_worker": 1}
 
 
 def ablation() -> None:
@@ -93,5 +95,15 @@ def transport() -> None:
         print(group, *result[group].items(), sep="\n", flush=True)
 
 
+def pieces() -> None:
+    """Measure streams without a model; keep and print pieces a second, and the server's CPU time for each."""
+    found = compare_cases({"stock": Case(read_keys(STREAMS), NUMBER)}, [USERS], SECONDS)[USERS]["stock"]
+    per_s = [row.stream["chunks_rps"] for row in found]
+    cpu_us = [1e6 * known(row.server_cores) / rate for row, rate in zip(found, per_s, strict=True)]
+    result = {"pieces_per_s": summary(per_s), "server_cpu_us": summary(cpu_us)}
+    write_result("pieces", result)
+    print(*result.items(), sep="\n")
+
+
 if __name__ == "__main__":
-    start(__doc__, ablation, transport)
+    start(__doc__, ablation, transport, pieces)

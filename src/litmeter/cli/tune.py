@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from litmeter.cli.own import OWN, Own, check_only_own, project, settings_of
 from litmeter.errors import ParamsError, ReportError, UsageError
 from litmeter.kinds.configuration import Configuration
+from litmeter.measure.comparison_rows import counted
 from litmeter.params import changed_settings, load_params
 from litmeter.paths import MACHINE, TUNE_METRICS
 from litmeter.report import stage_lines
@@ -86,7 +87,9 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
             return
         print(text_table(*tune_table(outcome.rows)))
         gain = ratio_cell(first.over_serve, first.over_serve_low, first.over_serve_high)
-        print_wrapped(f"{spec_of(params.serve, outcome.winner)}\n{gain} times the rate of {server}")
+        unit = counted(turns)
+        rate = "rate" if unit in (None, "requests") else f"{unit}/s"
+        print_wrapped(f"{spec_of(params.serve, outcome.winner)}\n{gain} times the {rate} of {server}")
         print_wrapped(f"{at_users(params.tune.users)}: --users N searches for another number")
         print_wrapped("\n".join(claim.plain for claim in disturbances(turns)))
 

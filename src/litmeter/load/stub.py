@@ -101,7 +101,7 @@ class Stub:
         in_step: all slots answer at the same time, as a batch does; else evenly spaced.
         slow_every_s: length of alternating times of normal service and of service SLOWDOWN times as long; 0:
             always normal.
-        random: service times are exponential with mean ``service_s``; else equal.
+        random: seed of service times that are exponential with mean ``service_s``; 0: they are equal.
         pieces: events of an answer, the first after the service time, the others ``piece_s`` after each other
             whatever else is served; 0: the answer does not stream. Each write has the second half of an event
             and the first half of the next.
@@ -113,14 +113,14 @@ class Stub:
     answer_status: int = 200
     in_step: bool = False
     slow_every_s: float = 0.0
-    random: bool = False
+    random: int = 0
     pieces: int = 0
     piece_s: float = 0.0
     piece_bytes: int = 16
 
     def __post_init__(self) -> None:
         self.answer = response(self.answer_status, b'{"label": "cat"}')
-        self.rng = Random(0) if self.random else None
+        self.rng = Random(self.random) if self.random else None
         slots = range(self.parallel)
         self.offsets_s = [0.0 if self.in_step else slot * self.service_s / self.parallel for slot in slots]
         self.free_at: list[float] = []
