@@ -60,9 +60,17 @@ def test_what_streams_is_served_and_its_workers_are_known() -> None:
     with running_server(MODEL, settings("Stream", path="/parts")) as server:
         reply = requests.post(f"{server.url}/parts", data=JSON.contents[0], timeout=30)
         assert json.loads(reply.text) == {"output": 1}
+        assert "Content-Length" not in reply.headers
         scrape = read_scrape(requests.get(f"{server.url}/metrics", timeout=30).text)
     assert scrape.whole[1] == 1
     assert "worker" in scrape.roles.values()
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_null_server_of_what_streams_streams(batch: int) -> None:
+    with running_server(MODEL, settings("Stream", batch), null=True) as server:
+        reply = requests.post(f"{server.url}/predict", data=JSON.contents[0], timeout=30)
+    assert (reply.text, "Content-Length" in reply.headers) == ("0", False)
 
 
 def test_each_work_in_process_has_its_rate() -> None:

@@ -148,10 +148,24 @@ class NullAPI(litserve.LitAPI):
         return [0] * len(x) if self.max_batch_size > 1 else 0
 
 
+class NullStreamAPI(NullAPI):
+    """Answers at once in a stream of a single piece."""
+
+    def predict(self, x: Any) -> Any:
+        """The piece."""
+        yield ["0"] * len(x) if self.max_batch_size > 1 else "0"
+
+    def encode_response(self, output: Any) -> Any:
+        """The same."""
+        yield from output
+
+
 def null_api(settings: LitApiSettings, kind: type[litserve.LitAPI]) -> litserve.LitAPI:
     """The null API that takes the same requests as the class ``kind``."""
     request = inspect.signature(kind.decode_request).parameters["request"].annotation
-    api = make_api(settings.model_copy(update={"api_kwargs": {}}), NullAPI)
+    streams = getattr(make_api(settings, kind), "stream", False)  # early LitServe has it in the server
+    own = settings.model_copy(update={"api_kwargs": {"stream": True} if streams else {}})
+    api = make_api(own, NullStreamAPI if streams else NullAPI)
     api.__setstate__({"request": request})  # LitServe parses requests by this annotation
     return api
 
