@@ -275,9 +275,11 @@ class _Rounds:
         fit = 1 + int(max(0.0, until_s - self.now_s) / sum(self.cost_s.values()))
         if self.number == 1 and fit < needed:
             slowest = max(self.cost_s, key=self.cost_s.__getitem__)
+            streams = any(row.stream for own in self.rows.values() for row in own)
+            shorter = f"{'shorter answers (max_tokens) or ' if streams else ''}fewer users"
             print_wrapped(
                 f"a turn of {slowest} takes {self.cost_s[slowest]:.0f} s: about {fit} of {needed} rounds fit "
-                f"into {until_s:.0f} s; shorter answers (max_tokens) or fewer users make shorter turns"
+                f"into {until_s:.0f} s; {shorter} make shorter turns"
             )
 
     def shuffled(self, names: Sequence[str]) -> list[str]:

@@ -401,17 +401,16 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
         f"{POOLED} neighbouring probes). Horizontal: the objective. Band: the 95% interval of the "
         f"capacity, the highest rate at which {share} of the requests keep to the objective.",
     )
-    if streamed:
-        first = "time to the first piece (TTFT)"
-        waiting = replace(waiting, draw=partial(draw_times, of="first_", key="first_ms", label=first))
+    label = "time to the first piece (TTFT)"
+    first = replace(waiting, draw=partial(draw_times, of="first_", key="first_ms", label=label))
     further = Chart(
         "The more answers at once, the slower their pieces",
         partial(draw_times, of="piece_", key="piece_ms", label="time per further piece"),
         "The mean time of an answer's further pieces, or tokens; lines, horizontal and band as before.",
     )
     return [
-        waiting,
-        *([further] if streamed else []),
+        *([waiting] if not streamed or any(one.slo_ms for one in metrics) else []),
+        *([first, further] if streamed else []),
         Chart(
             "Beyond the capacity, fewer and fewer are answered in time",
             draw_goodput,
