@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -198,6 +199,7 @@ def in_one_batch(server: StartedServer, sent: list[Sent]) -> list[requests.Respo
     with ThreadPoolExecutor(len(sent)) as pool, stopped(workers):
         asked = [pool.submit(ask, f"{server.url}/predict", one) for one in sent]
         wait_for(lambda: in_flight(server.url) == len(sent))
+        time.sleep(0.5)  # until their bodies have come, too
         workers[0].send_signal(signal.SIGCONT)
         return [one.result() for one in asked]
 

@@ -30,7 +30,7 @@ def settings(name: str, **others: Any) -> LitApi:
 
 def answer_to_example(target: str) -> Any:
     """What the server answers to the example that is made up for it."""
-    [content], kind = example_body(target)
+    [content], kind, _ = example_body(target)
     answer = requests.post(target, data=content, headers={"Content-Type": kind}, timeout=30)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -62,14 +62,23 @@ def test_an_async_api_is_served_where_it_is_told_to() -> None:
         assert requests.post(server.target, json={"input": 3}, timeout=30).json() == {"output": 9}
 
 
+CHATTED = {"model": "m", "messages": [{"role": "user", "content": "text"}]}
+EMBEDDED = {"model": "m", "input": "text"}
+
+
 @pytest.mark.parametrize(
-    ("name", "feature"), [("Chat", "spec"), ("Embed", "spec"), ("Awaits", "enable_async")]
+    ("name", "feature", "body"),
+    [("Chat", "spec", CHATTED), ("Embed", "spec", EMBEDDED), ("Awaits", "enable_async", {"input": 2})],
 )
-def test_the_check_finds_no_fault_and_says_what_is_not_available(name: str, feature: str) -> None:
+def test_the_check_finds_no_fault_and_says_what_is_not_available(
+    name: str, feature: str, body: dict[str, Any]
+) -> None:
+    """With a spec, the pipeline runs in-process."""
     configurations = {"litserve": settings(name), "direct": settings(name, transport="direct")}
-    found = check_apis(configurations, JSON, "cpu", 60.0)
-    assert (found["litserve"].fault, found["litserve"].answer_s) == ("", None)
-    assert feature in found["litserve"].unavailable
+    found = check_apis(configurations, JSON._replace(contents=[json.dumps(body).encode()]), "cpu", 60.0)
+    assert found["litserve"].fault == ""
+    assert (feature == "spec") == (found["litserve"].answer_s is not None)
+    assert (feature in found["litserve"].unavailable) == (feature != "spec")
     assert "transport: direct serves no LitAPI with" in found["direct"].fault
     assert feature in found["direct"].fault
 

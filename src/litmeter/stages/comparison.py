@@ -109,7 +109,8 @@ def main() -> tuple[Log, ComparisonResult]:
         log.write(paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES)
         files.write_json(paths.COMPARISON, result.model_dump(mode="json"))
         files.write_rows(paths.COMPARISON_TABLE, ComparisonRow, result.rows)
-        files.write_json(paths.OVER_BEFORE, result.over_before.model_dump(mode="json"))
+        # DVC shows each number and flag as a column.
+        files.write_json(paths.OVER_BEFORE, result.over_before.model_dump(mode="json", exclude={"streams"}))
     log.remove_unfinished()
     return log, result
 
