@@ -39,7 +39,7 @@ from litmeter.stats.records import (
     steady,
     window_means,
 )
-from litmeter.stats.streams import NOT_STREAMED, READS, Streams
+from litmeter.stats.streams import READS, Streams
 
 TICK_S = 0.05
 PROGRESS_S = 0.25
@@ -85,13 +85,14 @@ class _Responses:
                 self._has_length = True
             case b"transfer-encoding":
                 self._chunked = True
-            case b"content-type":
+            case b"content-type" if not value.startswith(b"application/json"):
                 self._content_type = value
 
     def on_headers_complete(self) -> None:
         self._head_ended = True
-        unit = unit_of(self._content_type, chunked=self._chunked, has_length=self._has_length)
-        self.pieces = None if unit is None else Pieces(unit)
+        if not self._has_length or self._content_type:
+            unit = unit_of(self._content_type, chunked=self._chunked, has_length=self._has_length)
+            self.pieces = None if unit is None else Pieces(unit)
 
     def on_body(self, data: bytes) -> None:
         self.content += data
@@ -121,7 +122,7 @@ class Answer(NamedTuple):
     """A response: its HTTP status, 0 without one; its body; and its pieces, None where it has a length."""
 
     code: int
-    content: bytes
+    content: bytes | bytearray
     pieces: Pieces | None
 
     @property
@@ -193,7 +194,7 @@ class Connection:
         if response.closes:
             self.close()
         self._last_used = perf_counter()
-        return Answer(response.parser.get_status_code(), bytes(response.content), response.pieces)
+        return Answer(response.parser.get_status_code(), response.content, response.pieces)
 
     def _open(self) -> gevent.socket.socket:
         opened = gevent.socket.create_connection((self._host, self._port))
@@ -269,8 +270,8 @@ class Level:
     def __init__(self, url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan) -> None:
         self._url, self._requests, self._plan = url, requests, plan
         self._rows: list[tuple[int, float, float, float, int, int, int, int]] = []
-        self._answers: list[bytes] = []
-        self._pieces: list[tuple[int, int, int]] = []  # unit, number and tokens, of each request
+        self._answers: list[bytes | bytearray] = []
+        self._streamed: list[tuple[int, int, int, int]] = []  # number of the request, unit, count and tokens
         self._piece_at, self._piece_bytes = array("f"), array("I")
         self._good = 0  # number of good answers
         self._opened = math.inf  # when the first window opened; infinite before
@@ -319,18 +320,17 @@ class Level:
         else:
             status = TIMED_OUT if answer.code == 0 and end - sent >= self._plan.timeout_s else FAILED
         self._rows.append((user, due, sent, end, status, answer.code, len(answer.content), body))
-        self._add_pieces(due, answer.pieces)
+        if answer.pieces is not None:
+            self._add_pieces(due, answer.pieces)
         if self._plan.keep_answers:
             self._answers.append(answer.content)
         self._good += status == OK
         self._answered[user] = True
         return status == OK
 
-    def _add_pieces(self, due: float, pieces: Pieces | None) -> None:
-        if pieces is None:
-            self._pieces.append((NOT_STREAMED, 0, 0))
-            return
-        self._pieces.append((pieces.unit, len(pieces.times), pieces.tokens))
+    def _add_pieces(self, due: float, pieces: Pieces) -> None:
+        """Keep the pieces of the last recorded request."""
+        self._streamed.append((len(self._rows) - 1, pieces.unit, len(pieces.times), pieces.tokens))
         self._piece_at.extend(time - due for time in pieces.times)
         self._piece_bytes.extend(pieces.sizes)
         if len(self._piece_at) > MOST_PIECES:
@@ -343,7 +343,9 @@ class Level:
         for name in ("user", "status", "code", "size", "body"):
             arrays[name] = arrays[name].astype(np.int64)
         if self._piece_at:
-            unit, count, tokens = np.array(self._pieces, dtype=np.int64).T
+            request, *known = np.array(self._streamed, dtype=np.int64).T
+            unit, count, tokens = np.zeros((3, len(self._rows)), dtype=np.int64)  # NOT_STREAMED
+            unit[request], count[request], tokens[request] = known
             at, size = np.array(self._piece_at, dtype=np.float64), np.array(self._piece_bytes, dtype=np.int64)
             streams = Streams(unit, count, tokens, at, size)
             arrays |= {f"stream_{name}": values for name, values in vars(streams).items()}
