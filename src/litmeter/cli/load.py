@@ -46,6 +46,7 @@ from litmeter.say.tables import (
     significant,
     stream_columns,
     text_table,
+    with_texts,
     without_empty,
 )
 from litmeter.settings import Count, Miss, Positive, Timeout
@@ -289,8 +290,8 @@ def loadtest(
     allowed = OBJECTIVE.miss if miss is None else miss
     heads, streams = stream_columns([sample.row.stream for sample in samples])
     cells = [level_cells(sample, allowed) for sample in samples]
-    rows = [[*own[:-1], *stream, own[-1]] for own, stream in zip(cells, streams, strict=True)]
-    print(text_table([*COLUMNS[:-1], *heads, COLUMNS[-1]], rows))
+    rows = [[*own[:-1], *stream] for own, stream in zip(cells, streams, strict=True)]
+    print(with_texts(text_table([*COLUMNS[:-1], *heads], rows), COLUMNS[-1], [own[-1] for own in cells]))
     unexpected = unexpected_streams(requests.bodies.contents, [sample.row for sample in samples])
     print_wrapped("\n".join(claim.plain for claim in unexpected))
     if out is not None:

@@ -27,6 +27,7 @@ from litmeter.say.tables import (
     significant,
     stream_columns,
     text_table,
+    with_texts,
     without_empty,
 )
 from litmeter.settings import CANDIDATE
@@ -129,10 +130,8 @@ def comparison_table(
     table = markdown_table(head, lines, text_columns=2) if device else text_table(head, lines)
     if not causes:
         return table
-    # The last column is to the left, and not padded.
     texts = [" ".join(causes[row.experiment].split()) for row in ordered]
-    last = ["held back by", "---", *(map(markdown_cell, texts) if device else texts)]
-    return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
+    return with_texts(table, "held back by", list(map(markdown_cell, texts)) if device else texts)
 
 
 def ratio_text(row: ComparisonRow, reference: str) -> str:

@@ -73,6 +73,12 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
+def with_texts(table: str, head: str, texts: Sequence[str]) -> str:
+    """A table with one more column, of texts of any length: it is to the left, and not padded."""
+    cells = [head, "---", *texts]
+    return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), cells, strict=True))
+
+
 def without_empty(
     head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1
 ) -> tuple[list[str], list[list[str]]]:
