@@ -280,8 +280,9 @@ def test_streams_run_in_process_as_litserves_loops_run_them(api: str, size: int)
 def test_what_the_first_piece_waits_for_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "a.json").write_bytes(body_of("plain", PIECES))
     brief = ("--body", "a.json", "--users", "4", "--seconds", "60")  # in less, none may start in-process
-    assert main(["compare", "a=python server.py plain", *brief]) == 0
-    text = " ".join(capsys.readouterr().out.split())
+    assert main(["compare", "a=python server.py plain", *brief, "--json", "--report", "a.html"]) == 0
+    assert json.loads(capsys.readouterr().out)["unit"] == "bytes"
+    text = " ".join((folder / "a.html").read_text().split())
     found = re.search(r"of ([\d.]+) ms to the first piece .* the other ([\d.]+) ms .* mostly waiting", text)
     assert found, text
     first_ms, waited_ms = map(float, found.groups())

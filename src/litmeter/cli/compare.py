@@ -137,7 +137,7 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     names, times_ms = list(settings), log.stream_times_ms()
     found = pairs(names, names[0], log.rows, log.first_ms())
     rows = comparison_rows(names, names[0], log.rows, log.latencies_ms(), params.objective.miss, (), times_ms)
-    unit = counted(log.rows)
+    unit = counted(rows)
     doubts = (*unexpected_streams(bodies.contents, log.rows), *disturbances(log.rows))
     said = [claim.plain for claim in doubts]
     return Found(
@@ -171,7 +171,8 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
             write_text(report, render([snapshot]))
             said.append(f"{report}: open it in a browser")
         causes = {name: one.cause for name, one in snapshot.diagnoses.items()}
-        found, unit = pairs(list(settings), next(iter(settings)), log.rows, log.first_ms()), counted(log.rows)
+        found = pairs(list(settings), next(iter(settings)), log.rows, log.first_ms())
+        unit = counted(snapshot.compared)
         table = snapshot.table(terminal=True)
         if found and streams(log.rows):  # the page has no ratios of first pieces
             table += f"\n\n{pairs_table(found, unit, True)}"
