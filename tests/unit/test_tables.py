@@ -117,7 +117,7 @@ def test_changed_settings_are_named_as_in_params() -> None:
 
 def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:
     pair = Pair("b", "a", 1.5, 1.4, 1.6, "faster", 40.0, None, None, None, None, "no difference resolved")
-    known = ["1.50 (1.40 to 1.60)", "faster", "40 / -", "-", "no difference resolved"]
+    known = ["1.50 (1.40 to 1.60)", "faster", "40 / -", "-", "n/a (below 130 answers)"]
     table = pairs_table([pair], "requests", streams=False)
     assert cells(table)["b / a"] == known
     assert "times the rate |" in table

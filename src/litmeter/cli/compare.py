@@ -145,12 +145,20 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     )
 
 
-def compared_as(server: str, params: Params) -> str:
+REPEATED = ("body", "form", "chat", "content_type", "path", "ready", "users", "timeout_s")
+"""Options that another command needs, too; headers may be secret."""
+
+
+def compared_as(server: str, params: Params, sent: Own) -> str:
     """A command that compares a server with other settings of itself, or with another one."""
     [own] = params.configurations().values()
     key = own.lever("workers")
-    other = f"{server} {key}=2" if key else "ANOTHER"
-    return f"litmeter compare {shlex.quote(server)} {shlex.quote(other)}"
+    words = ["litmeter", "compare", server, f"{server} {key}=2" if key else "ANOTHER"]
+    for name in (name for name in REPEATED if name in sent.model_fields_set):
+        value = getattr(sent, name)
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(one)]
+    return shlex.join(words)
 
 
 def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
@@ -164,9 +172,11 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
             log, _ = comparison.main()
         snapshot = read_snapshot()
         made = [*claims(snapshot), *unexpected_streams(params.bodies().contents, log.rows)]
+        made = [claim for claim in made if claim.kind != "objective"]  # nobody has set one
         said = [claim.plain.replace("comparison.seconds", "--seconds") for claim in made]
         if len(settings) == 1:
-            said.append(f"{servers[0]} is measured alone; to compare it: {compared_as(servers[0], params)}")
+            command = compared_as(servers[0], params, own)
+            said.append(f"{servers[0]} is measured alone; to compare it: {command}")
         if report is not None:
             write_text(report, render([snapshot]))
             said.append(f"{report}: open it in a browser")

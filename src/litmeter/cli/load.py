@@ -293,7 +293,10 @@ def loadtest(
     rows = [[*own[:-1], *stream] for own, stream in zip(cells, streams, strict=True)]
     print(with_texts(text_table([*COLUMNS[:-1], *heads], rows), COLUMNS[-1], [own[-1] for own in cells]))
     unexpected = unexpected_streams(requests.bodies.contents, [sample.row for sample in samples])
-    print_wrapped("\n".join(claim.plain for claim in unexpected))
+    said = [claim.plain for claim in unexpected]
+    if (first_ms or piece_ms) and not said and not any(sample.row.stream for sample in samples):
+        said.append("The answers do not stream: the first piece of each is the whole answer.")
+    print_wrapped("\n".join(said))
     if out is not None:
         write_rows(out, TurnRow, [sample.row for sample in samples])
     kept = all(not sample.row.void and (sample.row.missed or 0.0) <= allowed for sample in samples)

@@ -204,12 +204,12 @@ def first_pieces(results: Sequence[Result]) -> Iterator[Claim]:
         sentence += f"; the other {significant(waited_ms)} ms ({waited_ms / served_ms:.0%}) are transport"
         batches = result.serve.largest_batch > 1
         if result.compared.users > result.serve.workers * result.serve.largest_batch:
-            keys = [result.serve.lever("workers"), None if batches else result.serve.lever("batch size")]
-            moved = " or ".join(f"`{key}`" for key in keys if key)
-            sentence += (
-                f" and mostly waiting: a worker finishes {'a batch' if batches else 'an answer'} before it "
-                f"begins the next{f' ({moved} moves that)' if moved else ''}"
-            )
+            workers, size = (result.serve.lever(what) for what in ("workers", "batch size"))
+            moved = [f"`{workers}` moves that"] if workers else []
+            moved += [f"`{size}` does if `predict` takes batches"] if size and not batches else []
+            work = "a batch" if batches else "an answer"
+            sentence += f" and mostly waiting: a worker finishes {work} before it begins the next"
+            sentence += f" ({', '.join(moved)})" if moved else ""
         yield Claim("first", f"{sentence}.")
 
 

@@ -149,10 +149,10 @@ def pairs_table(found: Sequence[Pair], unit: Counted | None, streams: bool) -> s
         [
             f"{pair.name} / {pair.other}",
             ratio_cell(pair.ratio, pair.low, pair.high),
-            pair.verdict,
+            "not compared" if pair.ratio is None else pair.verdict,
             f"{number_cell(pair.p95_ms, 0)} / {number_cell(pair.other_p95_ms, 0)}",
             ratio_cell(pair.p95_ratio, pair.p95_low, pair.p95_high),
-            pair.p95_verdict,
+            f"n/a (below {P95_ANSWERS} answers)" if pair.p95_ratio is None else pair.p95_verdict,
         ]
         for pair in found
     ]
