@@ -183,7 +183,7 @@ def test_a_trace_is_sent_at_its_times(body: Path, tmp_path: Path, capsys: pytest
 def test_the_bodies_of_a_trace_are_sent_in_its_order(body: Path, tmp_path: Path, senders: str) -> None:
     (other := tmp_path / "other").write_bytes(b"other")
     order = [1, 0, 0, 1, 1, 0]
-    (trace := tmp_path / "trace").write_text("".join(f"{n / 10},{which}\n" for n, which in enumerate(order)))
+    (trace := tmp_path / "trace").write_text("".join(f"{n / 4},{which}\n" for n, which in enumerate(order)))
     with recorder() as (url, server):
         given = ["--body", str(body), "--body", str(other), "--trace", str(trace)]
         main(["loadtest", "--url", url, *given, "--senders", senders])
