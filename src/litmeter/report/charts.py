@@ -367,7 +367,8 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
                 points = _pooled(own, f"{of}{percent}_ms")
                 levels += [time_ms for _, time_ms in points]
                 if points:
-                    axes.plot(*zip(*points, strict=True), style, color=colours[name])
+                    alone = "." if len(points) == 1 else None  # a line of one point is not seen
+                    axes.plot(*zip(*points, strict=True), style, color=colours[name], marker=alone)
         for limit in limits:
             axes.axhline(limit, color=INK, lw=0.8)
         draw_rates(axes)
