@@ -21,7 +21,7 @@ from litmeter.report.pages import write_search
 from litmeter.report.snapshot import OUTDATED, outdated, read_tuned
 from litmeter.report.tables import at_users, tune_table, value_text
 from litmeter.say.progress import print_wrapped
-from litmeter.say.tables import ratio_cell, text_table
+from litmeter.say.tables import rate_name, ratio_cell, text_table
 from litmeter.settings import PARAMS_FILE, Positive, read_sections
 from litmeter.stages.tune import main as search
 from litmeter.system.files import check_outputs, read_json
@@ -87,8 +87,7 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
             return
         print(text_table(*tune_table(outcome.rows)))
         gain = ratio_cell(first.over_serve, first.over_serve_low, first.over_serve_high)
-        unit = counted(turns)
-        rate = "rate" if unit in (None, "requests") else f"{unit}/s"
+        rate = rate_name(counted(turns))
         print_wrapped(f"{spec_of(params.serve, outcome.winner)}\n{gain} times the {rate} of {server}")
         print_wrapped(f"{at_users(params.tune.users)}: --users N searches for another number")
         print_wrapped("\n".join(claim.plain for claim in disturbances(turns)))

@@ -23,6 +23,7 @@ from litmeter.say.tables import (
     p95_name,
     pluralise,
     rate_cell,
+    rate_name,
     ratio_cell,
     significant,
     stream_columns,
@@ -156,8 +157,8 @@ def pairs_table(found: Sequence[Pair], unit: Counted | None, streams: bool) -> s
         ]
         for pair in found
     ]
-    rate, p95 = f"times the {'rate' if unit in (None, 'requests') else f'{unit}/s'}", p95_name(streams)
-    return text_table(["pair", rate, "", f"{p95} ms", f"times the {p95}", ""], rows)
+    p95 = p95_name(streams)
+    return text_table(["pair", f"times the {rate_name(unit)}", "", f"{p95} ms", f"times the {p95}", ""], rows)
 
 
 def capacity_text(metrics: CapacityMetrics) -> str:

@@ -104,6 +104,11 @@ def stream_columns(streams: Sequence[Mapping[str, float]]) -> tuple[list[str], l
     ]
 
 
+def rate_name(unit: str | None) -> str:
+    """The name of the rate that is compared, by what it counts."""
+    return "rate" if unit in (None, "requests") else f"{unit}/s"
+
+
 def p95_name(streams: bool) -> str:
     """The name of the percentile that is compared: of answers that stream, of the time to the first piece."""
     return "TTFT p95" if streams else "p95"
