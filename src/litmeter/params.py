@@ -13,6 +13,7 @@ from litmeter.classifier.model.settings import CompileSettings, ModelSettings
 from litmeter.classifier.training.settings import TrainSettings
 from litmeter.errors import LoadError, ParamsError
 from litmeter.kinds.configuration import Configuration, TuneSettings
+from litmeter.kinds.costs import Costs
 from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.load.bodies import Bodies, read_bodies
 from litmeter.load.settings import LoadSettings
@@ -118,6 +119,7 @@ class Params(Section):
     objective: ObjectiveSettings
     comparison: ComparisonSettings
     tune: SerializeAsAny[TuneSettings]
+    costs: dict[str, Costs] = Field({}, description="of an item, by configuration, where no method says them")
 
     @model_validator(mode="before")
     @classmethod
@@ -132,6 +134,8 @@ class Params(Section):
             found["experiments"] = {
                 name: _read_configuration(f"experiments.{name}", keys) for name, keys in experiments.items()
             }
+        if isinstance(costs := content.get("costs"), Mapping):
+            found["costs"] = {name: _read(f"costs.{name}", Costs, own) for name, own in costs.items()}
         kind = type(own) if isinstance(own, Configuration) else kind_of(own)
         if isinstance(given := content.get("tune", {}), Mapping) and not kind.knobs:
             others = {key for one in KINDS for key in one.knobs}  # as of the kind that serve: was
@@ -157,6 +161,9 @@ class Params(Section):
         for name in self.objective.configurations:
             if name not in known:
                 raise ValueError(f"objective.configurations: got {name!r}; allowed: {', '.join(known)}")
+        for name in self.costs:
+            if name not in known:
+                raise ValueError(f"costs: got {name!r}; allowed: {', '.join(known)}")
         return self
 
     @property

@@ -8,25 +8,29 @@ switches it off.
 from __future__ import annotations
 
 import copy
+import json
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import openvino
 import torch
-from openvino import opset13 as opset
 
-from litmeter.classifier.model.compiled.model import openvino_options
 from litmeter.system.device import wait_for
 from litmeter.system.memory import available_memory
+
+if TYPE_CHECKING:
+    import openvino
 
 
 class Device(NamedTuple):
@@ -96,19 +100,21 @@ class Operation(NamedTuple):
 
 @torch.inference_mode()
 def measured_peaks(
-    model: torch.nn.Module, image_size: int, device: str, dtypes: Sequence[str], cores: int
+    model: torch.nn.Module | None, image_size: int, device: str, dtypes: Sequence[str], cores: int
 ) -> dict[str, float]:
     """FLOP/s of the fastest operation in each of ``dtypes`` (torch's names), on all ``cores``, best of many.
 
     A peak bounds a rate only if no serving library is faster. So the operations are matrix products and the
-    model's convolutions in torch, and on a CPU also products and convolutions of many channels in OpenVINO.
-    FLOPs are counted as for models: with those at image borders, which a library leaves out.
+    model's convolutions in torch, and on a CPU also products and convolutions of many channels in OpenVINO,
+    where that is installed. FLOPs are counted as for models: with those at image borders, which a library
+    leaves out.
     """
     torch.set_num_threads(cores)
-    layers = _largest_convolutions(model, image_size)
+    layers = [] if model is None else _largest_convolutions(model, image_size)
     operations = [one for dtype in dtypes for one in _torch_operations(layers, device, dtype)]
-    if device == "cpu":
-        operations += [one for dtype in dtypes for one in _openvino_operations(dtype, cores)]
+    if device == "cpu" and find_spec("openvino"):
+        known = (dtype for dtype in dtypes if dtype != "float16")
+        operations += [one for dtype in known for one in _openvino_operations(dtype, cores)]
     return fastest_flops(operations, device)
 
 
@@ -174,6 +180,10 @@ def _largest_convolutions(
 
 def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
     """Products and convolutions that run like packages: one thread each, one per core at once."""
+    import openvino
+
+    from litmeter.classifier.model.compiled.model import openvino_options
+
     options = openvino_options(getattr(torch, dtype))
     options |= {"INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores}
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -193,6 +203,8 @@ def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
 
 def _graph(images: Sequence[int], weights: Sequence[int], dtype: str) -> openvino.Model:
     """The product of (rows, channels) with (channels, channels), or a convolution that keeps the size."""
+    import openvino
+    from openvino import opset13 as opset
 
     def numbers(node: openvino.Node, low: float, high: float, levels: int) -> openvino.Node:
         limits = [np.float32(low), np.float32(high)] * 2
@@ -284,11 +296,23 @@ def measured_copying(device: str, size: int) -> float:
     return 2 * size / _shortest_s(lambda: target.copy_(source), device, MEMORY_S)
 
 
+COLUMNS = 4096
+"""Of the matrix whose product with a vector reads it."""
+
+
 def measured_reading(device: str, size: int) -> float:
-    """Bytes per second of reading the same ``size`` bytes repeatedly, from a cache if they fit."""
+    """Bytes per second of reading the same ``size`` bytes repeatedly, from a cache if they fit.
+
+    By a sum, or by the product of a matrix and a vector, which is what generating a token mostly is.
+    """
     buffer = torch.ones(max(1024, size // 4), dtype=torch.float32, device=device)
     read = buffer.expand(max(1, READ_BYTES // buffer.nbytes), -1)
-    return 4 * read.numel() / _shortest_s(read.sum, device, MEMORY_S)
+    matrix = buffer[: len(buffer) // COLUMNS * COLUMNS].view(-1, COLUMNS)
+    product = partial(torch.mv, matrix, torch.ones(COLUMNS, device=device))
+    rates = [4 * read.numel() / _shortest_s(read.sum, device, MEMORY_S)]
+    if len(read) == 1:
+        rates.append(matrix.nbytes / _shortest_s(product, device, MEMORY_S))
+    return max(rates)
 
 
 def _shortest_s(operation: Callable[[], object], device: str, within_s: float) -> float:
@@ -310,3 +334,22 @@ def _shortest_s(operation: Callable[[], object], device: str, within_s: float) -
     while perf_counter() - started < within_s:
         shortest = min(shortest, run_s())
     return shortest
+
+
+def main() -> None:
+    """Measure what the first line of input asks for.
+
+    Print FLOP/s by dtype, bytes/s of reading each size, and FLOP/s of the datasheet, or null.
+    """
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    job = json.loads(sys.stdin.readline())
+    flops = measured_peaks(None, 0, job["device"], job["dtypes"], job["cores"])
+    reading = [measured_reading(job["device"], size) for size in job["sizes"]]
+    known = find_device(torch.cuda.get_device_name() if job["device"] == "cuda" else None)
+    datasheet = known and {"full": 1e12 * known.full_tflops, "half": 1e12 * known.half_tflops}
+    print(json.dumps([flops, reading, datasheet]), file=answer, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,7 @@ def test_a_model_above_the_measured_roofline_takes_its_place() -> None:
     results = [result(name, 90.0, rate_rps, 0.95 * rate_rps) for name, rate_rps in models.items()]
     results.append(result("e4", 90.0, 160.0, 155.0, serve=half))
     ceilings, [exceeded] = raised(results, CEILINGS)
-    assert (exceeded.name, exceeded.precision) == ("e2", "full")
+    assert (exceeded.name, exceeded.ceiling) == ("e2", "full")
     assert exceeded.bound.share.low < 230 / 110 < exceeded.bound.share.high  # type: ignore[operator]
     assert ceilings == CEILINGS.with_rooflines({"full": 230.0})
     for one in results:

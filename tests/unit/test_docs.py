@@ -132,6 +132,8 @@ def is_parameter(parts: list[str]) -> bool:
     sections: list[type[BaseModel]] = [Params]
     if parts[0] == "experiments" and len(parts) > 2:  # whose names are free
         parts = ["serve", *parts[2:]]
+    if parts[1:2] == ["api_kwargs"]:  # a LitAPI's own
+        return len(parts) == 3
     for part in parts:
         found = [section.model_fields[part] for section in sections if part in section.model_fields]
         if not found:

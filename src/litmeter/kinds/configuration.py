@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, Field
 
 from litmeter.errors import ApiError, ServerError, UsageError
+from litmeter.kinds.costs import Costs
 from litmeter.kinds.server import PREDICT, Server, Start
 from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import LOADING, check_first_request
@@ -74,6 +75,8 @@ class Checked:
         answer_s: seconds that an answer of the largest batch took in-process; None if it was not run.
         batch_ms: milliseconds for each answer in-process, by batch size.
         ran: what the server itself chooses; None where nothing is known of it.
+        costs: of an item, as the server's code says; None where it does not.
+        operators: shares of an answer's time in-process, see ``CostCeiling``.
     """
 
     fault: str = ""
@@ -82,6 +85,8 @@ class Checked:
     answer_s: float | None = None
     batch_ms: Mapping[int, float] = field(default_factory=dict)
     ran: RanAs | None = None
+    costs: Costs | None = None
+    operators: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

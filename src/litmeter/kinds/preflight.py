@@ -19,18 +19,23 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from pydantic import ValidationError
+
 from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
 from litmeter.kinds.configuration import Checked
+from litmeter.kinds.costs import Costs
 from litmeter.kinds.server import READY_S
 from litmeter.load.bodies import Bodies
+from litmeter.settings import explain
 from litmeter.system.processes import process_group
 from litmeter.system.temporary import lasting_log, scratch
 
 RELATIVE, ABSOLUTE = 0.01, 0.001
 """Answers agree if their numbers differ by no more than one of these: batches round differently."""
 MOST_BODIES, FEWEST_BODIES = 64, 8
-"""Bodies that are tried: as many as the largest batch has, within these numbers."""
-AT_START = {"import", "__init__", "LitServer", "request", "pickling", "start of a worker", "setup"}
+"""Bodies that are tried: as many as the largest batch has, within these numbers; where answers are not
+compared fewer will do."""
+AT_START = {"import", "__init__", "costs", "LitServer", "request", "pickling", "start of a worker", "setup"}
 """Steps that may take READY_S."""
 DIFFER = "answers to body"
 """How the fault of differing answers begins."""
@@ -49,6 +54,8 @@ class _Trial:
     answer_s: float | None = None
     answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)
     batch_ms: dict[int, float] = field(default_factory=dict)
+    costs: Costs | None = None
+    operators: dict[str, float] = field(default_factory=dict)
 
 
 def check_apis(
@@ -87,7 +94,15 @@ def check_apis(
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
         notes = tuple(_notes(name, settings, trial))
-        checked[name] = Checked(text, trial.unavailable, notes, trial.answer_s, trial.batch_ms)
+        checked[name] = Checked(
+            text,
+            trial.unavailable,
+            notes,
+            trial.answer_s,
+            trial.batch_ms,
+            costs=trial.costs,
+            operators=trial.operators,
+        )
     return checked
 
 
@@ -161,13 +176,14 @@ def _try(
     trial, doing = _Trial(lasting_log(name)), "start"
     largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
     formed, possible = (min(size, MOST_BODIES) for size in (settings.max_batch_size, users or 1))
+    fewest = FEWEST_BODIES if settings.check_answers else possible
     job = {
         "settings": settings.model_dump(include=set(LitApiSettings.model_fields)),
         "script": getattr(settings, "script", ()),
         "device": device,
         "timeout_s": timeout_s,
         "quick": quick,
-        "bodies": bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)]).to_json(),
+        "bodies": bodies._replace(contents=bodies.contents[: max(largest, fewest)]).to_json(),
         "sizes": sorted({1, min(2, largest), largest}),
         "timed": [formed, possible] if possible > formed else [],
     }
@@ -207,6 +223,13 @@ def _try(
             trial.threads = message.get("threads", trial.threads)
             trial.answer_s = message.get("answer_s", trial.answer_s)
             trial.unavailable = message.get("unavailable", trial.unavailable)
+            trial.operators = message.get("operators", trial.operators)
+            if "costs" in message:
+                try:
+                    trial.costs = Costs.model_validate(message["costs"])
+                except ValidationError as error:
+                    trial.fault = f"costs: {explain(error, Costs).removeprefix(': ')}"
+                    return trial
             if "again" in message:
                 first, second = message["again"]
                 if second is None or (settings.check_answers and difference(first, second)):

@@ -31,6 +31,8 @@ from litmeter.errors import ApiError
 from litmeter.load.bodies import Bodies
 
 Say = Callable[[dict[str, Any]], object]
+PRODUCTS = ("mm", "linear", "attention", "conv")
+"""Parts of the names of torch's operators that multiply matrices."""
 TIMED_S = 0.3
 """How long batches of one size are timed, at least one batch."""
 
@@ -115,10 +117,12 @@ def run_worker(
     requests: Sequence[bytes],
     timed: Sequence[int] = (),
     begin: Callable[[], object] = lambda: None,
+    profiled: bool = False,
 ) -> None:
     """Answer ``requests`` in batches of each of ``sizes``, then say how many threads torch has, if any.
 
-    Once ``begin`` has returned, time batches of each size in ``timed``.
+    If ``profiled``, say with it what the time of a LitAPI with costs goes into. Once ``begin`` has returned,
+    time batches of each size in ``timed``.
     """
     with reporting(say):
         pipeline = Watched(say, api, device, requests)
@@ -126,7 +130,10 @@ def run_worker(
             say({"answers": pipeline.answers_at(size), "batch_size": size})
         torch, began = sys.modules.get("torch"), perf_counter()
         last = {"threads": torch and torch.get_num_threads(), "again": pipeline.again()}
-        say(last | {"answer_s": (perf_counter() - began) / 2 / sizes[-1]})
+        last["answer_s"] = (perf_counter() - began) / 2 / sizes[-1]
+        if profiled and torch and device == "cpu" and has_costs(api):
+            last["operators"] = operators(pipeline, sizes[-1])
+        say(last)
         if timed:
             begin()
             for size in timed:
@@ -146,7 +153,7 @@ def try_workers(
     for number in range(settings.workers_per_device):
         connection, end = spawn.Pipe()
         sizes, timed = (job["sizes"][:1], []) if number else (job["sizes"], job["timed"])
-        arguments = (end.send, api, job["device"], sizes, requests, timed, end.recv)
+        arguments = (end.send, api, job["device"], sizes, requests, timed, end.recv, not number)
         workers.append((connection, spawn.Process(target=run_worker, args=arguments, daemon=True)))
         workers[-1][1].start()
         end.close()
@@ -174,6 +181,33 @@ def try_workers(
     return True
 
 
+def has_costs(api: LitAPI) -> bool:
+    """Whether the LitAPI has a method that says what an item costs."""
+    return callable(getattr(api, "costs", None))
+
+
+def say_costs(say: Say, api: LitAPI) -> None:
+    """Say what an item costs, if it is known."""
+    if has_costs(api):
+        say({"doing": "costs"})
+        say({"costs": api.costs()})
+
+
+def operators(pipeline: ApiPipeline, size: int) -> dict[str, float]:
+    """Shares of the time of ``predict``, by torch's profiler; empty where torch multiplies no matrices."""
+    import torch
+
+    batch = pipeline.batch(size)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        began = perf_counter()
+        pipeline.run("model", size, batch)
+        whole_us = 1e6 * (perf_counter() - began)
+    own_us = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    product_us = sum(us for name, us in own_us.items() if any(part in name for part in PRODUCTS))
+    shares = {"products": product_us / whole_us, "others": (sum(own_us.values()) - product_us) / whole_us}
+    return shares | {"between": max(0.0, 1 - sum(shares.values()))} if product_us else {}
+
+
 def main() -> None:
     """Try the configuration that the first line describes."""
     output = os.fdopen(os.dup(1), "w")
@@ -189,10 +223,12 @@ def main() -> None:
         if job["script"]:
             server, unusual = reached(job["script"]), ""
             api = server.lit_api
+            say_costs(say, api)
         else:
             api_class = load_class(settings.api)
             say({"doing": "__init__"})
             api = make_api(settings, api_class)
+            say_costs(say, api)
             say({"doing": "LitServer"})
             unusual = unusual_features(api, in_process=True)
             server = lit_server(api, settings, job["device"], job["timeout_s"])

@@ -45,6 +45,8 @@ RAISE, MOST_RAISE, LOWER = 0.12, 0.24, -0.15
 """First steps in ln(rate) while all probes keep the objective, or all miss it; each step doubles."""
 STEPS = (0.08, -0.08, 0.03, -0.03)
 """Distances of later probes from the estimate, in ln(rate)."""
+NEAR = 0.1
+"""Distance from the capacity, in ln(rate), of probes that show how long a request takes there."""
 FEWEST_PROBES = 3
 """Minimum probes for an interval."""
 WAIT_FACTOR, SHORTEST_WAIT_S = 10.0, 2.0
@@ -70,6 +72,7 @@ class CapacityMetrics:
     seconds: float
     first_ms: float | None = None
     piece_ms: float | None = None
+    mean_s: float | None = None
 
     @property
     def limits(self) -> Limits:
@@ -313,5 +316,17 @@ def _result_of(
         seconds=round(sum(row.seconds for row in rows), 1),
         first_ms=objective.first_ms,
         piece_ms=objective.piece_ms,
+        mean_s=None if curve is None else _mean_s(offered, curve.capacity_rps),
     )
     return CapacityResult(metrics, rows, curve)
+
+
+def _mean_s(offered: Sequence[TurnRow], capacity_rps: float) -> float | None:
+    """Mean time of a request where about the capacity is offered; None without such a probe."""
+    known = [
+        (row.mean_ms, row.answers)
+        for row in offered
+        if row.mean_ms and abs(math.log((row.offered_rps or 1.0) / capacity_rps)) <= NEAR
+    ]
+    answers = sum(own for _, own in known)
+    return round(sum(ms * own for ms, own in known) / answers / 1000, 3) if answers else None

@@ -10,6 +10,7 @@ from statistics import geometric_mean
 from typing import Any, Literal
 
 from litmeter.kinds.configuration import RanAs
+from litmeter.kinds.costs import CostCeiling
 from litmeter.measure.figures import StreamTimes, stream_figures
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.paths import COMPARISON
@@ -92,6 +93,7 @@ class ComparisonResult(Record):
         batch_ms: by configuration, time of an answer in-process by batch size.
         ready_s: seconds that each server took to start.
         ran: by configuration, what the server itself has chosen.
+        ceilings: by configuration, what the machine allows, where the costs of an item are known.
     """
 
     date: str
@@ -104,6 +106,7 @@ class ComparisonResult(Record):
     batch_ms: Mapping[str, Mapping[int, float]]
     ready_s: Mapping[str, float | None]
     ran: Mapping[str, RanAs] = {}
+    ceilings: Mapping[str, CostCeiling] = {}
 
 
 def read_comparison() -> ComparisonResult:

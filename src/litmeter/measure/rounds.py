@@ -62,8 +62,8 @@ PROBES = -1
 """Round number of probes of batch sizes, which stand beside no served turn."""
 CROWDS: tuple[WorkKind, ...] = ("crowded", "one_thread")
 """Extra measurements of configurations with more workers than the cores can run."""
-LONGEST_BATCH_S = 1.0
-"""Batches that would take longer are not probed."""
+LONGEST_BATCH_S, LONGEST_STREAMS_S = 1.0, 6.0
+"""Batches that would take longer are not probed; where answers stream, the second."""
 START_SHARE = 1 / 3
 """Largest share of the time left that starting in-process subjects may take."""
 SLOWLY_EVERY, OFTEN_EVERY = 3, 2
@@ -377,12 +377,13 @@ class _Rounds:
     def _fastest_size(self, name: str) -> Schedule[int]:
         """Find the fastest batch size of the pipeline among 1, 2, 4 and so on, and the largest."""
         largest = self.largest_batch[name]
+        longest_s = LONGEST_STREAMS_S if self.rows[name][0].stream else LONGEST_BATCH_S
         rates: dict[int, float] = {}
         if largest == 1:
             return 1
         for size in sorted({*(2**k for k in range(largest.bit_length())), largest}):
             best = max(rates.values(), default=0.0)
-            if rates and size > LONGEST_BATCH_S * best:
+            if rates and size > longest_s * best:
                 break
             began_s = self.now_s
             probes: list[float] = []

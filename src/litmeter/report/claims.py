@@ -11,6 +11,7 @@ from statistics import median
 from typing import Literal
 
 from litmeter.classifier.model.card import TrainMetrics
+from litmeter.classifier.model.rows import Ceilings
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.comparison_rows import ONE_STREAMS, OverBefore, counted, rate_in, verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
@@ -32,6 +33,8 @@ FEW_ROUNDS = 10
 """Rounds below which wide intervals are pointed out: with ten they are about as wide as a round's noise."""
 DISTURBED = 0.05
 """Share of disturbed turns above which the disturbance is pointed out."""
+OTHER_TOKENS = 0.03
+"""Share by which the tokens of an answer may differ from those of its costs."""
 MOST_KEYS = 2
 """Keys that a sentence names; more are counted."""
 
@@ -248,10 +251,10 @@ def _asks_for_stream(content: bytes) -> bool | None:
 
 
 LOST = {
-    ROOFLINE: "the hardware's peak allows {lower} of the datasheet's {upper} images/s ({share})",
-    MODEL: "the model alone does {lower} of the {upper} images/s that the hardware's peak allows ({share})",
-    PIPELINE: "the model alone does {upper} {item}s/s, the whole pipeline {lower} ({share})",
-    SERVED: "it serves {lower} of the {upper} {item}s/s that its pipeline does without a server ({share})",
+    ROOFLINE: "the hardware's peak allows {lower} of the datasheet's {upper} {unit} ({share})",
+    MODEL: "the model alone does {lower} of the {upper} {unit} that the hardware's peak allows ({share})",
+    PIPELINE: "the model alone does {upper} {unit}, the whole pipeline {lower} ({share})",
+    SERVED: "it serves {lower} of the {upper} {unit} that its pipeline does without a server ({share})",
 }
 """Losses down to each bound, in words."""
 
@@ -263,8 +266,8 @@ def limit(snapshot: Snapshot) -> Claim | None:
         return None
     sentence = f"What holds `{name}` back: {diagnosis.cause}"
     if (loss := diagnosis.loss) is not None:
-        rates = {"lower": significant(loss.rate_rps), "upper": significant(loss.upper_rps)}
-        rates["item"] = next(one.item for one in snapshot.results if one.name == name)
+        rates = {"lower": significant(loss.rate), "upper": significant(loss.upper_rate)}
+        rates["unit"] = next(one.unit for one in snapshot.results if one.name == name)
         sentence += "; " + LOST[loss.name].format(share=share_cell(loss.share), **rates)
     return Claim("limit", f"{sentence}.")
 
@@ -372,11 +375,12 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             "Workers spin while they wait for the GPU, which counts as CPU time: CPU %, and the causes "
             "preprocessing and contention, are too high.",
         )
-    for name, precision, bound in snapshot.exceeded:
+    for name, ceiling, bound, unit in snapshot.exceeded:
+        of = "" if ceiling == name else f" in {ceiling} precision"
         yield Claim(
             "doubt",
-            f"The measured roofline in {precision} precision is too low: `{name}` ({bound.name}) does "
-            f"{significant(bound.rate_rps)} images/s, {times_text(bound.share)} times as much. That rate "
+            f"The measured roofline{of} is too low: `{name}` ({bound.name}) does "
+            f"{significant(bound.rate)} {unit}, {times_text(bound.share)} times as much. That rate "
             "takes its place.",
         )
     void = {}
@@ -405,10 +409,22 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             if bound.is_error
         },
         "Answers that fail or cannot be relied on": void,
+        "Answers have another number of tokens than their costs say": {
+            result.name: f"({tokens:.3g}, not {result.tokens})"
+            for result in snapshot.results
+            if (tokens := _tokens(result)) and abs(tokens - (result.tokens or tokens)) > OTHER_TOKENS * tokens
+        },
     }.items():
         if names:
             listed = ", ".join(f"`{name}` {more}".strip() for name, more in names.items())
             yield Claim("doubt", f"{what}: {listed}.")
+
+
+def _tokens(result: Result) -> float | None:
+    """Tokens of the mean answer; None where the server does not say them."""
+    known = [(row.stream.get("tokens_rps"), row.rate_rps) for row in result.served]
+    rates = [tokens / rate for tokens, rate in known if tokens and rate]
+    return sum(rates) / len(rates) if rates else None
 
 
 def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
@@ -436,7 +452,7 @@ def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
 
 def subject(snapshot: Snapshot) -> str:
     """The served model, or each server of one's own."""
-    if snapshot.ceilings:
+    if isinstance(snapshot.ceilings, Ceilings):
         return snapshot.ceilings.architecture
     served = (
         result.serve.spec if result.serve.knobs else result.serve.describe("") for result in snapshot.results
@@ -447,7 +463,7 @@ def subject(snapshot: Snapshot) -> str:
 def setting(snapshot: Snapshot) -> str:
     """The machine, after the model of the pipeline."""
     machine = describe_machine(snapshot.machine)
-    if not snapshot.ceilings:
+    if not isinstance(snapshot.ceilings, Ceilings):
         return machine
     return f"{subject(snapshot)} at {snapshot.params.model.side} px, on {machine}"
 
@@ -471,7 +487,7 @@ def reading(snapshot: Snapshot) -> str:
 def provenance(snapshot: Snapshot) -> str:
     """The machine, the model with its accuracy and cost, and the peaks."""
     params, ceilings, train = snapshot.params, snapshot.ceilings, snapshot.train
-    if train is None or ceilings is None:
+    if train is None or not isinstance(ceilings, Ceilings):
         return f"Measured: {setting(snapshot)}. Users send what is in `{params.load.bodies}`."
     form = "image files" if params.load.request_body == "image" else "base64 in JSON"
     peaks = " and ".join(

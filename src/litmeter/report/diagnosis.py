@@ -1,8 +1,9 @@
 """What limits a configuration: bounds of its rate, and causes of the losses from one bound to the next.
 
-Bounds are in images/s = requests/s, from the hardware's peak down to the served rate. Each bound limits the
-next; a bound's share of the one before it is what is left of the rate. A LitAPI has no bound above the model
-(its ``predict``), and a server that cannot be run in-process has the served rate alone. A share above 1 by
+Bounds are in images/s = requests/s, or tokens/s, from the hardware's peak down to the served rate. Each bound
+limits the next; a bound's share of the one before it is what is left of the rate. A LitAPI has bounds above
+its model (its ``predict``) where the costs of an item are known. A server that cannot be run in-process has
+neither model nor pipeline. A share above 1 by
 more than its interval is a bug of the bound above, and then no cause is named; but a measured roofline gives
 way to the rate of a model that exceeds it.
 
@@ -15,12 +16,13 @@ pipelines in-process. Whatever the cause, the key is named that brings most of w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import NamedTuple
 
 from litmeter.classifier.model.rows import Ceilings, PrecisionCeiling
+from litmeter.kinds.costs import CostCeilings
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.params import changed_settings
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
@@ -30,6 +32,7 @@ from litmeter.stats.ratios import FAMILY_ERROR, Ratio, ratio, simultaneous
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")
 DATASHEET, ROOFLINE, MODEL, PIPELINE, SERVED = BOUND_NAMES
+AnyCeilings = Ceilings | CostCeilings | None
 Rates = list[float | None]
 """Rates by round, None where a rate is unknown."""
 UNKNOWN = Ratio(1.0, None, None)
@@ -59,6 +62,7 @@ class Bound:
         upper, upper_rps: name and rate of the bound before; empty and 0 for the first.
         share: of the bound before, with a 95% interval where one is known; 1 for the first.
         is_error: whether the rate exceeds the bound before, by an interval that holds for all shares.
+        tokens: of an item that is a generation.
     """
 
     name: str
@@ -67,6 +71,17 @@ class Bound:
     upper_rps: float = 0.0
     share: Ratio = UNKNOWN
     is_error: bool = False
+    tokens: int | None = None
+
+    @property
+    def rate(self) -> float:
+        """The rate in images/s, requests/s or tokens/s."""
+        return self.rate_rps * (self.tokens or 1)
+
+    @property
+    def upper_rate(self) -> float:
+        """That of the bound before."""
+        return self.upper_rps * (self.tokens or 1)
 
     @property
     def is_loss(self) -> bool:
@@ -75,18 +90,19 @@ class Bound:
 
 
 class Exceeded(NamedTuple):
-    """A measured roofline that a model exceeds: the configuration, its precision, and its bound."""
+    """A measured roofline that a model exceeds: the configuration, the roofline's name, and the bound."""
 
     name: str
-    precision: str
+    ceiling: str
     bound: Bound
+    unit: str
 
 
-def bounds_of(result: Result, ceilings: Ceilings | None) -> list[Bound]:
+def bounds_of(result: Result, ceilings: AnyCeilings) -> list[Bound]:
     """The bounds of one configuration, from the highest; bounds of unknown rate are left out.
 
     1. datasheet: the datasheet's peak over FLOPs per image, where the device is in the table;
-    2. roofline: measured peak and memory bandwidth, at the best batch size;
+    2. roofline: measured peak and memory bandwidth, at the best batch size (by costs: the configured one);
     3. model in-process; 4. pipeline in-process: decode, preprocess and model, at the same batch size;
     5. served.
 
@@ -94,7 +110,7 @@ def bounds_of(result: Result, ceilings: Ceilings | None) -> list[Bound]:
     """
     row = result.compared
     served = result.rates("served")
-    own = ceilings.of(result.serve.ceiling) if ceilings else PrecisionCeiling()
+    own = ceilings.of(result.ceiling) if ceilings else PrecisionCeiling()
     constants = {DATASHEET: own.datasheet_rps, ROOFLINE: own.roofline_rps}
     known: dict[str, tuple[float | None, Rates]] = {
         **{name: (rate_rps, [rate_rps] * len(served)) for name, rate_rps in constants.items()},
@@ -106,19 +122,19 @@ def bounds_of(result: Result, ceilings: Ceilings | None) -> list[Bound]:
     for name, (rate_rps, rates) in known.items():
         if not rate_rps:
             continue
-        bound = Bound(name, rate_rps)
+        bound = Bound(name, rate_rps, tokens=result.tokens)
         if bounds:
             upper = bounds[-1]
             above = known[upper.name][1]
             share = _share(rates, above) or Ratio(rate_rps / upper.rate_rps, None, None)
             surely = _share(rates, above, simultaneous(SHARES)) or share
             is_error = surely.resolved and surely.ratio > 1
-            bound = Bound(name, rate_rps, upper.name, upper.rate_rps, share, is_error)
+            bound = replace(bound, upper=upper.name, upper_rps=upper.rate_rps, share=share, is_error=is_error)
         bounds.append(bound)
     return bounds
 
 
-def raised(results: Sequence[Result], ceilings: Ceilings | None) -> tuple[Ceilings | None, list[Exceeded]]:
+def raised(results: Sequence[Result], ceilings: AnyCeilings) -> tuple[AnyCeilings, list[Exceeded]]:
     """Ceilings with rooflines raised to the models that exceed them, and the largest excesses.
 
     A measured peak is the highest rate that was tried; a model that is faster by more than the interval shows
@@ -126,11 +142,11 @@ def raised(results: Sequence[Result], ceilings: Ceilings | None) -> tuple[Ceilin
     """
     found: dict[str, Exceeded] = {}
     for result in results:
-        ceiling = result.serve.ceiling or ""
+        ceiling = result.ceiling
         for bound in bounds_of(result, ceilings):
             most = found[ceiling].bound.rate_rps if ceiling in found else 0.0
             if bound.upper == ROOFLINE and bound.is_error and bound.rate_rps > most:
-                found[ceiling] = Exceeded(result.name, ceiling, bound)
+                found[ceiling] = Exceeded(result.name, ceiling, bound, result.unit)
     rooflines = {ceiling: excess.bound.rate_rps for ceiling, excess in found.items()}
     return ceilings and ceilings.with_rooflines(rooflines), [*found.values()]
 
@@ -170,9 +186,9 @@ class Diagnosis:
 
 
 def diagnose(
-    result: Result, bounds: Sequence[Bound], ceilings: Ceilings | None, timed: Sequence[Result] = ()
+    result: Result, bounds: Sequence[Bound], ceilings: AnyCeilings, timed: Sequence[Result] = ()
 ) -> Diagnosis:
-    """Diagnose one configuration by its bounds, metrics/ceilings.json, and all results of the run."""
+    """Diagnose one configuration by its bounds, its ceilings, and all results of the run."""
     found = _explained(result, bounds, ceilings, timed)
     options = [option for option in (*_measured(result, timed), *_in_process(result, timed)) if option.key]
     best = max(options, key=lambda option: option.gain, default=None)
@@ -185,12 +201,16 @@ def diagnose(
 
 
 def _explained(
-    result: Result, bounds: Sequence[Bound], ceilings: Ceilings | None, timed: Sequence[Result]
+    result: Result, bounds: Sequence[Bound], ceilings: AnyCeilings, timed: Sequence[Result]
 ) -> Diagnosis:
     if result.emulated:
         return _emulated(result)
     if result.unavailable:
-        text = f"Bounds and causes are not available: {result.unavailable}."
+        what = "Causes" if len(bounds) > 1 else "Bounds and causes"
+        text = f"{what} are not available: {result.unavailable}."
+        if len(bounds) > 1:
+            owner = f"the {bounds[-1].upper}'s"
+            text += f" It serves {_rates(bounds[-1], owner, result.unit)}."
         return Diagnosis(NOT_AVAILABLE, None, text, without=result.unavailable)
     if not result.served:
         text = "This run has no turns that explain its rate."
@@ -201,8 +221,9 @@ def _explained(
         )
         return Diagnosis("", None, text, without="not known: not run in-process")
     if wrong := [bound for bound in bounds if bound.is_error]:
-        unit = f"{result.item}s/s"
-        rates = ", ".join(f"{bound.name} {_rates(bound, f'the {bound.upper} of', unit)}" for bound in wrong)
+        rates = ", ".join(
+            f"{bound.name} {_rates(bound, f'the {bound.upper} of', result.unit)}" for bound in wrong
+        )
         text = f"No cause is named, as a rate exceeds its upper bound: {rates}."
         return Diagnosis("", None, text, without="not known: an error of measuring")
     above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.upper]
@@ -237,8 +258,8 @@ def share_cell(share: Ratio) -> str:
 
 def _rates(loss: Bound, owner: str, unit: str) -> str:
     """Rate and share, as "50.0 images/s, 50% of the model's 100.0" for the owner "the model's"."""
-    rates = f"{significant(loss.rate_rps)} {unit}, {share_cell(loss.share)} of {owner}"
-    return f"{rates} {significant(loss.upper_rps)}"
+    rates = f"{significant(loss.rate)} {unit}, {share_cell(loss.share)} of {owner}"
+    return f"{rates} {significant(loss.upper_rate)}"
 
 
 def _emulated(result: Result) -> Diagnosis:
@@ -247,9 +268,9 @@ def _emulated(result: Result) -> Diagnosis:
     return Diagnosis(EMULATED, key, f"{EMULATED.capitalize()}: {text}.")
 
 
-def _model(result: Result, loss: Bound, ceilings: Ceilings | None) -> Diagnosis:
+def _model(result: Result, loss: Bound, ceilings: AnyCeilings) -> Diagnosis:
     """The loss from the datasheet to the roofline, or from the roofline to the model in-process."""
-    binding = ceilings.of(result.serve.ceiling).roofline_bound if ceilings else None
+    binding = ceilings.of(result.ceiling).roofline_bound if ceilings else None
     reached = loss.name == ROOFLINE or (loss.share.low or 0.0) >= CLOSE_TO_ROOFLINE
     doubtful = not reached and (loss.share.high or 1.0) >= CLOSE_TO_ROOFLINE
     cause = "hardware" if reached else "hardware or kernels" if doubtful else "kernels"
@@ -257,11 +278,41 @@ def _model(result: Result, loss: Bound, ceilings: Ceilings | None) -> Diagnosis:
     higher = result.serve.higher_ceilings(ceilings, result.half_is_native, result.device)
     parameter, advice = _advice(options or [Option(*option) for option in higher])
     what = "the roofline measured here is" if loss.name == ROOFLINE else "the model in-process does"
-    rate = _rates(loss, f"the {loss.upper}'s", "images/s")
+    rate = _rates(loss, f"the {loss.upper}'s", result.unit)
     doubt = f"whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved; " if doubtful else ""
-    text = f"{cause.capitalize()}: {what} {rate} ({binding}-bound); {doubt}{advice}."
+    if isinstance(ceilings, CostCeilings) and not reached:
+        bound, evidence = _binds(result, loss.share.ratio, ceilings.of(result.ceiling).operators)
+        cause = f"{cause}, {bound}" if doubtful else bound
+        advice = evidence if parameter is None else f"{evidence}; {advice}"
+    text = f"{cause[:1].upper()}{cause[1:]}: {what} {rate} ({binding}-bound); {doubt}{advice}."
     brings = advice.partition(": ")[2] if options else ""
     return Diagnosis(cause, parameter, text, loss, brings)
+
+
+def _binds(result: Result, share: float, operators: Mapping[str, float]) -> tuple[str, str]:
+    """What binds a model that has only a ``share`` of its roofline, and the measurement that shows it.
+
+    Torch's profiler tells it of a model in torch, else the CPU time of the model's turns. At the roofline
+    matrix products would take the ``share`` of the time, and nothing else any.
+    """
+    if operators:
+        names = {"products": "kernels", "others": "other operators", "between": "Python between operators"}
+        lost = {what: operators[what] - (share if what == "products" else 0.0) for what in names}
+        taken = {what: f"{operators[what]:.0%}" for what in names}
+        return names[max(lost, key=lost.__getitem__)], (
+            f"of the time of predict matrix products take {taken['products']} ({share:.0%} at the roofline), "
+            f"other operators {taken['others']}, and {taken['between']} pass between operators (by torch's "
+            "profiler)"
+        )
+    rows = result.in_process("model")
+    used = [row.rate_rps * row.workers_cpu_ms / 1000 for row in rows if row.rate_rps and row.workers_cpu_ms]
+    if not used:
+        return "kernels", "where the time goes was not measured"
+    cores = sum(used) / len(used)
+    busy = f"its threads use {cores:.1f} of {pluralise(result.cores, 'core')}"
+    if cores < result.cores * CPU_FULL_PERCENT / 100:
+        return "idle cores", f"{busy}: they wait between operators"
+    return "kernels", f"{busy}, so work that its costs leave out binds: unpacking weights, other operators"
 
 
 class Option(NamedTuple):
@@ -369,16 +420,16 @@ def _preprocess_ms(result: Result) -> float | None:
 
 def _allowed(result: Result, served: Bound, upper: Bound, whole: Ratio) -> str:
     """The served rate as a share of the undisturbed one, or of the measured one where others took much."""
-    percent, unit = result.disturbed_percent(upper.name), f"{result.item}s/s that the {upper.name}"
+    percent, unit = result.disturbed_percent(upper.name), f"{result.unit} that the {upper.name}"
     if not result.in_process(upper.name) or (percent is not None and percent <= OTHER_LOAD_PERCENT):
-        rate_rps, rates = served.rate_rps / whole.ratio, result.undisturbed_model
+        rate_rps, rates = served.rate / whole.ratio, result.undisturbed_model
         own = _share(rates, [1.0] * len(rates)) if len([rate for rate in rates if rate]) >= ROUNDS else None
         ends = [significant(rate_rps * end / own.ratio) for end in (own.low, own.high) if end] if own else []
         interval = f" ({' to '.join(ends)})" * bool(ends)
         rate = f"{significant(rate_rps)}{interval} {unit} allows on an undisturbed machine"
         return f"{share_cell(whole)} of the {rate}"
     share = share_cell(Ratio(served.rate_rps / upper.rate_rps, None, None))
-    measured = f"{share} of the {significant(upper.rate_rps)} {unit} does in-process"
+    measured = f"{share} of the {significant(upper.rate)} {unit} does in-process"
     if percent is None:
         return f"{measured}, beside others or not: a quota does not say"
     return f"{measured} while others take {percent:.0f}% of the cores (undisturbed: not known beside others)"
@@ -388,7 +439,8 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Seque
     """The loss from the undisturbed model in-process down to the served rate, by its largest causes."""
     users, losses = result.compared.users, {bound.name: bound for bound in bounds}
     served = losses[SERVED]
-    rate = f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {significant(served.rate_rps)} req/s, "
+    unit = result.unit if result.tokens else "req/s"
+    rate = f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {significant(served.rate)} {unit}, "
     rate += _allowed(result, served, losses.get(MODEL) or losses[served.upper], whole)
     found = losses_of(result, _preprocessing(result, timed))
     if not found:

@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from litmeter.errors import ReportError
+from litmeter.kinds.costs import CostCeilings
 from litmeter.paths import CAPACITY_PICTURE, README, RESULTS_PAGE, TUNE_PICTURE
 from litmeter.report import charts
 from litmeter.report.changes import changes, runs_table
@@ -33,7 +34,7 @@ from litmeter.report.machines import (
     plan_cells,
 )
 from litmeter.report.snapshot import Snapshot, Tuned, read_revision, read_snapshot
-from litmeter.report.tables import bounds_table, levels_table, precision_table, searched_tables
+from litmeter.report.tables import bounds_table, costs_table, levels_table, precision_table, searched_tables
 from litmeter.say.tables import CODE, markdown_table, markdown_text
 from litmeter.system.files import all_or_nothing, write_section, write_text
 
@@ -125,11 +126,17 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     """All sections."""
     modelled = bool(snapshot.ceilings)
     scale = "the hardware's peak" if modelled else "the model"
+    units = {result.unit for result in snapshot.results}
+    unit = "requests/s" if len(units) > 1 else units.pop()
+    unit = "images/s = requests/s" if modelled and unit == "images/s" else unit
     bounds = (
-        f"From {scale} down to the served rate, in {'images/s = ' if modelled else ''}requests/s, with the "
+        f"From {scale} down to the served rate, in {unit}, with the "
         "share of the bound to the left. The pipeline is all of a request but the server."
         f"\n\n{bounds_table(snapshot.bounds)}\n\n"
     )
+    if isinstance(snapshot.ceilings, CostCeilings):
+        table = costs_table(snapshot.ceilings.configurations)
+        bounds += f"The roofline is that of these costs and measured peaks:\n\n{table}\n\n"
     known = any(len(own) > 1 for own in snapshot.bounds.values())
     yield Part("What holds each back", (bounds if known else "") + reasons(snapshot.diagnoses))
     chart = charts.stages(snapshot.results)

@@ -37,6 +37,7 @@ class Result:
         batch_ms: of a LitAPI, time of an answer in-process by batch size; empty where the configured batch
             size is as large as its users can fill.
         faster: keys that make the model faster, how many times, and a text (``faster_models`` of a kind).
+        tokens: of an answer, by its costs; None where it is no generation or they are not known.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Result:
     unavailable: str = ""
     batch_ms: Mapping[int, float] = field(default_factory=dict)
     faster: Sequence[tuple[str, float, str]] = ()
+    tokens: int | None = None
 
     @property
     def cores(self) -> float:
@@ -66,6 +68,16 @@ class Result:
     def item(self) -> str:
         """What rates count: image or request."""
         return self.serve.item
+
+    @property
+    def unit(self) -> str:
+        """What bounds count: images/s, requests/s, or tokens/s of generations."""
+        return "tokens/s" if self.tokens else f"{self.item}s/s"
+
+    @property
+    def ceiling(self) -> str:
+        """The name of the bounds above its model: a classifier's precision, else the configuration's."""
+        return self.serve.ceiling or self.name
 
     @property
     def half_is_native(self) -> bool:

@@ -19,6 +19,7 @@ from litmeter.classifier.model.card import TrainMetrics
 from litmeter.classifier.model.rows import Ceilings, PackageRow, PrecisionRow
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.costs import CostCeilings
 from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.comparison_rows import ComparisonResult, read_comparison
 from litmeter.measure.rows import BenchmarkMetrics, ComparisonRow, TurnRow
@@ -54,7 +55,8 @@ class Snapshot:
 
     Attributes:
         label: the revision; empty for this tree.
-        ceilings: ceilings with raised rooflines, see ``exceeded``; None without that stage.
+        ceilings: ceilings with raised rooflines, see ``exceeded``: the classifier's by precision, else those
+            of known costs by configuration; None without any.
         exceeded: measured rooflines that a model exceeds.
         train: result of training; None without that stage.
         results, bounds, diagnoses: of each configuration, in the order of params.yaml.
@@ -69,7 +71,7 @@ class Snapshot:
     label: str
     params: Params
     machine: Mapping[str, Any]
-    ceilings: Ceilings | None
+    ceilings: Ceilings | CostCeilings | None
     exceeded: Sequence[Exceeded]
     train: TrainMetrics | None
     results: Sequence[Result]
@@ -124,8 +126,11 @@ def read_snapshot(label: str = "") -> Snapshot:
             replace(result, faster=[*result.serve.faster_models(packages, changes)])
             for result in _read_results(params, settings, machine, device, comparison)
         ]
-        has_ceilings = "ceilings" in params.stages
-        ceilings = Ceilings.model_validate(read_json(paths.CEILINGS)) if has_ceilings else None
+        ceilings: Ceilings | CostCeilings | None = None
+        if "ceilings" in params.stages:
+            ceilings = Ceilings.model_validate(read_json(paths.CEILINGS))
+        elif comparison.ceilings:
+            ceilings = CostCeilings(configurations=comparison.ceilings)
         ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
         # A search is for the exported model, which git does not keep.
@@ -196,6 +201,7 @@ def _read_results(
             alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow) if benchmarked else [],
             unavailable=comparison.unavailable.get(name, ""),
             batch_ms=comparison.batch_ms.get(name, {}),
+            tokens=comparison.ceilings[name].costs.tokens if name in comparison.ceilings else None,
         )
 
 

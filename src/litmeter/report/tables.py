@@ -9,6 +9,7 @@ from typing import Any
 
 from litmeter.classifier.model.rows import PackageRow, PrecisionRow, image_ms
 from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.costs import CostCeiling
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.comparison_rows import Counted, Pair, counted
 from litmeter.measure.levels import by_users
@@ -176,6 +177,10 @@ def capacity_text(metrics: CapacityMetrics) -> str:
         text = f"takes at least {low} requests a second, {within}"
     else:
         text = f"takes {f'about {rate}' if rate else 'an unknown number of'} requests a second, {within}"
+    if metrics.mean_s and rate and (metrics.first_ms or metrics.piece_ms):
+        readers = [end and significant(end * metrics.mean_s) for end in ends]
+        spread = f" ({readers[0]} to {readers[2]})" if all(readers) else ""
+        text += f": {readers[1]} answers{spread} under way at once, {significant(metrics.mean_s)} s each"
     return f"{text}; {metrics.reason}" if metrics.reason else text
 
 
@@ -250,11 +255,29 @@ def bounds_table(bounds: Mapping[str, Sequence[Bound]]) -> str:
     rows = []
     for name, own in bounds.items():
         cells = {
-            bound.name: rate_cell(bound.rate_rps) + (f" ({share_cell(bound.share)})" if bound.upper else "")
+            bound.name: rate_cell(bound.rate) + (f" ({share_cell(bound.share)})" if bound.upper else "")
             for bound in own
         }
         rows.append([f"`{name}`", *(cells.get(bound, "-") for bound in BOUND_NAMES)])
     return markdown_table(*without_empty(["configuration", *BOUND_NAMES], rows))
+
+
+def costs_table(ceilings: Mapping[str, CostCeiling]) -> str:
+    """A row per configuration: the costs of an answer, and the peaks by which its roofline is found."""
+    head = ["configuration", "numbers", "weights MB", "read at GB/s", "TFLOP/s", "at once", "bound by"]
+    rows = [
+        [
+            f"`{name}`",
+            one.costs.dtype,
+            significant(one.costs.weights_bytes / 1e6),
+            significant(one.reading_gbs),
+            significant(one.peak_tflops),
+            str(one.at_once),
+            one.roofline_bound or "-",
+        ]
+        for name, one in ceilings.items()
+    ]
+    return markdown_table(head, rows, 2)
 
 
 PRECISION_CELLS: Mapping[str, Callable[[PrecisionRow, Sequence[PackageRow]], str]] = {

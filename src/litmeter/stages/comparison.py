@@ -7,9 +7,12 @@ If ``serve:`` has changed since the last results, the settings before are measur
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +20,7 @@ from pydantic import ValidationError
 from litmeter import paths
 from litmeter.errors import ModelError
 from litmeter.kinds.configuration import Checked, Configuration
+from litmeter.kinds.costs import CostCeiling, roofline
 from litmeter.kinds.registry import read
 from litmeter.load import load_generator
 from litmeter.load.bodies import Bodies
@@ -31,9 +35,10 @@ from litmeter.params import Params, changed_settings, params_on
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import CANDIDATE
 from litmeter.system import files
-from litmeter.system.cores import allowed_cpus, available_cores
+from litmeter.system.cores import allowed_cpus, available_cores, whole_cores
 from litmeter.system.dvc_file import code_digest
 from litmeter.system.machine import recorded_machine
+from litmeter.system.processes import json_lines_process
 
 BEFORE = "before"
 """Name of the subject with the candidate's settings of the last results."""
@@ -60,6 +65,7 @@ def main() -> tuple[Log, ComparisonResult]:
     files.check_writable(OUTPUTS)
     found = checked(chosen, bodies, device, load.timeout_s, users)
     unavailable = {name: one.unavailable for name, one in found.items() if one.unavailable}
+    ceilings = ceilings_of(chosen, found, params, device)
     print_wrapped(f"comparison: {', '.join(chosen)} in turn, about {budget_s:.0f} s")
     before = chosen.get(BEFORE)
     key = {"signatures": signatures, "names": list(chosen), "before": before and before.identity(device)}
@@ -82,6 +88,7 @@ def main() -> tuple[Log, ComparisonResult]:
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
     ran = {name: one for name, one in last.ran.items() if name in earlier} if last else {}
+    ceilings |= {name: one for name, one in last.ceilings.items() if name in earlier} if last else {}
     miss = params.objective.miss
     changes = changed_settings(before, params.serve) if before else {}
     result = ComparisonResult(
@@ -104,6 +111,7 @@ def main() -> tuple[Log, ComparisonResult]:
         batch_ms={name: one.batch_ms for name, one in found.items() if one.batch_ms},
         ready_s={name: files.rounded(one.ready_s, 2) for name, one in served.items()},
         ran=ran | {name: one.ran for name, one in found.items() if one.ran},
+        ceilings=ceilings,
     )
     with files.all_or_nothing():
         log.write(paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES)
@@ -130,6 +138,45 @@ def checked(
             print_wrapped(f"{CANNOT_BE_SERVED}: {fault}")
             del measured[BEFORE]
     return found
+
+
+def ceilings_of(
+    measured: Mapping[str, Configuration], found: Mapping[str, Checked], params: Params, device: str
+) -> dict[str, CostCeiling]:
+    """What this machine, measured by torch, allows each configuration whose costs are known."""
+    known = {name: found[name].costs or params.costs.get(name) for name in measured}
+    costs = {name: own for name, own in known.items() if own is not None}
+    if costs and find_spec("torch") is None:
+        print_wrapped("no bounds by costs: they are measured by torch, which is not installed")
+        return {}
+    if not costs:
+        return {}
+    print_wrapped(f"peaks of the machine for {', '.join(costs)}")
+    dtypes = sorted({own.dtype for own in costs.values()})
+    sizes = sorted({int(own.weights_bytes) for own in costs.values()})
+    job = {"device": device, "cores": whole_cores(), "dtypes": dtypes, "sizes": sizes}
+    with json_lines_process("litmeter.peaks", job, os.environ, "measuring peaks") as talk:
+        flops, rates, datasheet = talk.answer()
+    reading = dict(zip(sizes, rates, strict=True))
+    ceilings = {}
+    for name, own in costs.items():
+        serve, precision = measured[name], "full" if own.dtype == "float32" else "half"
+        at_once = min(own.at_once or serve.largest_batch, params.comparison.users)
+        overlap = own.at_once is not None or serve.workers != 1
+        peak, read = flops[own.dtype], reading[int(own.weights_bytes)]
+        bound = roofline(own, peak, read, at_once, overlap=overlap)
+        by_datasheet = datasheet and roofline(own, datasheet[precision], math.inf, at_once, overlap=True)
+        ceilings[name] = CostCeiling(
+            costs=own,
+            at_once=at_once,
+            peak_tflops=round(peak / 1e12, 3),
+            reading_gbs=round(read / 1e9, 2),
+            datasheet_rps=by_datasheet and files.rounded(by_datasheet.rps, 3),
+            roofline_rps=bound and files.rounded(bound.rps, 3),
+            roofline_bound=bound and bound.bound,
+            operators={part: round(share, 3) for part, share in found[name].operators.items()},
+        )
+    return ceilings
 
 
 def crowds(serve: Configuration) -> bool:
