@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -73,11 +74,23 @@ def test_wrong_costs_are_refused_in_a_line() -> None:
         refuse_faulty(check_all({"chat": wrong}, BODIES, "cpu", 60.0))
 
 
-def test_the_report_has_a_ladder_from_the_roofline_down_in_tokens_a_second(tmp_path: Path) -> None:
-    given = ["--body", "a.json", "--users", "2", "--seconds", "12", "--report", "page.html"]
-    assert main(["compare", "server:Chat threads_per_worker=1", *given]) == 0
-    page = re.sub(r"<[^>]+>", " ", (tmp_path / "page.html").read_text())
-    assert "in tokens/s, with the share" in " ".join(page.split())
-    head = page.split("roofline", 1)[1]
-    rates = [float(rate.replace(",", "")) for rate in re.findall(r"([\d,.]+) (?:\(|\s*<)", head)[:4]]
-    assert rates
+def test_the_report_has_a_ladder_from_the_roofline_down_in_tokens_a_second(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--body", "a.json", "--users", "2", "--seconds", "20", "--report", "page.html", "--json"]
+    assert main(["compare", "chat=server:Chat threads_per_worker=1", *given]) == 0
+    [row] = json.loads(capsys.readouterr().out)["configurations"]
+    page = " ".join(re.sub(r"<[^>]+>", " ", (tmp_path / "page.html").read_text()).split())
+    assert "From the hardware's peak down to the served rate, in tokens/s" in page
+    text = re.sub(
+        r"\(.*?\)", "", page.partition("configuration roofline ")[2].partition("The roofline is")[0]
+    )
+    heads, rates = text.split("chat")
+    found = dict(
+        zip(
+            ["roofline", *heads.split()], (float(one.replace(",", "")) for one in rates.split()), strict=False
+        )
+    )
+    assert 0 < found["served"] <= found["roofline"]
+    assert found["served"] == pytest.approx(6 * row["rate_rps"], rel=0.01)
+    assert found.get("model", 0.0) <= 1.1 * found["roofline"]

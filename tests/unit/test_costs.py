@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from litmeter.kinds.costs import CostCeiling, CostCeilings, Costs, roofline
+from litmeter.kinds.lit_api import LitApi
+from litmeter.report.diagnosis import bounds_of, diagnose
+from litmeter.report.results import Result
+from litmeter.report.tables import capacity_text
 from litmeter.settings import explain
+from tests.support.capacity import CAPACITY
 from tests.support.project import ROOT
+from tests.support.synthetic_results import result
 
 WEIGHTS, EMBEDDING, MATRICES = 134_515_008, 28_311_552, 134_479_872
 """Of SmolLM2-135M: 49,152 x 576 in the embedding, 30 x 3,538,944 in layers, and 61 x 576 in norms."""
@@ -90,3 +97,63 @@ def test_rooflines_that_a_model_exceeds_are_raised() -> None:
     found = CostCeilings(configurations={"a": ceiling, "b": ceiling}).with_rooflines({"a": 12.0})
     assert (found.of("a").roofline_rps, found.of("b").roofline_rps) == (12.0, 10.0)
     assert found.of("other").roofline_rps is None
+
+
+def chat(
+    operators: dict[str, float], served: float = 2.0, **in_process: float
+) -> tuple[Result, CostCeilings]:
+    """A language model that in-process has a quarter of its roofline of 12 answers of 16 tokens a second."""
+    own = result("chat", served, 3.0, 3.0, serve=LitApi(api="server:Chat"), in_process=in_process)
+    costs = Costs(weights_bytes=1e8, tokens=16)
+    ceiling = CostCeiling(
+        costs=costs,
+        at_once=1,
+        peak_tflops=1.0,
+        reading_gbs=20.0,
+        roofline_rps=12.0,
+        roofline_bound="memory",
+        operators=operators,
+    )
+    return replace(own, tokens=16), CostCeilings(configurations={"chat": ceiling})
+
+
+def test_the_ladder_of_a_language_model_is_in_tokens_a_second() -> None:
+    own, ceilings = chat({})
+    bounds = bounds_of(own, ceilings)
+    assert [bound.name for bound in bounds] == ["roofline", "model", "pipeline", "served"]
+    assert [bound.rate for bound in bounds] == pytest.approx([192.0, 48.0, 48.0, 32.0], rel=0.02)
+    assert [bound.rate_rps for bound in bounds] == pytest.approx([12.0, 3.0, 3.0, 2.0], rel=0.02)
+    assert "tokens/s" in diagnose(own, bounds, ceilings).text
+
+
+@pytest.mark.parametrize(
+    ("operators", "in_process", "cause"),
+    [
+        ({"products": 0.7, "others": 0.2, "between": 0.1}, {}, "kernels"),
+        ({"products": 0.4, "others": 0.4, "between": 0.2}, {}, "other operators"),
+        ({"products": 0.45, "others": 0.25, "between": 0.3}, {}, "Python between operators"),
+        ({}, {"workers_cpu_ms": 630.0}, "kernels"),
+        ({}, {"workers_cpu_ms": 400.0}, "idle cores"),
+    ],
+)
+def test_what_binds_a_model_below_its_roofline_is_measured(
+    operators: dict[str, float], in_process: dict[str, float], cause: str
+) -> None:
+    """Products that take a quarter of the time would take it at the roofline, too."""
+    own, ceilings = chat(operators, 3.0, **in_process)
+    assert cause in diagnose(own, bounds_of(own, ceilings), ceilings).cause
+
+
+def test_a_server_that_is_not_run_in_process_has_its_share_of_the_roofline() -> None:
+    own, ceilings = chat({})
+    own = replace(own, turns=own.served, unavailable="it is async")
+    own = replace(own, compared=replace(own.compared, model_rps=None, pipeline_rps=None))
+    found = diagnose(own, bounds_of(own, ceilings), ceilings)
+    assert found.cause == "not available"
+    assert "32.0 tokens/s, 17% of the roofline of 192" in found.text
+
+
+def test_a_capacity_of_streams_says_how_many_answers_are_under_way() -> None:
+    metrics = replace(CAPACITY, slo_ms=None, first_ms=1000.0, mean_s=0.02)
+    assert "6.00 answers (5.80 to 6.20) under way at once, 0.0200 s each" in capacity_text(metrics)
+    assert "under way" not in capacity_text(replace(CAPACITY, mean_s=0.02))

@@ -74,6 +74,9 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
         ({"load.users": [4, 4]}, "twice"),
         ({"load.min_s": 99.0}, "min_s (99.0) is above max_s"),
         ({"comparison.users": [8]}, "comparison.users: got [8]"),
+        ({"costs": {"e3": {}}}, "costs: got 'e3'; allowed: e1_baseline, e2_batching, candidate"),
+        ({"costs": {"candidate": {"flop": 1.0}}}, "costs.candidate.flop: unknown key, did you mean flops?"),
+        ({"costs": 1}, "costs: got 1"),
         ({"model.name": ABSENT}, "model: got none of name, factory, onnx"),
     ],
 )

@@ -207,17 +207,15 @@ def _explained(
         return _emulated(result)
     if result.unavailable:
         what = "Causes" if len(bounds) > 1 else "Bounds and causes"
-        text = f"{what} are not available: {result.unavailable}."
-        if len(bounds) > 1:
-            owner = f"the {bounds[-1].upper}'s"
-            text += f" It serves {_rates(bounds[-1], owner, result.unit)}."
+        text = f"{what} are not available: {result.unavailable}.{_below(result, bounds)}"
         return Diagnosis(NOT_AVAILABLE, None, text, without=result.unavailable)
     if not result.served:
         text = "This run has no turns that explain its rate."
         return Diagnosis("", None, text, without="not known: not of this run")
-    if len(bounds) == 1:
+    if not any(bound.name in (MODEL, PIPELINE) for bound in bounds):
         text = (
             "It was not run in-process, so nothing explains its rate; a longer `comparison.seconds` may do."
+            + _below(result, bounds)
         )
         return Diagnosis("", None, text, without="not known: not run in-process")
     if wrong := [bound for bound in bounds if bound.is_error]:
@@ -245,6 +243,12 @@ def _explained(
     moved = next((each for each in found if each.parameter), found[0])
     text = " ".join(each.text for each in found)
     return Diagnosis(", then ".join(named), moved.parameter, text, found[0].loss, moved.brings)
+
+
+def _below(result: Result, bounds: Sequence[Bound]) -> str:
+    """A sentence about the share of the roofline that is served; empty without a roofline."""
+    served = bounds[-1]
+    return f" It serves {_rates(served, f'the {served.upper} of', result.unit)}." if served.upper else ""
 
 
 def share_cell(share: Ratio) -> str:
