@@ -94,15 +94,8 @@ def check_apis(
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
         notes = tuple(_notes(name, settings, trial))
-        checked[name] = Checked(
-            text,
-            trial.unavailable,
-            notes,
-            trial.answer_s,
-            trial.batch_ms,
-            costs=trial.costs,
-            operators=trial.operators,
-        )
+        timed = trial.answer_s, trial.batch_ms
+        checked[name] = Checked(text, trial.unavailable, notes, *timed, None, trial.costs, trial.operators)
     return checked
 
 
