@@ -3,9 +3,8 @@
 Bounds are in images/s = requests/s, or tokens/s, from the hardware's peak down to the served rate. Each bound
 limits the next; a bound's share of the one before it is what is left of the rate. A LitAPI has bounds above
 its model (its ``predict``) where the costs of an item are known. A server that cannot be run in-process has
-neither model nor pipeline. A share above 1 by
-more than its interval is a bug of the bound above, and then no cause is named; but a measured roofline gives
-way to the rate of a model that exceeds it.
+neither model nor pipeline. A share above 1 by more than its interval is a bug of the bound above, and then no
+cause is named; but a measured roofline gives way to the rate of a model that exceeds it.
 
 docs/bounds-and-diagnosis.md has all causes. The causes of the loss in serving (from the model in-process down
 to the served rate, see losses.py) come first; the cause of a loss above the model follows if that loss is as
