@@ -122,15 +122,15 @@ def test_answers_must_not_depend_on_the_worker(capsys: pytest.CaptureFixture[str
 
 
 def test_larger_batches_than_are_formed_are_timed() -> None:
-    own = {"api_kwargs": {"seconds": 0.01}, "workers_per_device": 2}
+    own = {"api_kwargs": {"seconds": 0.03}, "workers_per_device": 2}
     sizes = {"e1": 1, "e2": 4, "e3": 8}
     pair = {name: settings("Sleeps", size, **own) for name, size in sizes.items()}
     found = check_apis(pair, BODIES, "cpu", LIMIT_S, users=8)
     assert [one.fault for one in found.values()] == ["", "", ""]
     assert [sorted(one.batch_ms) for one in found.values()] == [[1, 8], [4, 8], []]
     single_ms, batched_ms = found["e1"].batch_ms[1], found["e1"].batch_ms[8]
-    assert single_ms > 30  # decode, predict and encode; in a batch predict sleeps once for all
-    assert 20 < batched_ms < 0.9 * single_ms
+    assert single_ms > 90  # decode, predict and encode; in a batch predict sleeps once for all
+    assert 60 < batched_ms < single_ms
     assert check_apis(pair, BODIES, "cpu", LIMIT_S)["e1"].batch_ms == {}
 
 

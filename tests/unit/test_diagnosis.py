@@ -108,6 +108,9 @@ STEADY = [turn("e1", work, 100.0, number) for number in range(6) for work in ("m
         # 117 of the 133 ms of a request are outside of the server.
         (e1(**BUSY, **stages(transport=100.0)), {}, "transport", "transport"),
         (e1(**BUSY, **stages()), {}, "load generator", "precision"),
+        # A server of streams times none of its stages.
+        (e1(**BUSY, stage_ms={"transport": 130.0}), {}, "idle cores", "precision"),
+        (e1(**BUSY, stage_ms={"queue": 100.0, "model": 30.0}), {}, "too few workers", "workers_per_device"),
         (e1(workers_cpu_ms=None), {}, "unexplained", "precision"),
         (e1(workers_cpu_ms=28.0, http_cpu_ms=3.0), {}, "contention", "threads_per_worker"),
         (

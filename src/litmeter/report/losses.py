@@ -242,7 +242,7 @@ def _waiting(result: Result) -> Why:
     waits = {
         "batch window": window_ms,
         "too few workers": waits_ms - window_ms,
-        "transport": stages["transport"],
+        "transport": stages.get("transport", 0.0),
         "load generator": whole_ms - sum(stages.values()),
     }
     cause = max(waits, key=waits.__getitem__)

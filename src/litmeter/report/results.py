@@ -164,8 +164,8 @@ class Result:
 
     @property
     def stage_ms(self) -> dict[str, float]:
-        """Mean time of a request in each stage of the server, in the order of the stages."""
-        known = [(row.stage_ms, max(row.answers, 1)) for row in self.served if row.stage_ms]
+        """Mean time of a request in each stage of the server, in their order; empty if it times none."""
+        known = [(row.stage_ms, max(row.answers, 1)) for row in self.served if "queue" in row.stage_ms]
         stages, whole = dict.fromkeys(name for ms, _ in known for name in ms), sum(w for _, w in known)
         return {name: sum(ms.get(name, 0.0) * weight for ms, weight in known) / whole for name in stages}
 
