@@ -363,6 +363,11 @@ def test_a_gain_that_is_no_keys_or_not_certain_is_no_advice(other: Result) -> No
     assert limit(OWN, other).brings == ""
 
 
+def test_rows_of_an_earlier_run_are_no_advice_for_each_other() -> None:
+    batches = serving("e2", 167.0, Classifier(max_batch_size=8))
+    assert limit(replace(OWN, turns=[]), replace(batches, turns=[])).brings == ""
+
+
 def test_the_time_of_larger_batches_in_process_is_advice_for_a_lit_api() -> None:
     serve = LitApi(api="server:API", transport="direct")
     own = replace(e1(serve=serve, **BUSY, http_cpu_ms=12.5), batch_ms={1: 28.0, 8: 10.0})

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import NamedTuple
 
 from litmeter.classifier.model.rows import Ceilings, PrecisionCeiling
@@ -345,8 +344,9 @@ def _measured(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
         if changed and changed.keys() <= knobs and len(changed) <= MOST_KEYS and other.compared.rate_rps:
             near.append((other, changed))
     for other, changed in near:
-        rates, before_rates = zip(*zip_longest(other.rates("served"), result.rates("served")), strict=True)
-        over = _share([*rates], [*before_rates], simultaneous(len(near)))
+        rates, before_rates = other.rates("served"), result.rates("served")
+        common = min(len(rates), len(before_rates))  # a row of an earlier run has none
+        over = _share(rates[:common], before_rates[:common], simultaneous(len(near)))
         if over is None or over.low is None or over.low <= 1:
             continue
         values = {key: json.dumps(value).strip('"') for key, value in changed.items()}
