@@ -1,7 +1,4 @@
-"""The machine's measured peaks, against work that is timed here.
-
-A machine that is busy with others for a moment gets three chances.
-"""
+"""The machine's measured peaks, against work that is timed here."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ from litmeter.classifier.model.graph import converted
 from litmeter.peaks import measured_copying, measured_peaks, measured_reading
 from litmeter.system.cores import whole_cores
 
-CORES = whole_cores()
+CORES, TRIES = whole_cores(), 10
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.export's own
 def test_the_measured_peak_is_that_of_products_and_convolutions_timed_here() -> None:
     """None is faster, though the model that it is measured with has no convolution."""
     assert agree(measured_peak, lambda: max(fastest_product(), fastest_convolution()))
-    assert any(fastest_convolution() < 1.1 * measured_peak() for _ in range(3))
+    assert any(fastest_convolution() < 1.1 * measured_peak() for _ in range(TRIES))
 
 
 def measured_peak() -> float:
@@ -71,10 +68,11 @@ def test_copying_and_reading_are_as_fast_as_timed_here() -> None:
 
 
 def agree(measure: Callable[[], float], timed: Callable[[], float]) -> bool:
-    """Whether what is measured lies near what is timed before and after it."""
-    for _ in range(3):
-        before, measured, after = timed(), measure(), timed()
-        if 0.6 * min(before, after) < measured < 1.6 * max(before, after):
+    """Whether both at their best are near each other: others can only slow them down."""
+    measured = fastest = 0.0
+    for _ in range(TRIES):
+        measured, fastest = max(measured, measure()), max(fastest, timed())
+        if 0.6 * fastest < measured < 1.6 * fastest:
             return True
     return False
 
