@@ -130,7 +130,7 @@ def test_larger_batches_than_are_formed_are_timed() -> None:
     assert [sorted(one.batch_ms) for one in found.values()] == [[1, 8], [4, 8], []]
     single_ms, batched_ms = found["e1"].batch_ms[1], found["e1"].batch_ms[8]
     assert single_ms > 90  # decode, predict and encode; in a batch predict sleeps once for all
-    assert 60 < batched_ms < single_ms
+    assert 60 < batched_ms < 0.9 * single_ms
     assert check_apis(pair, BODIES, "cpu", LIMIT_S)["e1"].batch_ms == {}
 
 
