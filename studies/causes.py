@@ -42,7 +42,7 @@ from litmeter.paths import CEILINGS, MACHINE
 from litmeter.report.diagnosis import bounds_of, diagnose, raised
 from litmeter.report.losses import Why, losses_of
 from litmeter.report.results import Result
-from litmeter.stages.comparison import crowds
+from litmeter.stages.comparison import probes_of
 from litmeter.stats.records import LoadRecord
 from litmeter.system.files import read_json
 from litmeter.system.machine import exclusive_machine
@@ -142,7 +142,7 @@ def compared(
         seed=1,
         timeout_s=TIMEOUT_S,
         largest_batch={name: min(one.largest_batch, users) for name, one in configurations.items()},
-        crowded=[name for name, one in configurations.items() if crowds(one)],
+        probed={name: probes_of(one, users) for name, one in configurations.items()},
     )
     run(schedule, subjects, log, seconds)
     machine = read_json(MACHINE) | {"bfloat16": has_bfloat16()}

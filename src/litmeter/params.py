@@ -12,7 +12,7 @@ from litmeter.classifier.data.settings import DataSettings
 from litmeter.classifier.model.settings import CompileSettings, ModelSettings
 from litmeter.classifier.training.settings import TrainSettings
 from litmeter.errors import LoadError, ParamsError
-from litmeter.kinds.configuration import Configuration, TuneSettings
+from litmeter.kinds.configuration import Configuration, Host, TuneSettings
 from litmeter.kinds.costs import Costs
 from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.load.bodies import Bodies, read_bodies
@@ -33,6 +33,7 @@ from litmeter.settings import (
     read_sections,
 )
 from litmeter.stats.records import Limits
+from litmeter.system.cores import whole_cores
 from litmeter.system.device import resolve_device
 from litmeter.system.dvc_file import code_digest
 
@@ -176,9 +177,9 @@ class Params(Section):
         """Stages that there are besides those that measure."""
         return {stage for kind in self.kinds for stage in kind.stages}
 
-    def on(self, ask_native: Callable[[], bool]) -> Params:
-        """The same with what ``auto`` stands for, by whether half precision is native, if that matters."""
-        found = {name: one.resolved(ask_native) for name, one in self.configurations().items()}
+    def on(self, machine: Host, ask_native: Callable[[], bool]) -> Params:
+        """The same with what ``auto`` stands for on ``machine``; see ``Configuration.resolved``."""
+        found = {name: one.resolved(machine, ask_native) for name, one in self.configurations().items()}
         candidate = {"serve": found.pop(CANDIDATE)} if CANDIDATE in found else {}
         return self.model_copy(update={**candidate, "experiments": found})
 
@@ -239,7 +240,8 @@ def params_on(machine: Mapping[str, Any]) -> tuple[Params, str]:
     """params.yaml with what ``auto`` stands for on a machine (metrics/machine.json), and its device."""
     params = load_params()
     device = resolve_device(params.device, machine["gpu"] is not None)
-    return params.on(lambda: half_is_native(machine, device)), device
+    cores = max(1, int(machine.get("cores", 1)))  # the facts for compilers have none
+    return params.on(Host(device, cores), lambda: half_is_native(machine, device)), device
 
 
 def half_is_native(machine: Mapping[str, Any], device: str) -> bool:
@@ -254,4 +256,4 @@ def params_here() -> tuple[Params, str]:
 
     params = load_params()
     device = resolve_device(params.device, cuda_available())
-    return params.on(lambda: device != "cpu" or has_bfloat16()), device
+    return params.on(Host(device, whole_cores()), lambda: device != "cpu" or has_bfloat16()), device

@@ -184,8 +184,7 @@ def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
 
     from litmeter.classifier.model.compiled.model import openvino_options
 
-    options = openvino_options(getattr(torch, dtype))
-    options |= {"INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores}
+    options = openvino_options(getattr(torch, dtype), cores) | {"NUM_STREAMS": cores}
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
     shapes = [((ROWS, channels), (channels, channels)) for channels in CHANNELS]
     shapes += [

@@ -135,14 +135,15 @@ def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("precision", "tolerance"), [("full", 1e-4), ("half", 0.1)])
-def test_the_compiled_model_answers_as_the_model_at_every_size(
-    built: tuple[ModelFolders, Manifest], photos: list[Path], precision: str, tolerance: float
+def test_the_compiled_model_answers_as_the_model_at_every_size_on_any_threads(
+    built: tuple[ModelFolders, Manifest], photos: list[Path], precision: str, tolerance: float, threads: int
 ) -> None:
     folders, _ = built
-    settings = read_keys({"precision": precision, "preprocess": "torchvision", "threads_per_worker": 1})
-    eager = Predictor(folders, "cpu", settings)
-    compiled = Predictor(folders, "cpu", settings.model_copy(update={"compiled": True}))
+    settings = read_keys({"precision": precision, "preprocess": "torchvision"})
+    eager = Predictor(folders, "cpu", settings, threads)
+    compiled = Predictor(folders, "cpu", settings.model_copy(update={"compiled": True}), threads)
     assert not isinstance(compiled.model, torch.nn.Module)
     for number in (1, SIZE, SIZE + 1, 2 * SIZE):
         images = [eager.preprocess(path.read_bytes()) for path in photos[:number]]

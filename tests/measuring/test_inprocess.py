@@ -56,10 +56,10 @@ def test_all_workers_run_at_once_in_their_own_threads_and_in_one_each(
     subject = InProcess("e3", serve.of(exported), "cpu", NOTHING)
     with subject.start() as ready:
         ready()
-        kinds: tuple[WorkKind, ...] = ("crowded", "one_thread", "crowded")
-        for kind in kinds:
-            assert subject.load(Turn("e3", Work(kind, 2, 0.2)), lambda: None).blocks.min() > 0
-        assert len(descendants_mentioning(HOST)) == 1 + serve.workers_per_device
+        for threads in (None, 1, None):
+            work = Work("crowded", 2, 0.2, serve.workers, threads)
+            assert subject.load(Turn("e3", work), lambda: None).blocks.min() > 0
+        assert len(descendants_mentioning(HOST)) == 1 + serve.workers
     assert descendants_mentioning(HOST) == []
 
 

@@ -44,7 +44,7 @@ def fastest_product() -> float:
 def fastest_convolution() -> float:
     """As models run: compiled by OpenVINO, on one thread each."""
     layer, images = torch.nn.Conv2d(512, 512, 3, padding=1), torch.randn(4, 512, 7, 7)
-    options = openvino_options(torch.float32)
+    options = openvino_options(torch.float32, 1)
     compiled = openvino.Core().compile_model(converted(layer.eval(), images), "CPU", options)
     requests = [compiled.create_infer_request() for _ in range(CORES)]
     with ThreadPoolExecutor(CORES) as pool:

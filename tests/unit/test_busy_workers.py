@@ -141,9 +141,9 @@ def test_a_worker_runs_in_one_thread_where_that_is_asked_and_in_its_own_before_a
     worker.join()
 
 
-def test_all_workers_in_one_thread_each_are_asked_for_whatever_is_fastest() -> None:
+def test_as_many_workers_and_threads_as_asked_for_run_whatever_is_fastest() -> None:
     talk = Replayed({4: [10.0, 20.0]})
     subject = in_process(talk, 4, fewest=1)
-    for work in (Work("crowded", 8, 0.3), Work("one_thread", 8, 0.3)):
+    for work in (Work("crowded", 8, 0.3, 4), Work("one_thread", 8, 0.3, 4, 1)):
         subject.load(Turn("any", work), lambda: None)
     assert (talk.asked, talk.threads) == ([4, 4], [None, 1])

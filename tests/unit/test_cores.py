@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from litmeter.kinds.classifier import Classifier
-from litmeter.stages.comparison import crowds
+from litmeter.stages.comparison import probes_of
 from litmeter.system.cores import available_cores, throttled_s, whole_cores
 from litmeter.system.machine import fingerprint
 
@@ -52,4 +52,8 @@ def test_the_smallest_quota_above_a_process_counts(
 def test_all_count_the_cores_that_may_be_used() -> None:
     """On one CPU two workers crowd each other, however many CPUs the machine has."""
     assert whole_cores() == fingerprint()["cores"] == 1
-    assert crowds(Classifier(workers_per_device=2, threads_per_worker=1))
+    crowded = probes_of(Classifier(workers_per_device=2, threads_per_worker=1), users=8)
+    assert [(one.kind, one.busy, one.threads) for one in crowded] == [
+        ("crowded", 2, None),
+        ("one_thread", 2, 1),
+    ]

@@ -81,6 +81,16 @@ CAUSES: dict[str, tuple[Result, str | None, str]] = {
         "workers_per_device",
         "133 100 1",
     ),
+    "too few threads": (
+        e1(
+            serve=Classifier(workers_per_device=16, threads_per_worker=1),
+            machine=MACHINE | {"cores": 16},
+            more=[turn("e1", "lone", 20.0), turn("e1", "spread", 36.0)],
+            **BUSY,
+        ),
+        "threads_per_worker",
+        "1.80 2 8",
+    ),
     "HTTP process": (e1(machine=EIGHT, **BUSY, http_cpu_ms=16.0), "transport", "0.96"),
     "manager process": (e1(machine=EIGHT, **BUSY, manager_cpu_ms=16.0), "transport", "0.96"),
 }

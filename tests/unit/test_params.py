@@ -13,6 +13,8 @@ from dvc.utils.hydra import apply_overrides
 
 from litmeter.errors import ParamsError
 from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.configuration import Host
+from litmeter.kinds.lit_api import LitApi
 from litmeter.params import load_params
 from litmeter.settings import PARAMS_FILE
 from tests.support.project import ROOT
@@ -62,7 +64,8 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
         ({"serve.precision": "int8", "compile.batch_sizes": [2, 4]}, "serve.precision: got 'int8'"),
         ({"serve.max_batch_size": 0}, "serve.max_batch_size: got 0"),
         ({"serve.max_batch_size": True}, "serve.max_batch_size: got True"),
-        ({"serve.threads_per_worker": 2}, "serve.threads_per_worker (2)"),
+        ({"serve.workers_per_device": "all"}, "serve.workers_per_device: got 'all'; allowed: auto, or"),
+        ({"serve.workers_per_device": 0}, "serve.workers_per_device: got 0; allowed: auto, or"),
         ({"serve.preprocess": "timm"}, "serve.preprocess ('timm')"),
         ({"serve.drain_s": float("inf")}, "serve.drain_s: got inf"),
         ({"experiments": {}}, "experiments: got {}"),
@@ -102,9 +105,29 @@ def test_auto_stands_for_half_where_that_is_native(tmp_path: Path, native: bool,
     experiments = {"e1_baseline": {"precision": "half"}, "e2_batching": {"precision": "auto"}}
     changes = {"serve.precision": "auto", "experiments": experiments}
     params = load_params(written(tmp_path, **changes))
-    found = params.on(lambda: native)
+    found = params.on(Host("cpu", 2), lambda: native)
     assert found.serve == params.serve.model_copy(update={"precision": precision})
     assert [one.precision for one in found.experiments.values()] == ["half", precision]
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "threads", "workers"),
+    [("cpu", 16, 1, 16), ("cpu", 16, 3, 5), ("cpu", 2, 4, 1), ("cpu", 16, None, 1), ("cuda", 16, 1, 1)],
+)
+def test_auto_stands_for_as_many_workers_as_have_a_core_for_each_thread(
+    tmp_path: Path, device: str, cores: int, threads: int | None, workers: int
+) -> None:
+    own = {"workers_per_device": "auto", "threads_per_worker": threads}
+    other = {"api": "server:MyAPI"} | own
+    params = load_params(written(tmp_path, serve=own, experiments={"e1_baseline": other, "e2_batching": {}}))
+    found = params.on(Host(device, cores), lambda: False).configurations()
+    assert [one.workers for one in found.values()] == [workers, 1, workers]
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_more_threads_than_cores_are_said() -> None:
+    assert LitApi(api="server:MyAPI", threads_per_worker=1).note("cpu") is None
+    assert "threads_per_worker is 2" in str(LitApi(api="server:MyAPI", threads_per_worker=2).note("cpu"))
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

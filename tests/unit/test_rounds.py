@@ -15,7 +15,7 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rounds import ANSWERS, BLOCK_S, FEWEST_ROUNDS, comparison, head_to_head, restarted
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import MakeReady, Ready, Sample, Schedule, Turn, configuration_of, in_process
+from litmeter.measure.turn import MakeReady, Ready, Sample, Schedule, Turn, Work, configuration_of, in_process
 
 USERS, MUTE = 8, 0.05
 AMX = {"e1": 21.0, "e2": 24.0, "e3": 4.2, "e4": 4.2, "e5": 4.2, "e6": 4.2, "e7": 210.0, "candidate": 124.0}
@@ -174,10 +174,11 @@ def test_in_process_rates_stand_beside_served_turns_now_before_and_now_after(
 
 def test_all_workers_at_once_are_measured_where_they_crowd_the_cores() -> None:
     rates, largest = {"e1": 20.0, "e3": 2.0}, {"e1": 1, "e3": USERS}
-    schedule = comparison(list(rates), "e1", USERS, 90.0, 1, 60.0, largest, crowded=["e3"])
+    work = {"e3": [Work("crowded", 1, 0.0, 4), Work("one_thread", 1, 0.0, 4, 1)]}
+    schedule = comparison(list(rates), "e1", USERS, 90.0, 1, 60.0, largest, probed=work)
     machine = Machine(rates).run(schedule)
-    for work in ("crowded", "one_thread"):
-        [row] = [row for row in machine.rows if row.work == work]
+    for kind in ("crowded", "one_thread"):
+        [row] = [row for row in machine.rows if row.work == kind]
         assert (row.subject, row.round) == ("e3", -1)
 
 

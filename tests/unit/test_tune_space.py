@@ -60,6 +60,11 @@ def test_what_cannot_run_is_left_out_with_the_reason() -> None:
     assert left_out == {"no package": 1}
 
 
+def test_a_compiled_model_has_workers_and_threads_to_choose_from() -> None:
+    found, _ = spaces(compiled=(True,), workers_per_device=(1, 2), threads_per_worker=(1, 2))
+    assert [(one.workers_per_device, one.threads_per_worker) for one in found] == [(1, 1), (1, 2), (2, 1)]
+
+
 def test_more_threads_than_cores_are_left_out_on_a_cpu_only() -> None:
     found, left_out = spaces(workers_per_device=(1, 2, 4), threads_per_worker=(1, 2))
     assert [(one.workers_per_device, one.threads_per_worker) for one in found] == [(1, 1), (1, 2), (2, 1)]
@@ -74,7 +79,6 @@ def test_more_threads_than_cores_are_left_out_on_a_cpu_only() -> None:
 @pytest.mark.parametrize(
     "knobs",
     [
-        {"compiled": (True,), "threads_per_worker": (1, 2)},  # a package runs on one thread
         {"max_batch_size": (1,), "batch_timeout_s": (0.0, 0.01)},  # one request waits for no other
         {"max_batch_size": (8, 16)},  # 8 users fill no larger batch
     ],

@@ -58,7 +58,7 @@ class Dispatcher:
         self._channel = channel
         self._timeout_s = timeout_s
         self._worker_timeout_s = settings.worker_timeout_s
-        self._expected_workers = settings.workers_per_device
+        self._expected_workers = settings.workers
         self._live_workers: set[int] = set()
         self._started = False
         self._pending: dict[int, Pending] = {}  # in order of arrival

@@ -187,7 +187,7 @@ def lit_server(api: litserve.LitAPI, settings: LitApiSettings, device: str, time
         api,
         accelerator=device,
         devices=1,
-        workers_per_device=settings.workers_per_device,
+        workers_per_device=settings.workers,
         timeout=timeout_s,
         callbacks=[times],
     )

@@ -66,7 +66,7 @@ def run_server(
     from litmeter.direct.http import DirectRoute
     from litmeter.direct.supervisor import Supervisor
 
-    channel = Channel(settings.max_queue, settings.workers_per_device)
+    channel = Channel(settings.max_queue, settings.workers)
     dispatcher = Dispatcher(channel, settings, timeout_s)
     device = "cuda:0" if device == "cuda" else device  # LitServe's name
     worker = partial(run_worker, responder, settings, device, channel)

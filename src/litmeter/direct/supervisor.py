@@ -75,7 +75,7 @@ class Supervisor:
         self._channel = channel
         self._route = route
         self._events, self._sender = multiprocessing.Pipe(duplex=False)  # signals and ready workers
-        self._workers = [Worker(index) for index in range(route.settings.workers_per_device)]
+        self._workers = [Worker(index) for index in range(route.settings.workers)]
         self._http: BaseProcess | None = None
         self._stop_by = math.inf  # deadline of a stopping HTTP process (monotonic clock, seconds)
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from pydantic import PrivateAttr
 
@@ -114,28 +114,25 @@ class Classifier(ServerSettings, WorkerConfiguration):
         """The hashes of all packages."""
         return [one.sha256 for one in read_manifest(self._folders, device).packages]
 
-    @property
-    def threads(self) -> int | None:
-        """A compiled model runs on one thread."""
-        return 1 if self.compiled else self.threads_per_worker
-
     def environment(self) -> dict[str, str]:
         """This process's; ``keep_freed_memory`` raises glibc's thresholds in it."""
         return keeping_freed_memory() if self.keep_freed_memory else dict(os.environ)
 
     def note(self, device: str) -> str | None:
-        """Whether batches are larger than the compiled packages, or there are none."""
-        return split_note(self._folders, device, self, self.max_batch_size)
+        """Also whether batches are larger than the compiled packages, or there are none."""
+        notes = super().note(device), split_note(self._folders, device, self, self.max_batch_size)
+        return "; ".join(filter(None, notes)) or None
 
     stages: ClassVar[tuple[str, ...]] = (
         *("data", "train", "export", "compile", "packages", "precisions", "ceilings"),
     )
 
-    def resolved(self, ask_native: Callable[[], bool]) -> Classifier:
-        """The precision ``auto`` stands for half if half is native, else for full."""
-        if self.precision != "auto":
-            return self
-        return self.model_copy(update={"precision": "half" if ask_native() else "full"})
+    def resolved(self, machine: Host, ask_native: Callable[[], bool]) -> Classifier:
+        """Also the precision ``auto``: half if half is native, else full."""
+        own = cast(Classifier, super().resolved(machine, ask_native))
+        if own.precision != "auto":
+            return own
+        return own.model_copy(update={"precision": "half" if ask_native() else "full"})
 
     @classmethod
     def check(cls, params: Any) -> None:
@@ -277,10 +274,6 @@ class Classifier(ServerSettings, WorkerConfiguration):
         *("precision", "compiled", "preprocess", "transport", "workers_per_device", "threads_per_worker"),
         *("max_batch_size", "batch_timeout_s", "keep_freed_memory"),
     )
-
-    def canonical(self, values: Mapping[str, Any], users: int) -> Any:
-        """A compiled model runs on one thread."""
-        return super().canonical({**values, "threads_per_worker": 1} if values["compiled"] else values, users)
 
     def reason_against(self, machine: Host) -> str:
         """Why the model cannot run, else why its workers would only take turns."""

@@ -157,10 +157,10 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Host:
-    """What a search runs on.
+    """What servers run on.
 
     Attributes:
-        cores: of the CPU.
+        cores: that they may use.
         exclusions: what cannot run here; the first that applies is the reason that is given.
     """
 
@@ -293,7 +293,7 @@ class Configuration(Section):
     stages: ClassVar[tuple[str, ...]] = ()
     """Stages of this kind, besides those that measure."""
 
-    def resolved(self, ask_native: Callable[[], bool]) -> Configuration:
+    def resolved(self, machine: Host, ask_native: Callable[[], bool]) -> Configuration:
         """This configuration with a value for each ``auto``; ``ask_native`` says whether half is native."""
         return self
 

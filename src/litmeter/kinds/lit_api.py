@@ -156,7 +156,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
 
     def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
         """Exclude batch sizes, or the direct transport, with which the LitAPI fails or answers otherwise."""
-        workers = min(2, max(one.workers_per_device for one in configurations))
+        workers = min(2, max(one.workers for one in configurations))
         alone: dict[str, Any] = {"workers_per_device": workers, "threads_per_worker": 1}
         alone |= {"batch_timeout_s": 0.0, "transport": "litserve"}
         by_size = {one.max_batch_size: one.model_copy(update=alone) for one in configurations}

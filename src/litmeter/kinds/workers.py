@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from litmeter.direct.settings import Transport, WorkerSettings
+from litmeter.direct.settings import AUTO, Transport, WorkerSettings
 from litmeter.kinds.configuration import Configuration, Host, Lever, TuneSettings
 from litmeter.say.tables import pluralise
 from litmeter.settings import OneOrMore, Seconds, StrictCount
+from litmeter.system.cores import whole_cores
 
 GPU_WORKERS = 4
 """The most workers on a GPU, if ``tune`` names none."""
@@ -90,9 +91,23 @@ class WorkerConfiguration(WorkerSettings, BatchConfiguration):
             return None
         return super().lever(lever)
 
+    def resolved(self, machine: Host, ask_native: Callable[[], bool]) -> Configuration:
+        """Workers as many as have a core for each of their threads; one that takes all cores, or a GPU."""
+        if self.workers_per_device != AUTO:
+            return self
+        threads = (self.threads_per_worker if machine.device == "cpu" else None) or machine.cores
+        return self.model_copy(update={"workers_per_device": max(1, machine.cores // threads)})
+
+    def note(self, device: str) -> str | None:
+        """Whether the threads of a batch would take turns."""
+        threads, cores = self.threads_per_worker or 1, whole_cores()
+        if device != "cpu" or threads <= cores:
+            return None
+        return f"threads_per_worker is {threads}, more than {pluralise(cores, 'core')}: they take turns"
+
     def described(self, first: Iterable[str], last: Iterable[str]) -> str:
         """Batches, workers and transport in words, between ``first`` and ``last``, without empty words."""
-        workers = pluralise(self.workers_per_device, "worker")
+        workers = pluralise(self.workers, "worker")
         if self.threads_per_worker:
             workers += f" of {pluralise(self.threads_per_worker, 'thread')}"
         parts = [
@@ -119,7 +134,7 @@ class WorkerConfiguration(WorkerSettings, BatchConfiguration):
 
     def reason_against(self, machine: Host) -> str:
         """Workers that would only take turns, or what cannot be served here."""
-        threads = self.workers_per_device * (self.threads_per_worker or machine.cores)
+        threads = self.workers * (self.threads_per_worker or machine.cores)
         may_wait = (self.waits or machine.device == "cuda") and self.threads_per_worker == 1
         if threads > machine.cores and not may_wait:
             return f"workers with more threads together than {machine.cores} cores"

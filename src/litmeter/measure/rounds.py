@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
@@ -60,8 +61,6 @@ WORK_S = 0.3
 """Seconds of a measurement in-process, and of a probe of a batch size."""
 PROBES = -1
 """Round number of probes of batch sizes, which stand beside no served turn."""
-CROWDS: tuple[WorkKind, ...] = ("crowded", "one_thread")
-"""Extra measurements of configurations with more workers than the cores can run."""
 LONGEST_BATCH_S, LONGEST_STREAMS_S = 1.0, 6.0
 """Batches that would take longer are not probed; where answers stream, the second."""
 START_SHARE = 1 / 3
@@ -79,7 +78,7 @@ def comparison(
     seed: int,
     timeout_s: float,
     largest_batch: Mapping[str, int],
-    crowded: Collection[str] = (),
+    probed: Mapping[str, Sequence[Work]] = MappingProxyType({}),
 ) -> Schedule[None]:
     """Compare configurations, served and in-process, within a budget.
 
@@ -89,12 +88,12 @@ def comparison(
         seconds: budget, starts included; only minimum turns and answers exceed it.
         largest_batch: by configuration, largest batch that the users can form; configurations without one do
             not run in-process.
-        crowded: configurations with more workers than the cores can run.
+        probed: by configuration, what else is run in-process, once, in batches of the fastest size.
 
     Raises:
         LitmeterError: memory does not hold two servers.
     """
-    rounds = _Rounds(reference, users, seed, timeout_s, largest_batch, crowded)
+    rounds = _Rounds(reference, users, seed, timeout_s, largest_batch, probed)
     rounds.share = 1.0 if seconds >= SHORT_S else SHORT_SHARE
     waiting = [name for name in names if name != reference]
     while waiting or not rounds.number:
@@ -199,7 +198,7 @@ class _Rounds:
     seed: int
     timeout_s: float
     largest_batch: Mapping[str, int]
-    crowded: Collection[str] = ()
+    probed: Mapping[str, Sequence[Work]] = field(default_factory=dict)
     turn_s: float = TURN_S
 
     def __post_init__(self) -> None:
@@ -246,10 +245,9 @@ class _Rounds:
         self.ready = {name for name, key in key_of.items() if key in ready.names}
         for name in [name for name in self.group if name in self.ready - self.batch_size.keys()]:
             self.batch_size[name] = yield from self._fastest_size(name)
-            if name in self.crowded:
-                for kind in CROWDS:
-                    work = Work(kind, self.batch_size[name], WORK_S)
-                    yield from self._measure(in_process(name), work, PROBES)
+            for work in self.probed.get(name, ()):
+                work = replace(work, batch_size=self.batch_size[name], seconds=WORK_S)
+                yield from self._measure(in_process(name), work, PROBES)
 
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
         """Load each configuration of ``order`` once, some also in-process before or after that turn."""

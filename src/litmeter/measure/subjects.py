@@ -25,7 +25,7 @@ from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import LOADING, BadAnswerError, check_first_request
 from litmeter.load.senders import Sender
 from litmeter.measure.figures import Scrape, read_scrape
-from litmeter.measure.turn import Turn, Work, in_process
+from litmeter.measure.turn import Turn, Work, WorkKind, in_process
 from litmeter.stats.records import Floats, LoadRecord
 from litmeter.system.cores import available_cores
 from litmeter.system.http import direct_session
@@ -250,14 +250,11 @@ class InProcess(Subject):
         """Run batches."""
         assert isinstance(turn.load, Work)
         tick()  # a short turn has no other
-        if turn.load.kind in ("crowded", "one_thread"):
-            threads = 1 if turn.load.kind == "one_thread" else None
-            work = replace(turn.load, kind="pipeline", busy=self.configuration.workers)
-            return self._run(work, tick, threads)
-        return self._run(replace(turn.load, busy=turn.load.busy or self.busiest()), tick)
+        kind: WorkKind = turn.load.kind if turn.load.kind in ("model", "preprocess") else "pipeline"
+        return self._run(replace(turn.load, kind=kind, busy=turn.load.busy or self.busiest()), tick)
 
-    def _run(self, work: Work, tick: Callable[[], None] = lambda: None, threads: int | None = None) -> Done:
-        self.talk.send(asdict(work) | {"threads": threads})
+    def _run(self, work: Work, tick: Callable[[], None] = lambda: None) -> Done:
+        self.talk.send(asdict(work))
         blocks, cpu_ms, first_ms = self.talk.answer(tick)
         return Done(np.array(blocks), cpu_ms, first_ms)
 

@@ -15,9 +15,10 @@ from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import Limits, LoadRecord
 
-WorkKind = Literal["model", "preprocess", "pipeline", "crowded", "one_thread"]
-"""The model alone; decoding and preprocessing alone; the pipeline, from image bytes on; the pipeline in all
-workers at once, even if fewer workers keep all cores busy; the same with one thread in each worker."""
+WorkKind = Literal["model", "preprocess", "pipeline", "crowded", "one_thread", "lone", "spread"]
+"""The model alone; decoding and preprocessing alone; the pipeline, from image bytes on. The pipeline in all
+workers, and in these with a thread each; in as many workers as there are users, and in these on all cores."""
+
 IN_PROCESS = " in-process"
 """Suffix of the name of a subject that runs without a server."""
 
@@ -36,13 +37,15 @@ def configuration_of(subject: str) -> str:
 class Work:
     """Load of a subject in-process: batches, one after another, that begin within ``seconds``.
 
-    ``busy`` is the number of workers that run batches; None: as many as are fastest.
+    ``busy`` is the number of workers that run batches; None: as many as are fastest. ``threads`` are those of
+    each worker's libraries; None: as configured.
     """
 
     kind: WorkKind
     batch_size: int
     seconds: float
     busy: int | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from litmeter.classifier.model.rows import Ceilings, PrecisionCeiling
 from litmeter.kinds.costs import CostCeilings
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.params import changed_settings
-from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
+from litmeter.report.losses import NO_KEY, WORTH, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
 from litmeter.say.tables import pluralise, ratio_cell, significant
 from litmeter.stats.ratios import FAMILY_ERROR, Ratio, ratio, simultaneous
@@ -45,8 +45,6 @@ ROUNDS = 3
 """Fewest rounds for the interval of a rate."""
 MOST_KEYS = 2
 """Most keys by which two configurations may differ to show what one key brings: a batch size, its timeout."""
-WORTH = 1.05
-"""Least gain of an advised key, as a factor of the rate."""
 EMULATED, PREPROCESSING = "half precision is emulated", "preprocessing"
 NOT_AVAILABLE = "not available"
 """The cause where the server cannot be run in-process."""
@@ -366,9 +364,14 @@ def _in_process(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
         gain = result.batch_ms[formed] / result.batch_ms[larger]
         text = f"{larger} does {gain:.2f} times as many requests/s in-process"
         yield Option(result.serve.lever("batch size"), gain, text)
+    times = f"times as many {result.item}s/s in-process"
+    if result.spread is not None:
+        threads = int(result.cores) // result.compared.users
+        yield Option(
+            result.serve.lever("threads"), result.spread, f"{threads} do {result.spread:.2f} {times}"
+        )
     if (crowded_rps := mean(result.crowded, "rate_rps")) is None:
         return
-    times = f"times as many {result.item}s/s in-process"
     if fitting_rps := result.compared.pipeline_rps:
         gain = fitting_rps / crowded_rps
         yield Option(result.serve.lever("workers"), gain, f"fewer do {gain:.2f} {times}")

@@ -30,6 +30,14 @@ PARTS = (WORKERS, SERVER, CLIENT, OTHERS, HYPERVISOR, IDLE)
 """Users of the cores; SERVER is the server's processes without a model."""
 CORE_BUSY = 0.9
 """Cores in use above which a process with one busy thread is at its limit."""
+ONE_THREAD = {
+    "http_cpu_ms": "HTTP process",
+    "manager_cpu_ms": "manager process",
+    "client_cpu_ms": "load generator",
+}
+"""Processes with one busy thread, by the column of their CPU time for a request."""
+WORTH = 1.05
+"""Least gain of an advised key, as a factor of the rate."""
 NO_KEY = "no key of `serve:` moves it"
 
 
@@ -229,11 +237,13 @@ def _waiting(result: Result) -> Why:
     def cores(column: str) -> float:
         return (mean(result.served, column) or 0.0) * rate_rps / 1000
 
-    for column, name in (("http_cpu_ms", "HTTP process"), ("manager_cpu_ms", "manager process")):
-        if cores(column) >= CORE_BUSY:
-            return _direct(result, name, f"the {name} uses {cores(column):.2f} of one core")
-    if (used := cores("client_cpu_ms")) >= CORE_BUSY:
-        return Why("load generator", None, f"the load generator uses {used:.2f} of its one core")
+    for column, name in ONE_THREAD.items():
+        if (used := cores(column)) < CORE_BUSY:
+            continue
+        text = f"the {name} uses {used:.2f} of one core"
+        return Why(name, None, text) if name == "load generator" else _direct(result, name, text)
+    if result.spread is not None:
+        return _few_threads(result, result.spread)
     if not stages or not rate_rps:
         return Why("idle cores", None, "cores are idle")
     whole_ms = 1000 * result.compared.users / rate_rps
@@ -257,6 +267,26 @@ def _waiting(result: Result) -> Why:
     if cause == "transport":
         return _direct(result, cause, f"{text}between the server's processes")
     return Why(cause, None, f"{text}for the load generator")
+
+
+def _few_threads(result: Result, gain: float) -> Why:
+    """Users that leave cores idle, and what more threads for each of them bring in-process."""
+    users, key = result.compared.users, result.serve.lever("threads")
+    times = f"{int(result.cores) // users} do {gain:.2f} times as many {result.item}s/s in-process"
+    advice = moves(f"`{key}`", key, f"moves it: {times}") if gain >= WORTH else f"more do not help: {times}"
+    busy = pluralise(users * result.threads, "thread")
+    text = f"{pluralise(users, 'user')} keep{'s' * (users == 1)} {busy} busy at most; {advice}"
+    return Why("too few threads", key, text)
+
+
+def limits_of_one_thread(result: Result) -> str:
+    """The rates at which processes with one busy thread would be the limit, by their CPU for a request."""
+    known = {name: mean(result.served, column) for column, name in ONE_THREAD.items()}
+    return ", ".join(
+        f"the {name} at {rate_cell(1000 / ms)} req/s ({ms:.2f} ms of CPU for each)"
+        for name, ms in known.items()
+        if ms
+    )
 
 
 def more_workers(result: Result) -> str:

@@ -24,6 +24,7 @@ from litmeter.report.changes import changes, runs_table
 from litmeter.report.charts import NARROW, Chart, save_png, svg
 from litmeter.report.claims import ANSWER, claims, provenance, reading, setting, subject, tuned_text
 from litmeter.report.diagnosis import Diagnosis
+from litmeter.report.losses import limits_of_one_thread
 from litmeter.report.machines import (
     EXAMPLE_RPS,
     PLAN,
@@ -138,7 +139,9 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         table = costs_table(snapshot.ceilings.configurations)
         bounds += f"The roofline is that of these costs and measured peaks:\n\n{table}\n\n"
     known = any(len(own) > 1 for own in snapshot.bounds.values())
-    yield Part("What holds each back", (bounds if known else "") + reasons(snapshot.diagnoses))
+    limits = limits_of_one_thread(max(snapshot.results, key=lambda one: one.compared.rate_rps or 0.0))
+    limits = f"\n\nA core for each would be full: of the fastest configuration {limits}." if limits else ""
+    yield Part("What holds each back", (bounds if known else "") + reasons(snapshot.diagnoses) + limits)
     chart = charts.stages(snapshot.results)
     if chart.names:
         yield Part(chart.title, "", [chart], "results/stages.png")

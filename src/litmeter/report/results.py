@@ -152,6 +152,15 @@ class Result:
         """Turns of the pipeline in all workers of one thread; none where that is the configured number."""
         return self.in_process("one_thread") if self.threads > 1 else []
 
+    @property
+    def spread(self) -> float | None:
+        """Gain in-process of as many workers as users on all cores over their configured threads; None: not
+        measured, as there are as many users as it takes."""
+        lone, spread = (
+            mean([row for row in self.turns if row.work == work], "rate_rps") for work in ("lone", "spread")
+        )
+        return spread / lone if lone and spread else None
+
     def pipeline_cpu_ms(self, batch_size: float) -> float | None:
         """CPU time of an image in-process, interpolated between measured batch sizes, constant beyond."""
         times: dict[float, list[float]] = {}

@@ -31,6 +31,7 @@ from litmeter.measure.rounds import comparison
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served, pipelines_of
+from litmeter.measure.turn import Work, WorkKind
 from litmeter.params import Params, changed_settings, params_on
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import CANDIDATE
@@ -75,7 +76,7 @@ def main() -> tuple[Log, ComparisonResult]:
         list(chosen),
         reference,
         largest_batch={name: min(serve.largest_batch, users) for name, serve in beside.items()},
-        crowded=[name for name, serve in beside.items() if device == "cpu" and crowds(serve)],
+        probed={name: probes_of(serve, users) for name, serve in beside.items() if device == "cpu"},
         users=users,
         seconds=budget_s,
         seed=load.seed,
@@ -179,10 +180,19 @@ def ceilings_of(
     return ceilings
 
 
-def crowds(serve: Configuration) -> bool:
-    """Whether all workers together have more threads than there are cores."""
-    threads = serve.threads or len(allowed_cpus())
-    return serve.workers > 1 and serve.workers * threads > available_cores()
+def probes_of(serve: Configuration, users: int) -> list[Work]:
+    """What is run in-process once: where threads outnumber the cores, or users leave cores idle."""
+    workers, threads, cores = serve.workers, serve.threads or len(allowed_cpus()), available_cores()
+    if workers > 1 and workers * threads > cores:
+        return [_probe("crowded", workers), _probe("one_thread", workers, 1)]
+    each = int(cores) // users
+    return (
+        [_probe("lone", users), _probe("spread", users, each)] if users <= workers and each > threads else []
+    )
+
+
+def _probe(kind: WorkKind, busy: int, threads: int | None = None) -> Work:
+    return Work(kind, 1, 0.0, busy, threads)
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:

@@ -48,7 +48,7 @@ def serve(
         ClassifierAPI(classifier),
         accelerator=device,
         devices=1,
-        workers_per_device=settings.workers_per_device,
+        workers_per_device=settings.workers,
         timeout=timeout_s,
         max_payload_size=MAX_JSON_BYTES,
         model_metadata={

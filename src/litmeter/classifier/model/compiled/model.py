@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from litmeter.classifier.model.compiled.manifest import AOTI_SUFFIX, packages_to
 from litmeter.classifier.model.precision import dtype_name
 from litmeter.paths import ModelFolders
 from litmeter.system.temporary import folder_of
+
+if TYPE_CHECKING:
+    import openvino
 
 BatchModel = Callable[[torch.Tensor], torch.Tensor]
 """A model as a function: a batch -> logits (N, classes)."""
@@ -38,7 +41,7 @@ def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchM
 
 
 class OpenVinoModel:
-    """OpenVINO's package, mapped: all workers share the weights in memory."""
+    """OpenVINO's package, on as many threads as torch has at a run. All workers share the mapped weights."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         import openvino  # takes memory, which workers on a GPU do not need
@@ -47,21 +50,30 @@ class OpenVinoModel:
             package = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_COPY), np.uint8)
         # OpenVINO reads the weights in place, so this must live as long as the model.
         self._package = openvino.Tensor(package, shared_memory=True)
-        compiled = openvino.Core().import_model(self._package, "CPU", openvino_options(dtype))
-        self._request = compiled.create_infer_request()
+        self._core, self._dtype = openvino.Core(), dtype
+        self._requests: dict[int, openvino.InferRequest] = {}
+        self._request()
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) of a batch (N, 3, height, width)."""
         # OpenVINO takes its input channels first, and copies its output, which the next run writes over.
-        [logits] = self._request.infer([batch.contiguous().numpy()], share_inputs=True).values()
+        [logits] = self._request().infer([batch.contiguous().numpy()], share_inputs=True).values()
         return torch.from_numpy(logits)
 
+    def _request(self) -> openvino.InferRequest:
+        threads = torch.get_num_threads()
+        if threads not in self._requests:
+            options = openvino_options(self._dtype, threads)
+            compiled = self._core.import_model(self._package, "CPU", options)
+            self._requests[threads] = compiled.create_infer_request()
+        return self._requests[threads]
 
-def openvino_options(dtype: torch.dtype) -> dict[str, object]:
-    """OpenVINO's options: one thread, not pinned to a core, as several workers share the cores."""
+
+def openvino_options(dtype: torch.dtype, threads: int) -> dict[str, object]:
+    """OpenVINO's options: threads that share each batch, not pinned to cores, as workers share them."""
     return {
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
-        "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
     }

@@ -4,7 +4,7 @@ OpenVINO, which needs no C++ compiler, compiles for a CPU; torch's Inductor for 
 
 Several processes compile at once, and the memory that a compiler keeps is freed at its process's end. The
 process that times keeps freed memory as a worker does: torch would otherwise spend most of its time on page
-faults, and the gain would be overstated.
+faults, and the gain would be overstated. All run on one thread, the model in torch, too.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def main() -> None:
     """Read a job in JSON, what to ``do`` and its arguments; print a line for each package."""
     job: dict[str, Any] = json.loads(sys.stdin.readline())
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.gettempdir()
+    torch.set_num_threads(1)
     jobs: dict[str, Callable[..., None]]
     jobs = {"compile": compile_float, "quantise": compile_int8, "time": time_packages}
     with redirect_stdout(sys.stderr):  # the output of compilers
@@ -118,7 +119,7 @@ def graph_of(folder: str, example: torch.Tensor, any_batch: bool = False) -> ope
 def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: str) -> None:
     """Write OpenVINO's package of ``graph`` for batches of this ``shape``, computed in ``dtype``."""
     graph.reshape(list(shape))  # the conversion leaves the batch size open
-    compiled = openvino.Core().compile_model(graph, "CPU", openvino_options(dtype))
+    compiled = openvino.Core().compile_model(graph, "CPU", openvino_options(dtype, 1))
     if compiled.output(0).shape[0] != shape[0]:
         raise ValueError(f"a graph for batches of {shape[0]} answers {compiled.output(0).shape[0]} images")
     Path(path).write_bytes(compiled.export_model().getvalue())
@@ -141,7 +142,6 @@ def quantise(graph: openvino.Model, pixels: Sequence[torch.Tensor]) -> openvino.
 
 def eager_model(folder: str, device: str, precision: str) -> PixelModel:
     """The exported model in ``folder`` with its normalisation, in torch."""
-    torch.set_num_threads(1)
     card, target = read_card(Path(folder)), torch.device(device)
     dtype = getattr(torch, dtype_name(precision, device))
     return PixelModel(load_model(Path(folder), card, target, dtype), card, target, dtype)
@@ -156,7 +156,7 @@ def example_batch(folder: str, device: str, batch_size: int) -> torch.Tensor:
 
 
 def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
-    """Time packages, each batch size's in turn; answer with precision, batch size and ``findings`` of each.
+    """Time packages on a thread, each batch size's in turn; answer with precision, size and ``findings``.
 
     A package is used if it is faster than the model in torch in the same precision, if there is that, and not
     slower than smaller packages.
