@@ -28,7 +28,7 @@ from litmeter.measure.capacity import capacity
 from litmeter.measure.comparison_rows import comparison_rows, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import comparison, head_to_head
-from litmeter.measure.turn import Schedule
+from litmeter.measure.turn import Schedule, Work
 from litmeter.params import ObjectiveSettings
 from litmeter.report import snapshot as report
 from litmeter.report.claims import claims
@@ -85,6 +85,8 @@ def replayed(recording: Recording) -> Any:
 def schedule_of(recording: Recording) -> Schedule[Any]:
     """The schedule with its arguments."""
     given = dict(recording.arguments)
+    if probed := given.get("probed"):
+        given["probed"] = {name: [Work(**work) for work in works] for name, works in probed.items()}
     if recording.schedule == "capacity":
         given["objective"] = ObjectiveSettings.model_validate(given["objective"], strict=False)
     elif recording.schedule == "search":

@@ -106,7 +106,7 @@ def test_auto_stands_for_half_where_that_is_native(tmp_path: Path, native: bool,
     changes = {"serve.precision": "auto", "experiments": experiments}
     params = load_params(written(tmp_path, **changes))
     found = params.on(Host("cpu", 2), lambda: native)
-    assert found.serve == params.serve.model_copy(update={"precision": precision})
+    assert found.serve == params.serve.model_copy(update={"precision": precision, "workers_per_device": 2})
     assert [one.precision for one in found.experiments.values()] == ["half", precision]
 
 

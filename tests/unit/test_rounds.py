@@ -207,6 +207,12 @@ def test_it_ends_where_one_never_answers() -> None:
     assert machine.served("mute")[0].rate_rps is None
 
 
+def test_minimum_turns_beyond_the_budget_are_time_to_run_in_process() -> None:
+    machine = compared({"e1": 0.6, "e2": 0.5, "e3": 0.4}, 90.0)
+    assert machine.serves[1][0] > 90.0 / 2
+    assert list(beside(machine, "e2"))
+
+
 def test_a_first_look_takes_fewer_turns_of_the_slow() -> None:
     looked, compared_in_full = (compared(AMX, seconds) for seconds in (60.0, 400.0))
     assert len(looked.served("e4")) == 3

@@ -47,7 +47,7 @@ class WorkerSettings(Section):
     @property
     def workers(self) -> int:
         """The number of workers."""
-        assert self.workers_per_device != AUTO
+        assert isinstance(self.workers_per_device, int)
         return self.workers_per_device
 
 

@@ -338,13 +338,20 @@ class Configuration(Section):
 
     @classmethod
     def checked(
-        cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
+        cls,
+        own: Mapping[str, Any],
+        bodies: Bodies,
+        device: str,
+        timeout_s: float,
+        users: int | None,
+        quick: bool,
     ) -> dict[str, Checked]:
         """Check configurations of this kind, by name, before anything is timed.
 
         Args:
             timeout_s: how long a batch may take.
             users: if given, larger batches are timed, too, up to one of so many requests.
+            quick: try one worker of each.
         """
         return dict.fromkeys(own, Checked(unavailable=cls.no_pipeline))
 

@@ -107,10 +107,16 @@ class LitApi(LitApiSettings, WorkerConfiguration):
 
     @classmethod
     def checked(
-        cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
+        cls,
+        own: Mapping[str, Any],
+        bodies: Bodies,
+        device: str,
+        timeout_s: float,
+        users: int | None,
+        quick: bool,
     ) -> dict[str, Checked]:
         """Run each in processes of its own: it must work, and answer alike in any batch and any worker."""
-        return check_apis(own, bodies, device, timeout_s, users=users)
+        return check_apis(own, bodies, device, timeout_s, users=users, quick=quick)
 
     no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = PIPELINE_KEYS

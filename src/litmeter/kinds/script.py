@@ -247,7 +247,13 @@ class Script(BatchConfiguration):
 
     @classmethod
     def checked(
-        cls, own: Mapping[str, Any], bodies: Bodies, device: str, timeout_s: float, users: int | None
+        cls,
+        own: Mapping[str, Any],
+        bodies: Bodies,
+        device: str,
+        timeout_s: float,
+        users: int | None,
+        quick: bool,
     ) -> dict[str, Checked]:
         """Start each as far as its settings, which are noted; then try its LitAPI as LitAPIs are tried.
 
@@ -256,7 +262,7 @@ class Script(BatchConfiguration):
         found = {name: one._checked(name, device) for name, one in own.items()}
         can_run = [name for name, one in found.items() if not (one.fault or one.unavailable)]
         apis = {name: own[name].in_process for name in can_run}
-        for name, one in check_apis(apis, bodies, device, timeout_s, users=users).items():
+        for name, one in check_apis(apis, bodies, device, timeout_s, users=users, quick=quick).items():
             notes, fault = [*found[name].notes, *one.notes], one.fault.removeprefix(f"{name}: ")
             if fault:
                 notes.append(f"{name} is measured as it is, although {fault}")

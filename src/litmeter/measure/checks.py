@@ -16,12 +16,14 @@ def check_all(
     device: str,
     timeout_s: float,
     users: int | None = None,
+    *,
+    quick: bool = False,
 ) -> dict[str, Checked]:
     """What is found of each, by name, those of a kind together; see ``Configuration.checked``."""
     found: dict[str, Checked] = {}
     for kind in {type(one): None for one in configurations.values()}:
         own = {name: one for name, one in configurations.items() if type(one) is kind}
-        found |= kind.checked(own, bodies, device, timeout_s, users)
+        found |= kind.checked(own, bodies, device, timeout_s, users, quick)
     return {name: found[name] for name in configurations}
 
 

@@ -227,12 +227,15 @@ class _Rounds:
     def run(self, until_s: float, starts_s: float) -> Schedule[None]:
         """Run rounds of the group until ``until_s``.
 
-        After the first round the in-process subjects start, if there is time: they are expected to take as
-        long as the group's servers did (``starts_s``).
+        After the first round the in-process subjects start, if there is time, that of minimum turns
+        included: they are expected to take as long as the group's servers did (``starts_s``).
         """
         yield from self.run_round(self.shuffled(self.group))
         self.warn(until_s, math.ceil(FEWEST_TURNS * self.share))
-        if starts_s < START_SHARE * (until_s - self.now_s):
+        answering = [name for name in self.group if self._answers(name)]
+        fewest_s = sum(self._turns_needed(name) * self.cost_s[name] for name in answering)
+        end_s = max(until_s, min(self.now_s + fewest_s, LATEST * max(until_s, SHORT_S)))
+        if starts_s < START_SHARE * (end_s - self.now_s):
             yield from self._start_beside()
         while taking := self._taking_turns(until_s):
             yield from self.run_round(self._sequence(taking))

@@ -31,7 +31,8 @@ def main(name: str) -> tuple[Sequence[TurnRow], BenchmarkMetrics]:
     check_writable(paths.outputs)
     bodies, tested, log = params.bodies(), serve.tested(load), Log()
     with load_generator(*bodies) as sender:
-        refuse_faulty(check_all({name: serve}, bodies, device, load.timeout_s))
+        # The comparison, which follows, tries all workers.
+        refuse_faulty(check_all({name: serve}, bodies, device, load.timeout_s, quick=True))
         if note := serve.note(device):
             print_wrapped(f"{name}: {note}")
         subjects = {name: Served(name, serve, sender, device, load.timeout_s)}
