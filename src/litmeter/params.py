@@ -249,11 +249,11 @@ def half_is_native(machine: Mapping[str, Any], device: str) -> bool:
     return device != "cpu" or bool(machine.get("bfloat16"))
 
 
-def params_here() -> tuple[Params, str]:
-    """``params_on`` this machine, where metrics/machine.json may be missing."""
+def params_here(params: Params | None = None) -> tuple[Params, str]:
+    """``params_on`` this machine, where metrics/machine.json may be missing; also of other ``params``."""
     from litmeter.classifier.model.precision import has_bfloat16
     from litmeter.system.gpu import cuda_available  # whose imports take time
 
-    params = load_params()
+    params = load_params() if params is None else params
     device = resolve_device(params.device, cuda_available())
     return params.on(Host(device, whole_cores()), lambda: device != "cpu" or has_bfloat16()), device

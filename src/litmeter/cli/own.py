@@ -22,14 +22,15 @@ from litmeter.cli.form import FORM_RULES, FormField, form_bodies
 from litmeter.cli.openapi import DOCUMENT, example_body
 from litmeter.cli.options import LOAD, OBJECTIVE, check_together, given_of
 from litmeter.errors import LoadError, ServerError, UsageError
-from litmeter.kinds.configuration import TRY_S, Configuration, Given
+from litmeter.kinds.configuration import TRY_S, Configuration, Given, Host
 from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.kinds.server import PREDICT, Start
 from litmeter.load.bodies import Bodies, read_bodies, request_headers
-from litmeter.params import Params
+from litmeter.params import Params, params_here
 from litmeter.paths import MACHINE
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import PARAMS_FILE, Count, Timeout, checked, explain
+from litmeter.system.cores import whole_cores
 from litmeter.system.device import resolve_device
 from litmeter.system.files import atomic_folder, write_json
 from litmeter.system.gpu import cuda_available
@@ -119,7 +120,7 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
 
 
 def own_server(server: str, keys: Sequence[str], sent: Sent, allowed: str) -> Configuration:
-    """The one server of a command line, with ``keys`` as key=value.
+    """The one server of a command line, with ``keys`` as key=value, as it runs on this machine.
 
     Raise UsageError where it is none of those ``allowed``, ParamsError for a wrong key or value.
     """
@@ -130,7 +131,17 @@ def own_server(server: str, keys: Sequence[str], sent: Sent, allowed: str) -> Co
         [given] = settings_of([f"server={spec}"], sent).values()
     except UsageError as error:  # the user did not type the name "server"
         raise UsageError(str(error).removeprefix("server").lstrip(".: ")) from None
-    return checked(kind_of(given), given, "")
+    return configuration_here(given, "")
+
+
+def configuration_here(keys: Mapping[str, Any], before: str) -> Configuration:
+    """The configuration of ``keys`` as it runs on this machine; raise ParamsError for a wrong key or value.
+
+    ``before`` is said before its key. Of a kind with a precision this is not enough.
+    """
+    machine = Host(resolve_device("auto", cuda_available()), whole_cores())
+    settings: Configuration = checked(kind_of(keys), keys, before)
+    return settings.resolved(machine, lambda: False)
 
 
 @contextmanager
@@ -150,14 +161,14 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
         objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
         sections = {"load": load, "objective": objective, **content}
         try:
-            params = Params.model_validate(sections)
+            params, _ = params_here(Params.model_validate(sections))
         except ValidationError as error:
             raise UsageError(explain(error, Params).removeprefix("experiments.")) from None
         bodies = bodies_for(next(iter(params.experiments.values())), own)
         if len(own.body) != 1:
             load["content_type"] = bodies.content_type
             write_bodies(bodies, folder / load["bodies"])
-            params = Params.model_validate(sections)
+            params, _ = params_here(Params.model_validate(sections))
         (folder / PARAMS_FILE).write_text(yaml.safe_dump(sections), encoding="utf-8")
         os.chdir(folder)  # paths of a project are relative to the current folder
         try:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from litmeter.cli.own import Sent, settings_of
+from litmeter.cli.own import Sent, configuration_here, settings_of
 from litmeter.cli.quick import copy_project
 from litmeter.cli.requirements import changed_requirements
 from litmeter.errors import UsageError
@@ -24,7 +24,7 @@ from litmeter.kinds.registry import kind_of
 from litmeter.params import Params
 from litmeter.paths import DVC_LOCK, MODEL
 from litmeter.report.git import changes, commit_of, forget_removed, git, share_ignored, worktree
-from litmeter.settings import CANDIDATE, PARAMS_FILE, checked, read_sections
+from litmeter.settings import CANDIDATE, PARAMS_FILE, read_sections
 from litmeter.system.temporary import scratch
 
 
@@ -76,7 +76,7 @@ def revisions(
                 raise UsageError(f"--command: got {command!r}; allowed: FILE.py, module:Class, or a command")
             below = os.path.relpath(here)
             settings = [
-                checked(kind_of(given), {**given, "folder": str(tree / below)}, "--command: ")
+                configuration_here({**given, "folder": str(tree / below)}, "--command: ")
                 for tree in trees.values()
             ]
         else:
@@ -95,7 +95,7 @@ def _served(tree: Path, configuration: str, name: str) -> Iterator[Configuration
     if section is None:
         raise UsageError(f"{name}: {PARAMS_FILE} has no {Params.section_of(configuration)}")
     if (keys := kind_of(section).in_tree(section, tree)) is not None:
-        yield checked(kind_of(keys), keys, f"{name}: ")
+        yield configuration_here(keys, f"{name}: ")
         return
     with ExitStack() as stack:
         if tree == Path.cwd():  # its params.yaml must stay, and edits during the check must not count
