@@ -11,7 +11,7 @@ from server import ChatAPI
 from litmeter.kinds.server import Start
 from litmeter.params import load_params
 
-ASKED, AT_ONCE, TIMEOUT_S = 8, 4, 120.0
+ASKED, AT_ONCE, TIMEOUT_S = 6, 4, 120.0
 """Prompts of all, evenly chosen; requests in flight at once."""
 
 
