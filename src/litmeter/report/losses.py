@@ -283,7 +283,7 @@ def limits_of_one_thread(result: Result) -> str:
     """The rates at which processes with one busy thread would be the limit, by their CPU for a request."""
     known = {name: mean(result.served, column) for column, name in ONE_THREAD.items()}
     return ", ".join(
-        f"the {name} at {rate_cell(1000 / ms)} req/s ({ms:.2f} ms of CPU for each)"
+        f"the {name} at {rate_cell(1000 / ms)} req/s ({ms:.2f} ms of CPU for a request)"
         for name, ms in known.items()
         if ms
     )

@@ -139,8 +139,10 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         table = costs_table(snapshot.ceilings.configurations)
         bounds += f"The roofline is that of these costs and measured peaks:\n\n{table}\n\n"
     known = any(len(own) > 1 for own in snapshot.bounds.values())
-    limits = limits_of_one_thread(max(snapshot.results, key=lambda one: one.compared.rate_rps or 0.0))
-    limits = f"\n\nA core for each would be full: of the fastest configuration {limits}." if limits else ""
+    fastest = max(snapshot.results, key=lambda one: one.compared.rate_rps or 0.0)
+    limits = limits_of_one_thread(fastest)
+    name = fastest.compared.experiment
+    limits = f"\n\nWith one thread each, these would be the limit of `{name}`: {limits}." if limits else ""
     yield Part("What holds each back", (bounds if known else "") + reasons(snapshot.diagnoses) + limits)
     chart = charts.stages(snapshot.results)
     if chart.names:
