@@ -266,7 +266,7 @@ def test_streams_are_compared_by_their_bytes_and_those_that_end_early_are_counte
 def test_streams_run_in_process_as_litserves_loops_run_them(api: str, size: int) -> None:
     script = Script(script=f"python server.py {api}", folder=str(Path.cwd()))
     bodies = Bodies([body_of(api, PIECES)], "application/json")
-    [checked] = Script.checked({"a": script}, bodies, "cpu", 20.0, None).values()
+    [checked] = Script.checked({"a": script}, bodies, "cpu", 20.0, None, quick=False).values()
     assert (checked.fault, checked.unavailable) == ("", "")
     [subject] = pipelines_of({"a": script.in_process}, "cpu", bodies).values()
     with subject.start() as ready:
