@@ -70,6 +70,8 @@ METRICS = TuneMetrics(
 )
 
 
-def tuned(goal: Literal["throughput", "capacity"] = "throughput", **changes: Any) -> Tuned:
+def tuned(
+    goal: Literal["throughput", "capacity"] = "throughput", users: int = METRICS.users, **changes: Any
+) -> Tuned:
     """A search whose winner differs by ``changes`` from WINNER."""
-    return Tuned(METRICS.model_copy(update={"goal": goal}), [replace(WINNER, **changes)], [])
+    return Tuned(METRICS.model_copy(update={"goal": goal, "users": users}), [replace(WINNER, **changes)], [])

@@ -258,6 +258,7 @@ def test_emulation_is_a_doubt_on_a_machine_that_emulates(snapshot: Snapshot) -> 
     ("changes", "parts", "advised"),
     [
         ({}, ("`precision: int8`", "2.00 (1.90 to 2.10)", "at 8 users"), True),
+        ({"users": 1}, ("`precision: int8`", "2.00 (1.90 to 2.10)", "at 1 user;"), True),
         ({"over_serve_low": 0.9}, ("2.00 (0.90 to 2.10)", "not resolved"), False),
         ({"incumbent": True}, (), False),
         ({"goal": "capacity"}, ("`precision: int8`", "objective"), True),

@@ -213,6 +213,21 @@ def test_minimum_turns_beyond_the_budget_are_time_to_run_in_process() -> None:
     assert list(beside(machine, "e2"))
 
 
+def test_slow_turns_that_end_at_the_latest_have_in_process_rates_beside_every_second_one() -> None:
+    """Enough answers would take more than twelve rounds, and four fit."""
+    machine = compared({"e1": 1.2, "e2": 1.0, "e3": 0.8, "e4": 0.9}, 150.0)
+    assert len(machine.served("e2")) == 4
+    assert [row.round for row, _, _ in beside(machine, "e2")] == [1, 3]
+
+
+def test_the_end_that_is_expected_of_slow_turns_is_at_the_latest_one() -> None:
+    machine = compared({"e1": 0.6, "e2": 0.5, "e3": 0.4}, 90.0)
+    first, *others = [turn.end_s for turn in machine.turns if turn.round != -1]
+    assert first is None
+    assert others[-1] == pytest.approx(180.0)
+    assert {turn.end_s for turn in compared(AMX).turns} == {None, 400.0}
+
+
 def test_a_first_look_takes_fewer_turns_of_the_slow() -> None:
     looked, compared_in_full = (compared(AMX, seconds) for seconds in (60.0, 400.0))
     assert len(looked.served("e4")) == 3

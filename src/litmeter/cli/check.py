@@ -32,7 +32,7 @@ from litmeter.measure.subjects import Served
 from litmeter.params import Params, load_params
 from litmeter.report.claims import disturbances, unexpected_streams
 from litmeter.say.progress import duration, print_wrapped
-from litmeter.say.tables import markdown_table, number_cell, p95_name, p95_of, rate_cell
+from litmeter.say.tables import markdown_table, number_cell, p95_name, p95_of, pluralise, rate_cell
 from litmeter.settings import CANDIDATE, PARAMS_FILE, Positive
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.stats.ratios import Ratio
@@ -258,7 +258,8 @@ class Found:
         title = {PASSED: "not slower", SLOWER: "slower", OPEN: "open"}[self.exit_code]
         if self.exceeded and self.rate_verdict != "slower":
             title = "failed requests" if new.failed else "over a limit"
-        how = f"{self.users} users, {self.seconds:.0f} s, margin {limits.margin:g}; intervals: 95%, p95 99%"
+        users = pluralise(self.users, "user")
+        how = f"{users}, {self.seconds:.0f} s, margin {limits.margin:g}; intervals: 95%, p95 99%"
         parts = [
             f"### litmeter check: {title}",
             *(f"{new.name}: {line}" for line in self.exceeded),
@@ -337,7 +338,9 @@ def measured(
         load_generator(*bodies) as sender,
         progress(seconds, "check") as show,
     ):
-        print_wrapped(f"{names[0]} and {names[1]} in turn, at {users} users: about {duration(seconds)}")
+        print_wrapped(
+            f"{names[0]} and {names[1]} in turn, at {pluralise(users, 'user')}: about {duration(seconds)}"
+        )
         subjects = {
             name: Served(name, settings, sender, device, timeout_s)
             for name, settings in zip(names, both.settings, strict=True)

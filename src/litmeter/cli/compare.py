@@ -30,7 +30,7 @@ from litmeter.report.pages import render
 from litmeter.report.snapshot import read_snapshot
 from litmeter.report.tables import differences, pairs_table
 from litmeter.say.progress import print_wrapped
-from litmeter.say.tables import p95_of
+from litmeter.say.tables import p95_of, pluralise
 from litmeter.settings import Positive
 from litmeter.stages import comparison
 from litmeter.system.files import check_outputs, write_text
@@ -125,7 +125,7 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     for serve in settings.values():
         serve.check_there()
     bodies, log, users = params.bodies(), Log(), params.comparison.users
-    print_wrapped(f"{', '.join(settings)} in turn, at {users} users: about {seconds:.0f} s")
+    print_wrapped(f"{', '.join(settings)} in turn, at {pluralise(users, 'user')}: about {seconds:.0f} s")
     with exclusive_machine():
         refuse_faulty(check_all(settings, bodies, device, load.timeout_s))
         with load_generator(*bodies) as sender, progress(seconds, "compare") as show:

@@ -13,6 +13,7 @@ from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Schedule, Turn, make_ready, measure
+from litmeter.say.tables import pluralise
 from litmeter.stats.records import OK, WINDOWS
 
 NULL_SERVER = "null server"
@@ -66,7 +67,7 @@ def levels(
         rng.shuffle(missing)  # they are in the order of their classes
         rng.shuffle(others)
         plan = replace(plan, bodies=missing + others)
-        sample = yield from measure(Turn(name, plan, number, note=f"{name}: {users} users"))
+        sample = yield from measure(Turn(name, plan, number, note=f"{name}: {pluralise(users, 'user')}"))
         record = sample.requests
         if plan.keep_answers:
             good = np.flatnonzero(record.status == OK).tolist()

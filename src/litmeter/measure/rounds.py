@@ -94,7 +94,7 @@ def comparison(
         LitmeterError: memory does not hold two servers.
     """
     rounds = _Rounds(reference, users, seed, timeout_s, largest_batch, probed)
-    rounds.share = 1.0 if seconds >= SHORT_S else SHORT_SHARE
+    rounds.budget_s, rounds.share = seconds, 1.0 if seconds >= SHORT_S else SHORT_SHARE
     waiting = [name for name in names if name != reference]
     while waiting or not rounds.number:
         began_s = rounds.now_s
@@ -173,6 +173,11 @@ def restarted(
     return starts
 
 
+def _latest_s(until_s: float) -> float:
+    """When rounds that should end at ``until_s`` end in any case."""
+    return LATEST * max(until_s, SHORT_S)
+
+
 def turn_plan(users: int, timeout_s: float, seed: int, number: int) -> LoadPlan:
     """The load of a turn; the order of bodies differs from round to round (``number``)."""
     return LoadPlan(
@@ -206,6 +211,7 @@ class _Rounds:
         # If all subjects take every round: minimum rounds, budget, and time that later starts will take.
         self.fewest, self.budget_s, self.starts_s = 0, 0.0, 0.0
         self.number, self.planned = 0, 0  # number of the next round; rounds expected in all
+        self.ends_s: float | None = None  # expected end where not all take every round, if turns are known
         self.now_s = 0.0  # when the last turn ended, since the log's begin
         self.rows: dict[str, list[TurnRow]] = defaultdict(list)  # served turns, by configuration
         self.cost_s: dict[str, float] = {}  # seconds of the last served turn, pauses included
@@ -234,7 +240,7 @@ class _Rounds:
         self.warn(until_s, math.ceil(FEWEST_TURNS * self.share))
         answering = [name for name in self.group if self._answers(name)]
         fewest_s = sum(self._turns_needed(name) * self.cost_s[name] for name in answering)
-        end_s = max(until_s, min(self.now_s + fewest_s, LATEST * max(until_s, SHORT_S)))
+        end_s = max(until_s, min(self.now_s + fewest_s, _latest_s(until_s)))
         if starts_s < START_SHARE * (end_s - self.now_s):
             yield from self._start_beside()
         while taking := self._taking_turns(until_s):
@@ -300,16 +306,19 @@ class _Rounds:
 
     def _taking_turns(self, until_s: float) -> list[str]:
         """Choose the configurations of the next round; none once time is up and each has its minimum."""
-        if self.now_s > LATEST * max(until_s, SHORT_S):
+        left_s = _latest_s(until_s) - self.now_s
+        if left_s < 0:
             return []
         needed = {name: self._turns_needed(name) for name in self.group}
         slow = [name for name in self.group if self._is_slow(name)]
         fast = [name for name in self.group if name not in slow]
         planned_s = sum(needed[name] * self._turn_s(name) for name in slow)
-        rounds_left = max((until_s - self.now_s - planned_s) / self._round_s(fast), *needed.values())
+        round_s = self._round_s(fast)
+        rounds_left = max((until_s - self.now_s - planned_s) / round_s, *needed.values())
         if rounds_left < 1:
             return []
-        self.planned = self.number + int(rounds_left)
+        self.planned = self.number + int(min(rounds_left, left_s / round_s))
+        self.ends_s = max(self.budget_s, self.now_s + min(rounds_left * round_s + planned_s, left_s))
         had_s = {name: sum(row.seconds for row in self.rows[name]) for name in self.group}
         spare = sum(had_s[name] for name in slow) < SLOW_SHARE * sum(had_s.values())
         for name in slow:
@@ -395,9 +404,9 @@ class _Rounds:
         return max(rates, key=lambda size: rates[size])
 
     def _end_s(self) -> float | None:
-        """When the minimum rounds will be done, by the cost of turns; None without a minimum."""
+        """When the minimum rounds will be done, by the cost of turns; None as long as that is not known."""
         if not self.fewest:
-            return None
+            return self.ends_s
         turns = self.fewest * len(self.group) - sum(map(len, self.rows.values()))
         turn_s = sum(self.cost_s.values()) / max(1, len(self.cost_s))
         return max(self.budget_s, self.now_s + turns * turn_s + self.starts_s)
