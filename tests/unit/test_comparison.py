@@ -203,6 +203,20 @@ def test_without_common_rounds_the_reference_stands_between() -> None:
     assert ranks(rates, "reference") == {"now": 1, "earlier": 1, "reference": 3}
 
 
+def test_no_rank_is_below_another_where_the_interval_of_their_ratio_holds_1() -> None:
+    """In few rounds the last of the tests in steps may tell apart what the intervals do not."""
+    rng, doubtful = np.random.default_rng(4), 0
+    for _ in range(100):
+        logs = 0.2 * rng.normal(size=(8, 4)) + np.array([[0.0], *[[0.8]] * 6, [1.5]])
+        rates = {str(number): list(np.exp(own)) for number, own in enumerate(logs)}
+        placed, lead = ranks(rates, "0"), ratios(rates, "7", "0")
+        for name, own in lead.items():
+            assert own.high is not None
+            doubtful += name != "7" and own.high >= 1
+            assert placed[name] == 1 or own.high < 1
+    assert doubtful
+
+
 def test_one_round_gives_a_ratio_without_an_interval() -> None:
     found = ratio({"a": [10.0], "b": [20.0]}, "b", "a", "a")
     assert (found.ratio, found.low, found.high, found.resolved) == (2.0, None, None, False)

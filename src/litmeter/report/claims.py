@@ -104,7 +104,7 @@ def ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     """The fastest configuration, its ratios to the reference and to the second.
 
-    It is certainly the fastest where it alone has rank 1, and no interval of its lead contains 1.
+    It is certainly the fastest where it alone has rank 1.
     """
     new = [row for row in rows if not row.earlier]
     if counted(new) is None:
@@ -112,7 +112,7 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     if not ranked(rows):
         return Claim("fastest", "No configuration could be compared: the reference answered nothing.")
     first, *others = ranked(rows)
-    tied = _tied(first, others)
+    tied = [row for row in others if row.rank == first.rank]
     name = f"`{first.experiment}`"
     rate = f"{rate_cell(first.rate_rps)} requests/s from {pluralise(first.users, 'user')}"
     if (unit := counted(new)) not in (None, "requests"):
@@ -128,20 +128,6 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     if (lead := _lead(others[0])) is not None and others[0].experiment != reference:
         sentence += f", and {times_text(lead)} times the second, `{others[0].experiment}`"
     return Claim("fastest", f"{sentence}.")
-
-
-def _tied(first: ComparisonRow, others: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows of ``others`` that may be faster: of the same rank, or with a lead that is not resolved.
-
-    Intervals of leads are of the fastest over each other row: behind another ``first`` ranks alone decide.
-    """
-
-    def may_be_faster(row: ComparisonRow) -> bool:
-        lead = _lead(row)
-        near = first.share_of_fastest == 1 and (lead is None or not lead.resolved)
-        return near or row.rank == first.rank
-
-    return [row for row in others if may_be_faster(row)]
 
 
 def _lead(row: ComparisonRow) -> Ratio | None:
@@ -341,7 +327,7 @@ def objective(rows: Sequence[ComparisonRow], objective: ObjectiveSettings) -> Cl
         sentence = f"No configuration is known to keep its p{percent:g} below {slo_ms:g} ms{few}."
         return Claim("objective", sentence)
     first, *others = within
-    tied = [first, *_tied(first, others)]
+    tied = [first, *(row for row in others if row.rank == first.rank)]
     names = " or ".join(f"`{row.experiment}`, {known[row.experiment]:.0f} ms" for row in tied)
     doubt = "; which of them is not resolved" if len(tied) > 1 else ""
     return Claim("objective", f"Fastest with p{percent:g} below {slo_ms:g} ms: {names}{doubt}.")

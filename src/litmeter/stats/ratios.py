@@ -221,7 +221,8 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
     Paired, moderated t tests compare each configuration with the fastest. The tests are two-sided, because of
     two equal configurations the luckier is the fastest. A configuration that is ahead of the fastest in their
     common rounds is not slower. Step-down Bonferroni holds the error of a rank's tests at FAMILY_ERROR: of
-    equal configurations the luckiest is compared with the unluckiest, so every pair counts.
+    equal configurations the luckiest is compared with the unluckiest, so every pair counts. Rank 1 includes
+    all whose interval of ``ratios`` to the fastest holds 1.
     """
     means = {name: difference(rates, name, reference, reference).mean for name in rates}
     unranked = sorted(rates, key=means.__getitem__, reverse=True)
@@ -229,6 +230,9 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
     while unranked:
         leader, *others = unranked
         slower = _slower_than(rates, leader, others, reference)
+        if not rank_of:
+            leads = ratios(rates, leader, reference)
+            slower = {name for name in slower if leads[name].resolved}
         group = [leader, *(name for name in others if name not in slower)]
         rank_of |= dict.fromkeys(group, len(rank_of) + 1)
         unranked = [name for name in unranked if name in slower]
