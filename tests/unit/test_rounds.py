@@ -213,11 +213,11 @@ def test_minimum_turns_beyond_the_budget_are_time_to_run_in_process() -> None:
     assert list(beside(machine, "e2"))
 
 
-def test_slow_turns_that_end_at_the_latest_have_in_process_rates_beside_every_second_one() -> None:
+def test_few_turns_before_the_latest_end_have_in_process_rates_beside_each() -> None:
     """Enough answers would take more than twelve rounds, and four fit."""
     machine = compared({"e1": 1.2, "e2": 1.0, "e3": 0.8, "e4": 0.9}, 150.0)
     assert len(machine.served("e2")) == 4
-    assert [row.round for row, _, _ in beside(machine, "e2")] == [1, 3]
+    assert [row.round for row, _, _ in beside(machine, "e2")] == [1, 2, 3]
 
 
 def test_the_end_that_is_expected_of_slow_turns_is_at_the_latest_one() -> None:

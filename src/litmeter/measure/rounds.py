@@ -66,8 +66,8 @@ LONGEST_BATCH_S, LONGEST_STREAMS_S = 1.0, 6.0
 START_SHARE = 1 / 3
 """Largest share of the time left that starting in-process subjects may take."""
 SLOWLY_EVERY, OFTEN_EVERY = 3, 2
-"""In-process rates are measured beside every third turn of a configuration, every second turn if it has few
-turns, and every short turn."""
+"""In-process rates are measured beside every third turn of a configuration, every second one if it has few
+turns, and every one if it has fewer than FEWEST_TURNS or short ones."""
 
 
 def comparison(
@@ -357,7 +357,7 @@ class _Rounds:
 
     def _every(self, name: str) -> int:
         """Every how many turns in-process rates are measured beside the configuration's turn."""
-        if self._has_short_turns(name):
+        if self._has_short_turns(name) or 0 < self.planned < FEWEST_TURNS:
             return 1
         few = self._is_slow(name) or self.planned < FEWEST_ROUNDS
         return OFTEN_EVERY if few else SLOWLY_EVERY
