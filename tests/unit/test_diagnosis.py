@@ -389,3 +389,7 @@ def test_the_time_of_larger_batches_in_process_is_advice_for_a_lit_api() -> None
     assert named(limit(not_in_process)) == ("", "max_batch_size")
     for batch_ms, turns in (({}, own.turns), ({1: 28.0, 8: 10.0}, []), ({1: 28.0, 8: 30.0}, own.turns)):
         assert limit(replace(own, batch_ms=batch_ms, turns=turns)).parameter is None
+    two = LitApi(api="server:API", transport="direct", workers_per_device=2)
+    assert (
+        "in-process" not in limit(replace(own, serve=two)).brings
+    )  # 8 users fill batches of 8 in one worker

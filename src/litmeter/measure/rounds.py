@@ -66,8 +66,8 @@ LONGEST_BATCH_S, LONGEST_STREAMS_S = 1.0, 6.0
 START_SHARE = 1 / 3
 """Largest share of the time left that starting in-process subjects may take."""
 SLOWLY_EVERY, OFTEN_EVERY = 3, 2
-"""In-process rates are measured beside every third turn of a configuration, every second one if it has few
-turns, and every one if it has fewer than FEWEST_TURNS or short ones."""
+"""In-process rates are measured beside every third turn of a configuration, every second turn if it has few
+turns, and every turn if it has fewer than the minimum or short ones."""
 
 
 def comparison(
@@ -317,7 +317,7 @@ class _Rounds:
         rounds_left = max((until_s - self.now_s - planned_s) / round_s, *needed.values())
         if rounds_left < 1:
             return []
-        self.planned = self.number + int(min(rounds_left, left_s / round_s))
+        self.planned = self.number + min(int(rounds_left), math.ceil(left_s / round_s))
         self.ends_s = max(self.budget_s, self.now_s + min(rounds_left * round_s + planned_s, left_s))
         had_s = {name: sum(row.seconds for row in self.rows[name]) for name in self.group}
         spare = sum(had_s[name] for name in slow) < SLOW_SHARE * sum(had_s.values())
@@ -357,7 +357,7 @@ class _Rounds:
 
     def _every(self, name: str) -> int:
         """Every how many turns in-process rates are measured beside the configuration's turn."""
-        if self._has_short_turns(name) or 0 < self.planned < FEWEST_TURNS:
+        if self._has_short_turns(name) or 0 < self.planned < FEWEST_TURNS * self.share:
             return 1
         few = self._is_slow(name) or self.planned < FEWEST_ROUNDS
         return OFTEN_EVERY if few else SLOWLY_EVERY

@@ -149,7 +149,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         yield Part(chart.title, "", [chart], "results/stages.png")
     if any(result.alone for result in snapshot.results):
         nulls = any(result.null for result in snapshot.results)
-        null = " The null server has a model that does nothing." if nulls else ""
+        null = " The null server has a model that does nothing, and waits for batches alike." if nulls else ""
         labels = " Agreement is the share of the test photos with the checkpoint's label."
         yield Part(
             "What each does alone",

@@ -34,8 +34,8 @@ class Result:
         turns: the configuration's turns in the comparison; none where the row is of an earlier run.
         alone: turns of the configuration's own stage, with those of its null server.
         unavailable: why the pipeline was not run in-process; empty where it was.
-        batch_ms: of a LitAPI, time of an answer in-process by batch size; empty where the configured batch
-            size is as large as its users can fill.
+        batch_ms: of a LitAPI, time of an answer in-process, in one worker, by batch size; empty where the
+            configured batch size is as large as its users can fill.
         faster: keys that make the model faster, how many times, and a text (``faster_models`` of a kind).
         tokens: of an answer, by its costs; None where it is no generation or they are not known.
     """
