@@ -359,8 +359,8 @@ def _in_process(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
     """What was timed without a server: models, preprocessing, batches, fewer workers, fewer threads."""
     yield from _models(result)
     yield from _decoders(result, timed)
-    if result.batch_ms and max(result.batch_ms) * result.serve.workers <= result.compared.users:
-        formed, larger = min(result.batch_ms), max(result.batch_ms)
+    formed, larger = min(result.batch_ms, default=0), max(result.batch_ms, default=0)
+    if formed < larger and larger * result.serve.workers <= result.compared.users:
         gain = result.batch_ms[formed] / result.batch_ms[larger]
         text = f"{larger} does {gain:.2f} times as many requests/s in-process"
         yield Option(result.serve.lever("batch size"), gain, text)
