@@ -23,7 +23,7 @@ url, times, timeout_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 connection = Connection(url, timeout_s)
 request = post_head(url, {"Content-Type": "image/jpeg", "X-Own": "1"}, 100_000) + b"x" * 100_000
 for _ in range(times):
-    status, content, _ = connection.send(request)
+    status, content, *_ = connection.send(request)
     print(json.dumps([status, content.decode()]))
 """
 

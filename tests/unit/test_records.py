@@ -41,6 +41,7 @@ def test_each_request_is_a_row() -> None:
     assert {len(values) for values in level.arrays().values()} == {0}
     assert level.add(0, 3, 1.0, 1.1, 1.5, Answer(200, b"answer", None))
     assert not level.add(1, 4, 1.0, 1.1, 2.2, Answer(0, b"", None))
+    assert not level.add(0, 3, 1.5, 1.5, 1.5, Answer(0, b"", None, sent=False))  # for want of a descriptor
     arrays = level.arrays()
     assert level.sent == 2
     assert arrays["body"].tolist() == [3, 4]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -194,6 +194,7 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
     """Read the record that a load generator's process has written of ``plan``."""
     with np.load(source, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
+        counts: dict[str, Any] = {name: int(stored[name]) for name in ("stalled", "unsent")}
         edges, cores = stored["window_edges"], float(stored["cores"])
         joined = memoryview(stored["answers"])
         pieces = {name: stored[f"stream_{name}"] for name in STREAM_FIELDS if f"stream_{name}" in stored}
@@ -203,5 +204,5 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
         answers = [bytes(joined[begin:end]) for begin, end in itertools.pairwise([0, *ends])]
     streams = Streams(**pieces) if pieces else None
     return LoadRecord(
-        plan.users, plan.rate_rps, edges, cores=cores, answers=answers, streams=streams, **arrays
+        plan.users, plan.rate_rps, edges, cores=cores, answers=answers, streams=streams, **counts, **arrays
     )

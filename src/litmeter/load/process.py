@@ -6,10 +6,12 @@ Each user is a greenlet with its own connection; the main greenlet decides when 
 from __future__ import annotations
 
 import bisect
+import errno
 import itertools
 import json
 import math
 import random
+import resource
 import sys
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +51,10 @@ PAUSE_AFTER_FAILURE_S = 0.1
 IDLE_S = 1.0
 """A connection idle for longer is opened anew: the server may have closed it."""
 READ_BYTES = 65_536
+STALL_S = 0.035, 0.06
+"""Between the head and the end of an answer, at least and at most, that a delayed acknowledgement takes."""
+OWN_ERRORS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
+"""Of a connection that this process cannot open: no descriptor, port or memory is free."""
 MOST_PIECES = 10_000_000
 """The most pieces that a load may have: 80 MB, and twice as much once it ends."""
 
@@ -74,7 +80,7 @@ class _Responses:
     def begin(self) -> None:
         self.content = bytearray()
         self.pieces: Pieces | None = None
-        self.received = 0.0  # when the data came that is being parsed
+        self.received = self.head_at = 0.0  # when the data came that is being parsed, and the head
         self.complete = self.closes = False
         self._head_ended = self._has_length = self._chunked = False
         self._content_type = b""
@@ -89,7 +95,7 @@ class _Responses:
                 self._content_type = value
 
     def on_headers_complete(self) -> None:
-        self._head_ended = True
+        self._head_ended, self.head_at = True, self.received
         if not self._has_length or self._content_type:
             unit = unit_of(self._content_type, chunked=self._chunked, has_length=self._has_length)
             self.pieces = None if unit is None else Pieces(unit)
@@ -119,11 +125,16 @@ class _Responses:
 
 
 class Answer(NamedTuple):
-    """A response: its HTTP status, 0 without one; its body; and its pieces, None where it has a length."""
+    """A response: its HTTP status, 0 without one; its body; and its pieces, None where it has a length.
+
+    ``body_s`` is the time from head to end; ``sent`` is False where this process could open no connection.
+    """
 
     code: int
     content: bytes | bytearray
     pieces: Pieces | None
+    body_s: float = 0.0
+    sent: bool = True
 
     @property
     def is_good(self) -> bool:
@@ -164,9 +175,9 @@ class Connection:
         try:
             with gevent.Timeout(self._timeout_s):
                 return self._exchange(request)
-        except (OSError, HttpParserError, HttpParserUpgrade, gevent.Timeout):
+        except (OSError, HttpParserError, HttpParserUpgrade, gevent.Timeout) as error:
             self.close()
-            return Answer(0, b"", None)
+            return Answer(0, b"", None, sent=getattr(error, "errno", None) not in OWN_ERRORS)
 
     def close(self) -> None:
         """Close the connection, if it is open; the next request reopens it."""
@@ -194,7 +205,8 @@ class Connection:
         if response.closes:
             self.close()
         self._last_used = perf_counter()
-        return Answer(response.parser.get_status_code(), response.content, response.pieces)
+        body_s = response.received - response.head_at
+        return Answer(response.parser.get_status_code(), response.content, response.pieces, body_s)
 
     def _open(self) -> gevent.socket.socket:
         opened = gevent.socket.create_connection((self._host, self._port))
@@ -274,6 +286,7 @@ class Level:
         self._streamed: list[tuple[int, int, int, int]] = []  # number of the request, unit, count and tokens
         self._piece_at, self._piece_bytes = array("f"), array("I")
         self._good = 0  # number of good answers
+        self._stalled = self._unsent = 0  # answers that came in STALL_S, and requests that could not be sent
         self._opened = math.inf  # when the first window opened; infinite before
         self._answered = [False] * plan.users  # whether each user's first request has ended
         self._in_flight_since = [math.inf] * plan.users  # due time of each user's request; infinite without
@@ -306,7 +319,8 @@ class Level:
         times, cpu_s = np.array(edges).T
         reported = slice(-WINDOWS - 1, None)
         cores = np.ptp(cpu_s[reported]) / np.ptp(times[reported])
-        np.savez(path, window_edges=times, cores=cores, **self.arrays())
+        counts: Any = {"stalled": self._stalled, "unsent": self._unsent}
+        np.savez(path, window_edges=times, cores=cores, **counts, **self.arrays())
 
     @property
     def sent(self) -> int:
@@ -314,7 +328,11 @@ class Level:
         return len(self._rows) + sum(since < math.inf for since in self._in_flight_since)
 
     def add(self, user: int, body: int, due: float, sent: float, end: float, answer: Answer) -> bool:
-        """Record one request; return whether its answer is good."""
+        """Record one request, unless it was not sent; return whether its answer is good."""
+        self._answered[user] = True
+        if not answer.sent:
+            self._unsent += 1
+            return False
         if answer.is_good:
             status = OK
         else:
@@ -325,7 +343,7 @@ class Level:
         if self._plan.keep_answers:
             self._answers.append(answer.content)
         self._good += status == OK
-        self._answered[user] = True
+        self._stalled += status == OK and STALL_S[0] <= answer.body_s <= STALL_S[1] and not answer.pieces
         return status == OK
 
     def _add_pieces(self, due: float, pieces: Pieces) -> None:
@@ -461,6 +479,9 @@ def emit(event: str, *values: float) -> None:
 def main() -> None:
     """Run a load for each line of standard input (JSON: url, plan, path of the record)."""
     settings = json.loads(sys.argv[1])
+    with suppress(ValueError, OSError):  # each user takes a descriptor
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     bodies = [path.read_bytes() for path in sorted(Path(settings["folder"]).glob("*.body"))]
     emit("ready")
     for line in sys.stdin:

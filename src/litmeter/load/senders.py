@@ -140,6 +140,8 @@ def merged(records: Sequence[LoadRecord], plan: LoadPlan) -> LoadRecord:
         users=int(users_before[-1]),
         rate_rps=plan.rate_rps,
         window_edges=records[0].window_edges,
+        stalled=sum(record.stalled for record in records),
+        unsent=sum(record.unsent for record in records),
         cores=max(record.cores for record in records),
         answers=[answers[place] for place in order] if answers else (),
         streams=streams and streams.reordered(order),

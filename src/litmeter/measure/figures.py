@@ -51,6 +51,10 @@ REQUEST, BATCH, NOTHING = "litmeter_request_seconds", "litmeter_batch_size", [0.
 """Histograms of the server; sum and count of an empty one."""
 CODES = {0: "no answer", 200: "a stream that says it failed, or has no piece"}
 """What a failed request got, where its status does not say it."""
+STALLED = (
+    "answers end 40 ms after their heads, as the server sends both apart and waits for an acknowledgement "
+    "(Nagle's algorithm): it should set TCP_NODELAY, or write both at once"
+)
 ROLES = ("http", "worker", "manager")
 """Roles of the server's processes: HTTP, inference, and all others, of which LitServe's manager works."""
 
@@ -79,8 +83,11 @@ def served_row(
     rate, latency_ms = rate_of(record), latencies_ms(record)
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
     answered = int((record.status == OK).sum())
+    row = _machine_row(turn, number, at_s, seconds, usage, "served")
+    stalled = STALLED if 2 * record.stalled > answered else ""
     row = replace(
-        _machine_row(turn, number, at_s, seconds, usage, "served"),
+        row,
+        warnings="; ".join(filter(None, [row.warnings, stalled])),
         users=record.users,
         offered_rps=rounded(record.rate_rps, 3),
         bound_rps=None if rate.rps else rounded(_highest_rps(record), 3),
@@ -295,6 +302,10 @@ def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *
         by_code = ", ".join(f"{CODES.get(code, f'status {code}')}: {count}" for code, count in codes)
         reason = f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}"
         reasons.append(f"{reason} ({by_code})" if by_code else reason)
+    if record.unsent:
+        reasons.append(
+            f"client-bound: {record.unsent} not sent, for want of descriptors (ulimit -Hn) or ports"
+        )
     if mean_ms is None:
         return [*reasons, "no answer within the window"]
     if record.rate_rps is not None:

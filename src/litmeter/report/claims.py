@@ -14,6 +14,7 @@ from litmeter.classifier.model.card import TrainMetrics
 from litmeter.classifier.model.rows import Ceilings
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.comparison_rows import ONE_STREAMS, OverBefore, counted, rate_in, verdict
+from litmeter.measure.figures import STALLED
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
 from litmeter.params import ObjectiveSettings, changed_settings
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
@@ -428,7 +429,10 @@ def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
             f"In {len(others)} of {len(turns)} turns others used the cores ({named_others(cores)}), up to "
             f"{most:.0f}% of them: where intervals are wide, measure again.",
         )
-    left = [row.warnings for row in turns if row.warnings and row not in others]
+    if stalled := dict.fromkeys(row.subject for row in turns if STALLED in row.warnings):
+        yield Claim("doubt", f"{', '.join(stalled)}: {STALLED}.")
+    left = [row.warnings.replace(STALLED, "").strip("; ") for row in turns if row not in others]
+    left = [warnings for warnings in left if warnings]
     if len(left) > DISTURBED * len(turns):
         usual = Counter(left).most_common(1)[0][0]
         yield Claim(

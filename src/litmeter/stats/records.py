@@ -104,6 +104,8 @@ class LoadRecord:
         cores: CPU cores used by the load generator, or the busiest of several, in the reported windows.
         answers: the answers' bodies, if the plan keeps them.
         streams: the pieces of answers without a length; None if there is none.
+        stalled: number of good answers that ended a delayed acknowledgement, 40 ms, after their heads.
+        unsent: number of further requests that the load generator could not send.
     """
 
     users: int
@@ -120,6 +122,8 @@ class LoadRecord:
     cores: float = 0.0
     answers: Sequence[bytes] = ()
     streams: Streams | None = None
+    stalled: int = 0
+    unsent: int = 0
 
     @property
     def window(self) -> tuple[float, float]:
