@@ -6,9 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,7 @@ from tests.support.models import CLASSES
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, stopped
 from tests.support.servers import free_port, healthy, make_project, running_server
+from tests.support.stub_server import Handler
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +58,16 @@ def test_predict_asks_a_running_server(
     assert f"{photos[1]}: " in captured.out
 
 
+def test_predict_asks_the_classifier_alone(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as other:
+        threading.Thread(target=other.serve_forever).start()
+        assert main(["predict", "--url", f"http://127.0.0.1:{other.server_port}", str(photos[0])]) == 2
+        other.shutdown()
+    assert "is not the image classifier: its answer is '{}'" in capsys.readouterr().err
+
+
 def test_predict_without_a_server_is_one_line(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--url", f"http://127.0.0.1:{free_port()}", str(photos[0])]) == 1
+    assert main(["predict", "--url", f"http://127.0.0.1:{free_port()}", str(photos[0])]) == 2
     assert "no answer from" in capsys.readouterr().err
 
 

@@ -23,7 +23,7 @@ from litmeter.report.machines import describe_machine
 from litmeter.stages.machine import check_params
 from litmeter.system import machine
 from litmeter.system.device import resolve_device
-from litmeter.system.machine import fingerprint
+from litmeter.system.machine import fingerprint, packages_by_module
 from tests.support.project import ROOT, installed
 
 
@@ -96,6 +96,15 @@ def test_the_packages_that_own_files_import_are_part_of_the_fingerprint(tmp_path
     (tmp_path / "weights.bin").write_bytes(b"\0")
     before, found = fingerprint(), fingerprint(tmp_path.iterdir())
     assert found == before | {"networkx": version("networkx")}
+
+
+def test_what_is_left_of_a_package_without_a_name_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (left := tmp_path / "left-1.0.dist-info").mkdir()
+    (left / "top_level.txt").write_text("left")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "left" not in packages_by_module()
 
 
 def test_the_hashes_are_those_of_the_files_that_the_model_names(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def quick() -> int:
         copy_project(folder)
         load_params()  # an error names the project's own file
         shorten(folder)
+        (folder / ".dvc").mkdir(exist_ok=True)  # it may lie above the project
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
         print("quick: runs up to the comparison in a temporary copy; results are not kept", flush=True)
         search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -69,7 +70,7 @@ def shorten(folder: Path) -> None:
     if "compile" in params:
         sizes = params["compile"]["batch_sizes"]
         params["compile"]["batch_sizes"] = sorted({min(sizes), max(sizes)}) if sizes else []
-        configurations = [params["serve"], *params["experiments"].values()]
+        configurations = [params.get("serve", {}), *params["experiments"].values()]
         if not any(one.get("precision") == "int8" for one in configurations):
             params["compile"]["int8_photos"] = 0
     params["comparison"]["seconds"] = min(MOST_COMPARISON_S, params["comparison"]["seconds"])

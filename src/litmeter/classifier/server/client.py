@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Client:
     def predict(self, image: bytes) -> tuple[int, Any]:
         """Classify an image file; return the HTTP status, and the prediction (200) or the reason.
 
-        Raise ServerError where there is no answer, or the server's certificate is not trusted.
+        Raise ServerError where there is no answer, or not a classifier's, or the server's certificate is not
+        trusted.
         """
         try:
             with direct_session() as session:
@@ -65,4 +67,8 @@ class Client:
         except requests.RequestException as error:
             missing = f"no answer from {self._url} ({type(error).__name__})"
             raise ServerError(f"{missing}; `make serve` starts a server") from error
-        return answer.status_code, answer.json() if answer.status_code == 200 else answer.text[:200]
+        if answer.status_code != 200:
+            return answer.status_code, answer.text[:200]
+        with suppress(ValueError, LookupError, TypeError):
+            return 200, {key: answer.json()[key] for key in ("label", "probability")}
+        raise ServerError(f"{self._url} is not the image classifier: its answer is {answer.text[:60]!r}")
