@@ -25,33 +25,28 @@ EXTRAS = {
 
 
 class LitmeterError(Exception):
-    """The message explains the error; the process ends with ``exit_code``."""
+    """The message explains the error: there is no result, and the process ends with ``exit_code``.
 
-    exit_code = 1
+    Status 1 is that of a result: what was measured is slower, fails requests or misses an objective.
+    """
+
+    exit_code = 2
 
 
 class UsageError(LitmeterError):
     """A command's options, files or environment variables are wrong."""
 
-    exit_code = 2
-
 
 class ParamsError(LitmeterError):
     """A key or value in params.yaml is wrong."""
-
-    exit_code = 2
 
 
 class ApiError(LitmeterError):
     """A LitAPI fails, or its answers depend on the batch or the worker."""
 
-    exit_code = 2
-
 
 class NoVerdict(LitmeterError):
     """A check of two revisions has no result: a revision does not start, or the check was interrupted."""
-
-    exit_code = 2
 
 
 class DataError(LitmeterError):

@@ -227,7 +227,7 @@ def test_no_verdict_is_one_line_and_status_2(
 
 def test_a_folder_without_git_or_anything_to_serve(tmp_path: Path, repository: Repository) -> None:
     process = repository.start("--against", "HEAD")
-    assert "--command and --body" in process.communicate()[1]
+    assert "COMMAND: missing" in process.communicate()[1]
     assert process.returncode == 2
     (plain := tmp_path / "plain").mkdir()
     (plain / "body.json").write_text("{}")

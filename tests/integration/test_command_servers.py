@@ -345,6 +345,39 @@ def test_a_server_that_is_never_ready_is_said(
     assert capsys.readouterr().out.count("404") == 1  # soon, and again where it ends
 
 
+def test_a_server_at_another_port_than_its_own_is_said_soon(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is silent: a port for metrics may come first."""
+    monkeypatch.setattr(started, "DOUBT_S", 1.0)
+    program = f"import server\nserver.serve({(port := free_port())})"
+    with (
+        command(folder, program).starting(Start("cpu", 1.0)) as server,
+        pytest.raises(ServerError, match=f"listens on port {port}: .*FILE.py"),
+    ):
+        server.ready(1000.0)
+
+
+LOUD = {"a line in the log": "print(1, flush=True); time.sleep(0.2)", "CPU time": "sum(range(1000))"}
+
+
+@pytest.mark.parametrize("sign", LOUD)
+def test_a_start_may_take_long_as_long_as_there_are_signs_of_life(folder: Path, sign: str) -> None:
+    program = f"""
+import sys, time
+import server
+until = time.monotonic() + 6
+while time.monotonic() < until:
+    {LOUD[sign]}
+server.serve(sys.argv[1])
+"""
+    with command(folder, program).starting(Start("cpu", 1.0)) as server:
+        server.ready(4.0)
+    silent = command(folder, program.replace(LOUD[sign], "time.sleep(100)"))
+    with silent.starting(Start("cpu", 1.0)) as server, pytest.raises(ServerError, match="sign of life"):
+        server.ready(4.0)
+
+
 def test_the_log_of_a_server_that_dies_is_shown(folder: Path, sender: LoadGenerator) -> None:
     """Before it is ready, and under load."""
     dies = command(folder, "print('no model'); raise SystemExit(7)")

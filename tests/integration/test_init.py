@@ -210,6 +210,17 @@ def test_of_a_command_there_is_one_configuration(folder: Path, capsys: pytest.Ca
     assert "#   command: python plain.py {port} --option" in Path("params.yaml").read_text()
 
 
+def test_a_script_is_compared_with_more_workers(folder: Path) -> None:
+    run = "\nif __name__ == '__main__':\n    litserve.LitServer(Single()).run(port=8000)\n"
+    (folder / "script.py").write_text(SERVER + run)
+    params = initialised("script.py")
+    assert {name: one.changed() for name, one in params.experiments.items()} == {
+        "server": {},
+        "workers_2": {"workers_per_device": 2},
+    }
+    assert params.objective.configurations == ("server",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

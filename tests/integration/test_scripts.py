@@ -167,7 +167,7 @@ def test_answers_that_depend_on_the_batch_are_told(folder: Path, capsys: pytest.
 
 def test_a_server_error_shows_the_end_of_its_log(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "server.py").write_text(SCRIPT.replace('request["x"]', 'request["other"]'))
-    assert main(["compare", "server.py", *BRIEF]) == 1
+    assert main(["compare", "server.py", *BRIEF]) == 2
     text = said(capsys)
     assert "with 500" in text
     assert "KeyError: 'other'" in text
@@ -243,18 +243,34 @@ WRONG = {
         "max_batch_size: Stub computes it itself",
     ),
     "another path": ("server.py --path", None, "--path /other: not served; there are /predict"),
+    "an empty body": ("server.py --body", None, "empty.json: an empty file"),
+    "no uvicorn": (
+        "listens.py",
+        "import http.server as s; s.test(port=0)",
+        "{port}",
+    ),
+    "silent": ("silent.py", "__import__('time').sleep(100)", "without a sign of life"),
     "two ports": ("server.py", TWO_PORTS, "starts servers at ports 8000 and 9000"),
 }
 
 
 @pytest.mark.parametrize(("server", "content", "message"), WRONG.values(), ids=list(WRONG))
 def test_wrong_input_is_told_in_a_line(
-    server: str, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+    server: str,
+    content: str | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if content is not None:
-        Path("server.py").write_text(content)
-    path = ["--path", "/other"] if server.endswith("--path") else []
-    assert main(["compare", f"server={server.removesuffix(' --path')}", *path, *BRIEF]) in (1, 2)
+        Path(server.split()[-1 if server.startswith("python") else 0]).write_text(content)
+    monkeypatch.setattr("litmeter.kinds.script.DOUBT_S", 1.0)
+    Path("empty.json").touch()
+    server, *option = server.split(" --")
+    more = {"path": ["--path", "/other"], "body": ["--body", "empty.json"]}.get("".join(option), [])
+    if option and not more:
+        server = f"{server} --{option[0]}"
+    assert main(["compare", f"server={server}", *more, "--ready-s", "6", *BRIEF]) == 2
     text = said(capsys)
     assert message in text, text
     assert "Traceback" not in text

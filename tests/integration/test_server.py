@@ -136,7 +136,7 @@ def test_a_server_whose_workers_fail_to_start_shows_its_log(exported: ModelFolde
 def test_a_server_that_is_not_ready_in_time_is_stopped(exported: ModelFolders) -> None:
     port = free_port()
     with (
-        pytest.raises(ServerError, match="not ready within 0 s"),
+        pytest.raises(ServerError, match="not ready after 0 s"),
         Classifier().of(exported).starting(Start("cpu", 30.0, Binding(port))) as starting,
     ):
         starting.ready(0.3)

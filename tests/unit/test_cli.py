@@ -95,6 +95,12 @@ def test_a_list_is_typed_with_commas() -> None:
         ("serve --host 10.0.0.1", "--host"),
         ("predict", "IMAGE"),
         ("loadtest", "--url"),
+        ("loadtest URL --body Makefile", "cannot be reached"),
+        ("capacity URL --body Makefile", "cannot be reached"),
+        ("loadtest URL", "nothing to send"),
+        ("loadtest URL --body Makefile --ready-s 9", "--ready-s: only with a server to start"),
+        ("loadtest URL --body Makefile --seconds 0.9", "--seconds: got 0.9"),
+        ("check server.py", "--against: missing; a commit"),
         ("loadtest URL --users 1,1", "--users names a level twice"),
         ("loadtest URL --requests 1.5", "--requests: got '1.5'"),
         ("loadtest URL --rate 0", "--rate: got 0.0; allowed: greater than 0"),
@@ -183,7 +189,7 @@ def test_paths_given_beside_a_project_stay_the_users(
     (tmp_path / "body").write_bytes(b"{}")
     monkeypatch.chdir(tmp_path)
     status, _, error = output_of(capsys, "--project", "other", *command.split(), *URL)
-    assert status == 1
+    assert status == 2
     assert "127.0.0.1:9" in error  # the body was found: it is the server that is not there
 
 

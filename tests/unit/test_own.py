@@ -31,11 +31,26 @@ def read(*servers: str, **own: object) -> dict[str, Configuration]:
 def test_an_api_with_keys_and_arguments() -> None:
     spec = "eight=server:MyAPI max_batch_size=8 batch_timeout_s=1e-2 api_kwargs.size=small api_kwargs.n=3"
     experiments = read("server:MyAPI", spec)
-    assert list(experiments) == ["a", "eight"]
+    assert list(experiments) == ["server_myapi", "eight"]
     serve = experiments["eight"]
     assert (serve.kind, serve.max_batch_size, serve.batch_timeout_s) == ("api", 8, 0.01)
     assert serve.api_kwargs == {"size": "small", "n": 3}
     assert serve.folder == str(Path.cwd())
+
+
+@pytest.mark.parametrize(
+    ("servers", "names"),
+    [
+        (["server.py", "server.py max_batch_size=8"], ["server", "max_batch_size_8"]),
+        (["python a.py --port {port}", "python b.py --port {port}"], ["a", "b"]),
+        (["vllm serve x {port}", "vllm serve x {port} --fast"], ["vllm", "fast"]),
+        (["http://10.0.0.7/v1", "http://10.0.0.8/v1"], ["http_10_0_0_7_v1", "http_10_0_0_8_v1"]),
+        (["m:A", "m:A", "m_a=m:A"], ["m_a_2", "m_a_3", "m_a"]),
+        (["candidate.py", "7.py"], ["server_candidate", "server_7"]),
+    ],
+)
+def test_a_server_is_named_by_what_runs_or_by_what_differs(servers: list[str], names: list[str]) -> None:
+    assert list(settings_of(servers, Own())) == names
 
 
 def test_commands_are_kept_as_they_are() -> None:
@@ -50,9 +65,9 @@ def test_commands_are_kept_as_they_are() -> None:
     [
         (["a=server:MyAPI", "a=server:MyAPI"], "named a"),
         (["server:MyAPI fast"], "'fast'"),
-        (["server:MyAPI max_batch=8"], "a.max_batch: unknown key"),
-        (["server:MyAPI max_batch_size=0"], "a.max_batch_size: got 0"),
-        (["server:MyAPI fast_queue=true"], "a.fast_queue: LitServe"),
+        (["server:MyAPI max_batch=8"], "server_myapi.max_batch: unknown key"),
+        (["server:MyAPI max_batch_size=0"], "server_myapi.max_batch_size: got 0"),
+        (["server:MyAPI fast_queue=true"], "server_myapi.fast_queue: LitServe"),
         (["x=./a --port 8000"], r"\{port} is missing"),
         (["x=python 'a.py {port}"], "No closing quotation"),
     ],
@@ -73,7 +88,7 @@ def test_several_bodies_are_sent_in_their_order_with_one_content_type(tmp_path: 
     assert Path.cwd() == here
     with pytest.raises(UsageError, match="--body no-such"), opened("m:A", body=[Path("no-such.json")]):
         pass
-    (picture := tmp_path / "b.jpg").touch()
+    (picture := tmp_path / "b.jpg").write_bytes(b"0")
     mixed = Own(body=[*files, picture])
     with pytest.raises(UsageError, match="several content types"):
         read_given(mixed)

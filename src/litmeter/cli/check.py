@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from litmeter.cli.options import LOAD
-from litmeter.cli.own import USERS, Sent, read_given
+from litmeter.cli.own import USERS, Sent, bodies_for, own_server, read_given
 from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import NoVerdict, StorageError, UsageError, explained
 from litmeter.load import load_generator
@@ -43,6 +43,7 @@ from litmeter.system.machine import exclusive_machine
 
 SMALLEST_MARGIN = 0.02
 """Rates of one configuration differ by 1% from start to start."""
+ALLOWED = "FILE.py, module:Class, or a command"
 STEP_S = 30
 """A longer check is advised in multiples of this."""
 SENT = Sent()
@@ -51,7 +52,7 @@ SENT = Sent()
 def check(
     command: str | None = None,
     *,
-    against: Annotated[str, Parameter(name="--against")],
+    against: Annotated[str, Parameter(help="a commit, a branch, or an experiment of DVC")],
     configuration: str = CANDIDATE,
     sent: Sent = SENT,
     seconds: Positive = 180.0,
@@ -69,7 +70,6 @@ def check(
     Args:
         command: what serves, started in each tree: a script (FILE.py) or module:Class, both with settings
             as key=value, or a command, with {port} if it runs no script (default: what params.yaml says)
-        against: a commit, a branch, or an experiment of DVC
         configuration: of each tree's params.yaml, the one to serve
         seconds: in all, the servers' starts included
         margin: share by which the working tree may be slower
@@ -317,17 +317,20 @@ def measured(
     load: LoadSettings = LOAD
     device, users = "auto", USERS
     params: Params | None = None
-    if command is None or not sent.sends:  # else a params.yaml may be of another program
-        if not PARAMS_FILE.exists():
-            raise UsageError(
-                f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it"
-            )
+    if not PARAMS_FILE.exists() and command is None:
+        raise UsageError(f"COMMAND: missing; FILE.py, module:Class or a command, or {PARAMS_FILE} says it")
+    if PARAMS_FILE.exists() and (command is None or not sent.sends):  # else it may be of another program
         params = load_params()
         device, load, users = params.device, params.load, params.comparison.users
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
-    bodies = params.bodies() if params is not None and not sent.sends else read_given(sent)
+    if params is not None and not sent.sends:
+        bodies = params.bodies()
+    elif command is not None:  # without a body, one is made up by the working tree's server
+        bodies = bodies_for(own_server(command, [], sent, ALLOWED), sent)
+    else:
+        bodies = read_given(sent)
     bodies = bodies._replace(headers={**bodies.headers, **request_headers(sent.header)})
     timeout_s = sent.timeout_s or load.timeout_s
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against

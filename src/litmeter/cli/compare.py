@@ -145,7 +145,7 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     )
 
 
-REPEATED = ("body", "form", "chat", "content_type", "path", "ready", "users", "timeout_s")
+REPEATED = ("body", "form", "chat", "content_type", "path", "ready", "ready_s", "users", "timeout_s")
 """Options that another command needs, too; headers may be secret."""
 
 

@@ -17,11 +17,11 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from litmeter.cli.chat import CHAT_RULES, PromptFile, chat_bodies
+from litmeter.cli.chat import CHAT_RULES, chat_bodies
 from litmeter.cli.cluster import cluster_senders
-from litmeter.cli.form import FORM_RULES, FormField, form_bodies
+from litmeter.cli.form import FORM_RULES, form_bodies
 from litmeter.cli.options import LOAD, OBJECTIVE, LoadOptions, ObjectiveOptions, check_together, given_of
-from litmeter.cli.own import Sent, own_server
+from litmeter.cli.own import Asked, own_server
 from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.kinds.server import Start
@@ -67,29 +67,17 @@ TRACE_EDGE_S = 0.2
 
 
 @Parameter(name="*")
-class Requests(BaseModel):
+class Requests(Asked):
     """The server, what is sent to it, and what sends it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     url: str | None = None
     """URL to which each body is sent by POST; status 200 is a good answer"""
-    path: str | None = None
-    """of a server to start: where requests are sent (default: /predict, or the only path of a script)"""
-    body: list[Path] = []
-    """a file with a request's body, JSON lines (.jsonl), or a folder of files; repeatable"""
-    form: list[FormField] = []
-    """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
-    chat: list[PromptFile] = []
-    """a file of prompts, a line each, which are sent as requests of OpenAI's chat API; repeatable"""
-    images: Annotated[list[Path], Parameter(consume_multiple=True)] = []
+    images: Annotated[list[Path], Parameter(consume_multiple=True)] = []  # noqa: RUF012 -- a model
     """images, or folders of them: a body each, the file itself where the content type is an image's"""
     template: str | None = None
     """body of an image otherwise, JSON; {image} is replaced by its base64 (default: {"image": "{image}"})"""
     content_type: str = "application/json"
     """of all bodies"""
-    header: list[str] = []
-    """'NAME: VALUE', a request header; repeatable"""
     ca: Path | None = None
     """CA certificates to trust with HTTPS (PEM)"""
     senders: Count | None = None
@@ -123,8 +111,9 @@ class Requests(BaseModel):
         """
         if (own is None) == (self.url is None):
             raise UsageError("expected either a server to start, or the --url of one that runs")
-        if own is None and self.path is not None:
-            raise UsageError("--path: only with a server to start; --url has it already")
+        of_started = ("--path", "--ready", "--ready-s")
+        if own is None and (given := [option for option in of_started if option in given_of(self)]):
+            raise UsageError(f"{given[0]}: only with a server to start, and --url names one that runs")
         if self.senders is not None and self.cluster is not None:
             raise UsageError("--senders: not together with --cluster, which has one on each machine")
         if self.if_sender_dies is not None and self.cluster is None:
@@ -154,12 +143,11 @@ class Requests(BaseModel):
         if own is None:
             yield str(self.url)
             return
-        settings = own_server(
-            own, [], Sent(path=self.path, chat=self.chat), "FILE.py, module:Class or a command with {port}"
-        )
+        settings = own_server(own, [], self, "FILE.py, module:Class or a command with {port}")
         with settings.starting(Start(resolve_device("auto", cuda_available()), self.timeout_s)) as server:
             server.ready(
-                ask=lambda: check_first_request(server.target, *self.bodies, self.timeout_s, LOADING)
+                settings.ready_s,
+                lambda: check_first_request(server.target, *self.bodies, self.timeout_s, LOADING),
             )
             yield server.target
 
@@ -244,7 +232,7 @@ def loadtest(
         first_ms: objective: how long the first piece of an answer that streams may take
         piece_ms: objective: how long its further pieces, or tokens, may take in the mean
         miss: with an objective: share of the requests that may take longer or fail (default: 0.05)
-        seconds: that a level is measured; with --requests at most (default: 4 at most)
+        seconds: of all levels, warm-ups and repeated windows included (default: 4 a level at most)
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
@@ -257,8 +245,12 @@ def loadtest(
     given |= given_of(load)
     check_together(given, LOADTEST_RULES)
     trace = traffic.recorded(requests, load.seed)
-    max_s = seconds or load.max_s
-    min_s = seconds if seconds and "--requests" not in given else min(load.min_s, max_s)
+    max_s, levels, repeats = (load.max_s, len(load.users), max_windows / WINDOWS)
+    if rate:
+        levels, repeats = 1, 1
+    if seconds and (max_s := (seconds / levels - load.warmup_s) / repeats) <= 0:
+        raise UsageError(f"--seconds: got {seconds:g}, which --warmup-s of each level takes alone")
+    min_s = max_s if seconds and "--requests" not in given else min(load.min_s, max_s)
     plan = LoadPlan(
         users=connections or CONNECTIONS,
         max_windows=max_windows,
@@ -357,6 +349,7 @@ def capacity(
     """
     from litmeter.report.charts import capacity as chart
     from litmeter.report.charts import save_png
+    from litmeter.report.claims import disturbances
     from litmeter.report.tables import capacity_text
 
     def cells(row: TurnRow) -> list[str]:
@@ -384,10 +377,11 @@ def capacity(
         write_rows(out, TurnRow, found.rows)
     if picture is not None:
         save_png(picture, chart({name: found}))
-    said = capacity_text(found.metrics)
-    options = said.replace("objective.max_s", "--seconds").replace("objective.tolerance", "--tolerance")
+    options = capacity_text(found.metrics)
+    options = options.replace("objective.max_s", "--seconds").replace("objective.tolerance", "--tolerance")
     times = "" if trace is None else times_text(found.metrics, trace.rate_rps)
-    print_wrapped(f"{name} {options}\n{times}")
+    said = [f"{name} {options}", times, *(claim.plain for claim in disturbances(found.rows))]
+    print_wrapped("\n".join(filter(None, said)))
     return 0 if found.metrics.status in ("resolved", "above_range") else 1
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from cyclopts.validators import Number
 
 from litmeter.errors import ParamsError, UsageError, explained
@@ -118,6 +118,8 @@ def mistake(error: CycloptsError) -> str:
         if not options:  # the argument is an option by itself, no group
             return f"{error.argument.name}: {said.removeprefix(': ')}"
         return re.sub(r"\w+", lambda word: options.get(word[0], word[0]), said)
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return "; ".join(filter(None, [f"{error.argument.name}: missing", error.argument.parameter.help]))
     error.verbose = False
     return " ".join(str(error).split()).rstrip(".")
 

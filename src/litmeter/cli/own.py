@@ -7,8 +7,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from itertools import chain, count
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -29,7 +30,7 @@ from litmeter.load.bodies import Bodies, read_bodies, request_headers
 from litmeter.params import Params, params_here
 from litmeter.paths import MACHINE
 from litmeter.say.progress import print_wrapped
-from litmeter.settings import PARAMS_FILE, Count, Timeout, checked, explain
+from litmeter.settings import CANDIDATE, PARAMS_FILE, Count, Positive, Timeout, checked, explain
 from litmeter.system.cores import whole_cores
 from litmeter.system.device import resolve_device
 from litmeter.system.files import atomic_folder, write_json
@@ -44,25 +45,33 @@ USERS = 8
 
 
 @Parameter(name="*")
-class Sent(BaseModel):
-    """What the user's own servers are sent, and where."""
+class Asked(BaseModel):
+    """Where servers that are started take requests, and what these hold."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     body: list[Path] = []
-    """of your own servers: a file with a request's body, JSON lines, or a folder of files; repeatable"""
+    """a file with a request's body, JSON lines (.jsonl), or a folder of files; repeatable"""
     form: list[FormField] = []
     """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
     chat: list[PromptFile] = []
     """a file of prompts, a line each, which are sent as requests of OpenAI's chat API; repeatable"""
-    content_type: str | None = None
-    """of all bodies (default: by the files' names)"""
     header: list[str] = []
     """'NAME: VALUE', a request header; repeatable"""
     path: str | None = None
     """where requests are sent (default: a script's only path; a spec's path; that of --chat; /predict)"""
     ready: str | None = None
     """where a command answers 200 once it is ready (default: /health, or the first body if it has none)"""
+    ready_s: Positive | None = None
+    """how long a start may be silent, without CPU time or a line in its log (default: 60)"""
+
+
+@Parameter(name="*")
+class Sent(Asked):
+    """What the user's own servers are sent, and where."""
+
+    content_type: str | None = None
+    """of all bodies (default: by the files' names)"""
     users: Count | None = None
     """requests in flight at once (default: 8)"""
     timeout_s: Timeout | None = None
@@ -97,16 +106,16 @@ def check_only_own(own: Own, **others: object) -> None:
         raise UsageError(f"--{given[0].replace('_', '-')}: only with servers of your own")
 
 
-def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
+def settings_of(servers: Sequence[str], own: Asked) -> dict[str, dict[str, Any]]:
     """The settings of each server, by its name; raise UsageError for two of a name, or an unreadable SPEC.
 
     Args:
-        servers: NAME=SPEC, or SPEC alone, which is named a, b and so on. A SPEC is what a kind recognises.
+        servers: NAME=SPEC, or SPEC alone, see ``name_of``. A SPEC is what a kind recognises.
     """
     found: dict[str, dict[str, Any]] = {}
-    for number, server in enumerate(servers):
-        name, spec = NAMED.fullmatch(server).groups()  # type: ignore[union-attr]
-        name = name or chr(ord("a") + number)
+    pairs = [NAMED.fullmatch(server).groups() for server in servers]  # type: ignore[union-attr]
+    for name, spec in pairs:
+        name = name or name_of(spec, [other for _, other in pairs], {*found, *(given for given, _ in pairs)})
         if name in found:
             raise UsageError(f"two servers are named {name}")
         try:
@@ -116,10 +125,23 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
         path = own.path or (CHAT_PATH if own.chat else PREDICT)
         given = Given(name, spec, first, words, own.path, own.ready, path)
         found[name] = next(keys for kind in KINDS if (keys := kind.recognised(given)) is not None)
+        found[name] |= {"ready_s": own.ready_s} if own.ready_s else {}
     return found
 
 
-def own_server(server: str, keys: Sequence[str], sent: Sent, allowed: str) -> Configuration:
+def name_of(spec: str, specs: Sequence[str], taken: Collection[str]) -> str:
+    """A server's name: its file or program; if that is ``taken``, how it differs from other ``specs``."""
+    words = spec.split() or [""]
+    file = next((word for word in words if word.endswith(".py")), words[0])
+    differs = [word for word in words if any(word not in other.split() for other in specs)]
+    choices = [Path(file).stem if file.endswith(".py") else file, " ".join(differs) or file]
+    slugs = [re.sub(r"[^a-z0-9]+", "_", choice.lower()).strip("_")[:30].strip("_") for choice in choices]
+    slugs = [slug if slug[:1].isalpha() and slug != CANDIDATE else f"server_{slug}" for slug in slugs]
+    numbered = (f"{slugs[0]}_{number}" for number in count(2))
+    return next(slug for slug in chain(slugs, numbered) if slug not in taken)
+
+
+def own_server(server: str, keys: Sequence[str], sent: Asked, allowed: str) -> Configuration:
     """The one server of a command line, with ``keys`` as key=value, as it runs on this machine.
 
     Raise UsageError where it is none of those ``allowed``, ParamsError for a wrong key or value.
@@ -208,7 +230,7 @@ def bodies_for(server: Configuration, sent: Sent) -> Bodies:
     with redirect_stdout(sys.stderr):
         try:
             with exclusive_machine(), server.starting(how) as running:
-                running.ready()
+                running.ready(server.ready_s)
                 bodies = example_body(running.target)
         except (LoadError, ServerError) as error:
             first, *log = str(error).splitlines()

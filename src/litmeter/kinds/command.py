@@ -161,10 +161,9 @@ class CommandServer(StartedServer):
         self.check()
 
     @property
-    def is_doubtful(self) -> bool:
-        """Whether waiting will not help: the server answers wrongly, or listens on another port."""
-        status = self.first_status or self.status
-        return bool(self.elsewhere) if status is None else status < 500
+    def is_lost(self) -> bool:
+        """Whether it listens on another port than its own."""
+        return self.status is None and bool(self.elsewhere)
 
     @property
     def answered(self) -> str:
@@ -179,7 +178,8 @@ class CommandServer(StartedServer):
     def elsewhere(self) -> str:
         """The other ports that it listens on, as the end of a sentence."""
         ports = sorted(listening_ports(self.process.pid) - {self.binding.port})
-        return f"; it listens on port {', '.join(map(str, ports))}" if ports else ""
+        text = f"; it listens on port {', '.join(map(str, ports))}"
+        return f"{text}: give a script with a fixed port as FILE.py" if ports else ""
 
     def exit_hint(self, status: int) -> str:
         """A command that starts a daemon ends at once."""

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from litmeter.errors import ApiError, ServerError, UsageError
 from litmeter.kinds.costs import Costs
-from litmeter.kinds.server import PREDICT, Server, Start
+from litmeter.kinds.server import PREDICT, READY_S, Server, Start
 from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.settings import LoadSettings
@@ -96,7 +96,7 @@ class Tried:
     Attributes:
         said: the finding, in words.
         answer_s: seconds that an answer takes.
-        configurations: the keys of each configuration worth comparing, by name; the last is the one to ship.
+        configurations: the keys of each configuration worth comparing, by name.
         another: a line of params.yaml that suggests one more.
     """
 
@@ -211,6 +211,12 @@ class Configuration(Section):
     def describe(self, device: str) -> str:
         """The settings on ``device`` (cpu or cuda), in words and without defaults."""
         return self.spec
+
+    ready_s: Positive = Field(
+        READY_S,
+        description="seconds that its start may be silent: no CPU time, no line in its log",
+        exclude=True,  # no figure depends on it
+    )
 
     item: ClassVar[str] = "request"
     """What a rate counts."""
@@ -473,7 +479,7 @@ class Configuration(Section):
                 def ask(others: Collection[int] = ()) -> int:
                     return check_first_request(server.target, *bodies, TRY_S, others)
 
-                server.ready(ask=partial(ask, LOADING))
+                server.ready(self.ready_s, partial(ask, LOADING))
                 ask()  # the first answer may take longer
                 began = time.perf_counter()
                 ask()
@@ -486,6 +492,7 @@ class Configuration(Section):
     def keys_here(self) -> dict[str, Any]:
         """The keys without defaults, for a params.yaml in the current folder."""
         keys = self.model_dump(mode="json", exclude_defaults=True)
+        keys |= {"ready_s": self.ready_s} if self.ready_s != READY_S else {}
         if self.place is not None and (folder := os.path.relpath(keys.pop("folder"))) != os.curdir:
             keys["folder"] = folder
         return keys

@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
 from litmeter.kinds.configuration import Checked
 from litmeter.kinds.costs import Costs
-from litmeter.kinds.server import READY_S
 from litmeter.load.bodies import Bodies
 from litmeter.settings import explain
 from litmeter.system.processes import process_group
@@ -36,7 +35,8 @@ MOST_BODIES, FEWEST_BODIES = 64, 8
 """Bodies that are tried: as many as the largest batch has, within these numbers; where answers are not
 compared fewer will do."""
 AT_START = {"import", "__init__", "costs", "LitServer", "request", "pickling", "start of a worker", "setup"}
-"""Steps that may take READY_S."""
+"""Steps that may take AT_START_S, or the configuration's ``ready_s`` if it is longer."""
+AT_START_S = 180.0
 DIFFER = "answers to body"
 """How the fault of differing answers begins."""
 SHOWN = 60
@@ -194,7 +194,8 @@ def _try(
         ) as process,
     ):
         lines = _lines(process, json.dumps(job).encode() + b"\n")
-        limit_s, optional = READY_S, False
+        at_start_s = max(AT_START_S, getattr(settings, "ready_s", 0.0))
+        limit_s, optional = at_start_s, False
         while True:
             try:
                 line = lines.get(timeout=limit_s)
@@ -206,7 +207,7 @@ def _try(
             if method := message.get("doing"):
                 size = message.get("batch_size")
                 doing = f"{method} at batch size {size}" if size else method
-                limit_s = READY_S if method in AT_START else timeout_s
+                limit_s = at_start_s if method in AT_START else timeout_s
             if "answers" in message:
                 trial.answers[message["worker"], message["batch_size"]] = message["answers"]
             if "timed" in message:

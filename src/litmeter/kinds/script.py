@@ -12,7 +12,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from litmeter.kinds.command import STOP_S, CommandServer, checked_program, liste
 from litmeter.kinds.configuration import Checked, Exclusion, Given, Host, Pipeline, RanAs, Tried
 from litmeter.kinds.lit_api import LitApi, without_faulty
 from litmeter.kinds.preflight import DIFFER, check_apis
-from litmeter.kinds.server import HEALTH, PREDICT, READY_POLL_S, READY_S, Server, Start, started
+from litmeter.kinds.server import DOUBT_S, HEALTH, PREDICT, TOO_LONG, Server, Start, looks, started
 from litmeter.kinds.workers import BatchConfiguration
 from litmeter.load.bodies import Bodies
 from litmeter.say.progress import print_wrapped
@@ -50,8 +49,6 @@ NOT_MOVED = (
     "litmeter's start-up module did not run (python -I, -E or -S, or no Python): "
     "give a command with {port}, where its port stands"
 )
-OTHER_SERVER_S = 60.0
-"""How long a script may listen, perhaps for its metrics, before it starts a server of uvicorn."""
 TAKEN = re.compile(r"address already in use|Errno 98|Errno 48", re.IGNORECASE)
 KEYS = {
     "accelerator": "accelerator",
@@ -311,6 +308,7 @@ class Script(BatchConfiguration):
             script=words[file:],
             variables={name: variables[name] for name in ("PYTHONPATH", TASK_VARIABLE)},
             check_answers=self.check_answers,
+            ready_s=self.ready_s,
             **self.running_keys(),
         )
 
@@ -417,10 +415,13 @@ class Script(BatchConfiguration):
         }
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
-        """Suggest to compare the script with another setting."""
+        """Compare a script of LitServe with another number of workers."""
         tried = super().init_try(bodies, device)
-        keys = json.dumps({**tried.configurations["server"], "workers_per_device": 2})
-        return replace(tried, another=keys)
+        if self.ran().litserve is None:
+            return tried
+        workers = 1 if self.running_keys()["workers_per_device"] != 1 else 2
+        other = {**tried.configurations["server"], "workers_per_device": workers}
+        return replace(tried, configurations={**tried.configurations, f"workers_{workers}": other})
 
     def init_files(self) -> list[Path]:
         """The script."""
@@ -521,20 +522,22 @@ def _ran(script: Script) -> Ran:
 
 def _ended(script: Script, process: subprocess.Popen[bytes], noted: Path, log: Path) -> int:
     """The exit status of a script that ends where its server would start; raise ServerError if it goes on."""
-    began = time.monotonic()
+    said = False
+    look = looks(process.pid, log, script.ready_s)
     while (status := process.poll()) is None:
-        waited_s = time.monotonic() - began
+        waited_s, silent_s = next(look)
         if ports := listening_ports(process.pid):
             place = f"{script.script} listens on port {min(ports)}"
             if not notes(noted):
                 raise ServerError(f"{place}: {NOT_MOVED}")
-            if waited_s > OTHER_SERVER_S:
+            if silent_s > DOUBT_S:
                 raise ServerError(f"{place}, not by LitServe or uvicorn: give a command with {{port}}")
-        if waited_s > READY_S:
-            raise ServerError(
-                f"{script.script} started no server within {READY_S:.0f} s{_last_line(script, log)}"
-            )
-        time.sleep(READY_POLL_S)
+        if silent_s > script.ready_s:
+            too_long = TOO_LONG.format(silent_s)
+            raise ServerError(f"{script.script} started no server{too_long}{_last_line(script, log)}")
+        if waited_s > DOUBT_S and not said:
+            print_wrapped(f"waiting for {script.script} to start its server")
+            said = True
     return status
 
 

@@ -22,14 +22,17 @@ import psutil
 from litmeter.direct.binding import KEY_VARIABLE, PATH_FILE, Binding
 from litmeter.errors import ServerError, UsageError
 from litmeter.say.progress import print_wrapped
-from litmeter.system.processes import log_tail, process_group, send_signal, tree
+from litmeter.system.processes import cpu_seconds, log_tail, process_group, send_signal, tree
 from litmeter.system.temporary import scratch
 
-READY_S = 180.0
-"""How long a server may take to become ready."""
+READY_S = 60.0
+"""How long a server that is not ready is waited for after its last sign of life."""
+MOST_LIMITS, LOOK_S, ALIVE_CORES = 10, 1.0, 0.1
+"""In all it is waited for so many times READY_S; a sign of life is CPU time of so many cores in LOOK_S."""
 READY_POLL_S = 0.05
 DOUBT_S = 5.0
 """After so long without 200 from the health check, litmeter says what was answered instead."""
+TOO_LONG = " after {:.0f} s without a sign of life (--ready-s, or the key ready_s, allows more)"
 DYING_S = 0.5
 """How long a server that a request kills may take to end."""
 PORT_VARIABLE = "LITMETER_PORT"
@@ -61,6 +64,25 @@ class Start:
     in_foreground: bool = False
 
 
+def looks(
+    pid: int, log: Path, limit_s: float, is_asked: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[float, float]]:
+    """Seconds since the begin, and since the last sign of life of processes that start, again and again.
+
+    ``pid`` is their root. A sign of life is CPU time, or a longer ``log``, unless they may log requests.
+    """
+    began = alive = looked = time.perf_counter()
+    cpu_s, log_bytes = 0.0, 0
+    while True:
+        now, before_s, before_bytes = time.perf_counter(), cpu_s, log_bytes
+        if (past_s := now - looked) >= LOOK_S:
+            looked, cpu_s, log_bytes = now, cpu_seconds(pid), log.stat().st_size
+            if cpu_s - before_s > ALIVE_CORES * past_s or (log_bytes > before_bytes and not is_asked()):
+                alive = now
+        yield now - began, now - (alive if now - began < MOST_LIMITS * limit_s else began)
+        time.sleep(READY_POLL_S)
+
+
 @dataclass
 class Server:
     """A server that runs already, here or elsewhere.
@@ -78,7 +100,7 @@ class Server:
     ready_s: float | None = field(default=None, init=False)
 
     def ready(self, limit_s: float = READY_S, ask: Callable[[], int] = lambda: 200) -> None:
-        """Wait for at most ``limit_s`` until the server is ready.
+        """Wait until the server is ready, ``limit_s`` after its last sign of life at most.
 
         ``ask`` sends a request and returns its status, for servers without a health check.
         """
@@ -129,21 +151,23 @@ class StartedServer(Server):
         """Wait until ``is_ready``.
 
         Raises:
-            ServerError: the server died, or was not ready within ``limit_s`` of its start.
+            ServerError: the server died, was not ready within ``limit_s`` of its last sign of life, or waits
+                at another port than its own.
         """
-        say_after_s = DOUBT_S
-        while (waited_s := time.perf_counter() - self.started) < limit_s:
+        said = False
+        for waited_s, silent_s in looks(self.process.pid, self.log, limit_s, lambda: self.status is not None):
             is_ready = self.is_ready(ask)
             self.check()
             if is_ready:
                 self.ready_s = time.perf_counter() - self.started
                 self.settle()
                 return
-            if waited_s > say_after_s and self.is_doubtful:
+            if silent_s > limit_s or (silent_s > DOUBT_S and self.is_lost):
+                too_long = TOO_LONG.format(silent_s)
+                raise ServerError(f"the server is not ready{too_long}{self.answered}{self.log_end}")
+            if waited_s > DOUBT_S and self.answered and not said:
                 print_wrapped(f"still waiting for the server{self.answered}")
-                say_after_s = limit_s
-            time.sleep(READY_POLL_S)
-        raise ServerError(f"the server was not ready within {limit_s:.0f} s{self.answered}{self.log_end}")
+                said = True
 
     def is_ready(self, ask: Callable[[], int] = lambda: 200) -> bool:
         """Whether ``health`` answers 200; if it does, ``target`` is where the server takes requests."""
@@ -156,13 +180,13 @@ class StartedServer(Server):
         """Wait until a server that has just become ready is idle."""
 
     @property
-    def is_doubtful(self) -> bool:
-        """Whether waiting will not help, by the last status."""
-        return self.status is not None and self.status < 500
+    def is_lost(self) -> bool:
+        """Whether a server that has become silent will not be ready."""
+        return False
 
     @property
     def answered(self) -> str:
-        """The last answer, as the end of a sentence."""
+        """The last answer, as the end of a sentence; empty if none is known."""
         return ""
 
     def pause(self) -> None:

@@ -62,7 +62,7 @@ class BatchConfiguration(Configuration):
         values = {**values, "max_batch_size": min(values["max_batch_size"], users)}
         if values["max_batch_size"] == 1:
             values["batch_timeout_s"] = 0.0
-        return type(self).model_validate(values)
+        return type(self).model_validate({**values, "ready_s": self.ready_s})
 
     @property
     def search_name(self) -> str:

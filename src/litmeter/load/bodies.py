@@ -38,7 +38,7 @@ class Bodies(NamedTuple):
 def read_bodies(path: Path, content_type: str | None = None) -> Bodies:
     """The bodies in a file of JSON lines (one per line), a folder (one per file) or a single file.
 
-    Raise LoadError without a body, for an unreadable file, or for file names of several content types.
+    Raise LoadError without a body, for an empty or unreadable file, or for names of several content types.
     """
     try:
         if path.suffix == JSON_LINES:
@@ -50,8 +50,8 @@ def read_bodies(path: Path, content_type: str | None = None) -> Bodies:
             types = {mimetypes.guess_type(file.name)[0] or UNKNOWN for file in files}
     except OSError as error:
         raise LoadError(f"{error.filename}: {error.strerror}") from error
-    if not contents:
-        raise LoadError(f"{path}: no request body in it")
+    if not contents or not all(contents):
+        raise LoadError(f"{path}: {'an empty file' if contents else 'no request body in it'}")
     if content_type is None and len(types) > 1:
         raise LoadError(f"{path}: files of several content types ({', '.join(sorted(types))}); name one")
     return Bodies(contents, content_type or types.pop())

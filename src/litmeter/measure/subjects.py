@@ -112,7 +112,7 @@ class Served(Subject):
             def ready() -> None:
                 with named(self.name):
                     self.server = starting
-                    starting.ready(ask=partial(self._ask, LOADING))
+                    starting.ready(self.configuration.ready_s, partial(self._ask, LOADING))
                     if not self.configuration.brings_bodies:
                         self._ask()
                 self.server.pause()
