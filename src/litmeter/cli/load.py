@@ -17,11 +17,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from litmeter.cli.chat import CHAT_RULES, chat_bodies
 from litmeter.cli.cluster import cluster_senders
-from litmeter.cli.form import FORM_RULES, form_bodies
 from litmeter.cli.options import LOAD, OBJECTIVE, LoadOptions, ObjectiveOptions, check_together, given_of
-from litmeter.cli.own import Asked, own_server
+from litmeter.cli.own import Asked, own_server, read_given
 from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.kinds.server import Start
@@ -91,15 +89,10 @@ class Requests(Asked):
     @cached_property
     def bodies(self) -> Bodies:
         """What is sent; raise LoadError without a body, UsageError for a wrong template, field or header."""
-        headers = request_headers(self.header)
-        if self.chat:
-            check_together(given_of(self), CHAT_RULES)
-            return chat_bodies(self.chat)._replace(headers=headers)
-        if self.form:
-            check_together(given_of(self), FORM_RULES)
-            return form_bodies(self.form)._replace(headers=headers)
+        if self.chat or self.form:
+            return read_given(self)
         read = bodies_to_send(self.body, self.images, self.content_type, self.template)
-        return Bodies(read, self.content_type, headers)
+        return Bodies(read, self.content_type, request_headers(self.header))
 
     @contextmanager
     def server(self, own: str | None) -> Iterator[dict[str, Target]]:

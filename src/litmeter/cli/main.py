@@ -242,7 +242,7 @@ app.command(
     "litmeter.cli.init:init",
     help="Write a DVC project for a server of your own: settings worth comparing, stages, dependencies.",
     help_epilogue="""examples:
-  litmeter init server.py:MyAPI --body request.json
+  litmeter init server.py --body request.json      # or server.py:MyAPI
   litmeter init 'server.py:MyAPI api_kwargs.size=small' --body bodies.jsonl
   litmeter init 'python server.py --port {port}' --body request.json""",
 )
@@ -251,7 +251,7 @@ app.command(
     help="Check whether the working tree serves slower than a revision, as an exit status.",
     help_epilogue="""examples:
   litmeter check --against main                       # what params.yaml says, of both
-  litmeter check --against main --command 'python server.py --port {port}' --body request.json
+  litmeter check server.py --against main --body request.json
   litmeter check --against HEAD~1 --configuration e7_tuned --seconds 360 --margin 0.03
 
 exit status: 0 not slower by the margin, with 95% certainty; 1 slower, in rate or p95, or it
@@ -287,9 +287,9 @@ app.command(
 )
 app.command(
     "litmeter.cli.tune:tune",
-    help="Search the fastest settings on this machine, of params.yaml's serve: or of a LitAPI of your own.",
+    help="Search the fastest settings on this machine, of params.yaml's serve:, or of a server of your own.",
     help_epilogue="""examples:
-  litmeter tune server:MyAPI --body request.json
+  litmeter tune server.py --body request.json      # or server:MyAPI
   litmeter tune              # a search that was stopped goes on
   litmeter tune --apply      # writes the winner into params.yaml""",
 )

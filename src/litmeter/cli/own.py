@@ -56,6 +56,8 @@ class Asked(BaseModel):
     """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
     chat: list[PromptFile] = []
     """a file of prompts, a line each, which are sent as requests of OpenAI's chat API; repeatable"""
+    content_type: str | None = None
+    """of all bodies (default: by the files' names)"""
     header: list[str] = []
     """'NAME: VALUE', a request header; repeatable"""
     path: str | None = None
@@ -70,8 +72,6 @@ class Asked(BaseModel):
 class Sent(Asked):
     """What the user's own servers are sent, and where."""
 
-    content_type: str | None = None
-    """of all bodies (default: by the files' names)"""
     users: Count | None = None
     """requests in flight at once (default: 8)"""
     timeout_s: Timeout | None = None
@@ -191,7 +191,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
             load["content_type"] = bodies.content_type
             write_bodies(bodies, folder / load["bodies"])
             params, _ = params_here(Params.model_validate(sections))
-        (folder / PARAMS_FILE).write_text(yaml.safe_dump(sections), encoding="utf-8")
+        (folder / PARAMS_FILE).write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
         os.chdir(folder)  # paths of a project are relative to the current folder
         try:
             write_json(MACHINE, fingerprint())
@@ -200,7 +200,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
             os.chdir(before)
 
 
-def read_given(sent: Sent) -> Bodies:
+def read_given(sent: Asked) -> Bodies:
     """The bodies of all --body, of --form or of --chat; raise UsageError for a file that cannot be read."""
     headers = request_headers(sent.header)
     if sent.chat:

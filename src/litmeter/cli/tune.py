@@ -38,10 +38,10 @@ def tune(
     as_json: Annotated[bool, Parameter(name="--json")] = False,
     apply: bool = False,
 ) -> None:
-    """Search the fastest settings of params.yaml's section serve:, or of a LitAPI of your own.
+    """Search the fastest settings of params.yaml's section serve:, or of a server of your own.
 
     Args:
-        server: your own, module:Class, with keys of serve: as key=value (default: that of params.yaml)
+        server: your own, FILE.py or module:Class, with keys as key=value (default: that of params.yaml)
         seconds: that the search of your own takes, from enter to result (default: 300)
         as_json: of your own: print JSON instead of tables
         apply: write the winner of the last search into params.yaml instead
