@@ -123,7 +123,7 @@ def test_serve_says_that_batches_above_the_compiled_ones_are_split(
     make_project(tmp_path, folders, compiled=True, precision="full", max_batch_size=4 * SIZE)
     shutil.copytree(folders.compiled, "models/compiled")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 1
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 2
     [line] = capsys.readouterr().out.splitlines()
     assert {str(used), str(4 * SIZE)} <= set(re.findall(r"\d+", line))
 

@@ -101,7 +101,7 @@ def test_predict_sends_the_key_and_trusts_the_authority(
     assert main([*ask, *trust]) == 0
     assert f"{photos[0]}: " in capsys.readouterr().out
     if trust:
-        assert main(ask) == 1
+        assert main(ask) == 2
         error = capsys.readouterr().err
         assert "cannot be trusted" in error
         assert error.count("\n") == 1

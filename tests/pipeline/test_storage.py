@@ -51,7 +51,7 @@ def test_results_that_cannot_be_written_are_one_line(
 ) -> None:
     before = results_of(ran)
     done = run_stage(ran, mounts, *stage)
-    assert done.returncode == 1
+    assert done.returncode == 2
     [said] = done.stderr.splitlines()
     assert said.startswith(f"{stage[0]}: {path}")
     assert reason in said
@@ -69,7 +69,7 @@ def test_a_full_disk_for_temporary_files_is_one_line(ran: Clone, whole: float) -
     with tempfile.TemporaryDirectory() as folder:  # its path is short enough for sockets
         mounts = f"{full(folder, int(whole * bodies) + 4 * BLOCK)} && export TMPDIR={folder}"
         done = run_stage(ran, mounts, *BENCHMARK)
-    assert done.returncode == 1
+    assert done.returncode == 2
     [said] = done.stderr.splitlines()
     assert folder in said
     assert "free some, then run it again" in said
