@@ -47,7 +47,7 @@ def test_a_load_and_its_first_request(tmp_path: Path) -> None:
 
 
 def test_a_prediction() -> None:
-    with running_stub(0.01) as stub, pytest.raises(ServerError, match='its answer is .*"label": "cat"'):
+    with running_stub(0.01) as stub, pytest.raises(ServerError, match=r'its answer is .*"label": "cat"'):
         Client(stub.url).predict(b"")  # which has no probability
 
 

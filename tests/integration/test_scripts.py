@@ -318,6 +318,17 @@ def test_a_revision_and_the_tree_run_at_once_although_both_want_one_port(
     assert found["new_over_old"]["high"] < 0.5
 
 
+def test_a_check_without_a_body_makes_one_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = "class X(__import__('pydantic').BaseModel):\n    x: int\n\n\napp ="
+    text = FASTAPI.replace("app =", model, 1).replace("body: dict", "body: X").replace('body["x"]', "body.x")
+    (folder / "app.py").write_text(text)
+    for words in ("init -q -b main", "add .", "-c user.name=a -c user.email=a@example.org commit -qm 1"):
+        subprocess.run(["git", *words.split()], check=True)
+    brief = ["--users", "2", "--seconds", "5"]
+    assert main(["check", "app.py", "--against", "main", *brief]) in (0, 1, 3)
+    assert 'sent is {"x": 1}, made up' in said(capsys)
+
+
 def test_batch_sizes_that_answer_wrongly_are_left_out_of_a_search(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
