@@ -268,7 +268,7 @@ def settings_before(params: Params, device: str, last: ComparisonResult | None) 
         return None
     try:
         before = read(last.candidate)
-        if before == candidate:
+        if before.model_dump() == candidate.model_dump():  # without keys that no figure depends on
             return None
         before.note(device)
     except (KeyError, ValidationError):  # of code that had other settings
