@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from litmeter.direct.binding import Binding, api_key
+from litmeter.direct.binding import KWARGS_VARIABLE, Binding, api_key
 from litmeter.direct.channel import is_supported
 from litmeter.direct.settings import WorkerSettings
 from litmeter.errors import LitmeterError
@@ -30,6 +31,8 @@ def serve_by_options(kind: type[Settings], serve: Callable[..., None]) -> None:
         serve: called with the settings and the other options.
     """
     options: dict[str, Any] = json.loads(sys.argv.pop(1))  # a LitAPI may read sys.argv
+    if (kwargs := os.environ.pop(KWARGS_VARIABLE, None)) is not None:
+        options["settings"]["api_kwargs"] = json.loads(kwargs)
     settings = kind.model_validate(options.pop("settings"))
     binding = TypeAdapter(Binding).validate_python(options.pop("binding"))
     listener = socket.socket(fileno=options.pop("listener"))
