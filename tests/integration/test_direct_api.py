@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from litmeter.cli.main import main
-from litmeter.direct.binding import KEY_HEADER, KEY_VARIABLE
+from litmeter.direct.binding import KEY_HEADER, KEY_VARIABLE, Binding
 from litmeter.direct.lit_api import lit_server, load_class, make_api
 from litmeter.direct.pipeline import ApiPipeline, payloads_of
 from litmeter.kinds.configuration import Configuration
@@ -310,6 +310,16 @@ def test_requests_beyond_the_queue_are_refused_and_accepted_ones_finished_when_i
             server.process.terminate()
         assert [one.result().status_code for one in waiting] == [200, 200]
         assert server.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("transport", ["litserve", "direct"])
+def test_without_docs_no_page_describes_the_api(transport: str) -> None:
+    for docs, status in ((True, 200), (False, 404)):
+        binding = Binding(0, docs=docs)
+        with running_server(MODEL, settings("Square", transport=transport), binding=binding) as server:
+            for path in ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"):
+                assert requests.get(server.url + path, timeout=30).status_code == status
+            assert ask(server.target, sent_json({"input": 3})).json() == {"output": 9.0}
 
 
 def test_health_asks_the_api(tmp_path: Path) -> None:
