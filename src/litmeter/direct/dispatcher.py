@@ -14,7 +14,7 @@ from time import perf_counter
 from starlette.types import Receive
 
 from litmeter.direct.channel import REGISTRATION, UNCLAIMED, Channel
-from litmeter.direct.messages import Reply, Request, error_reply
+from litmeter.direct.messages import OUT_OF_RESOURCES, Reply, Request, error_reply
 from litmeter.direct.metrics import KILLED_WORKERS
 from litmeter.direct.settings import WorkerSettings
 
@@ -25,7 +25,6 @@ SWEEP_INTERVAL_S = 0.1
 
 STOPPING = error_reply(503, "the server is stopping")
 WORKER_DIED = error_reply(503, "the worker that had this request died")
-OUT_OF_RESOURCES = error_reply(503, "no memory or file handle left for this request; try again later")
 CLIENT_CLOSED_REQUEST = Reply(499, b"")
 """Counted by the metrics when a client closes its connection (nginx's 499); never sent."""
 

@@ -6,10 +6,12 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -30,6 +32,11 @@ def serve_by_options(kind: type[Settings], serve: Callable[..., None]) -> None:
         kind: class of the settings.
         serve: called with the settings and the other options.
     """
+    most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):  # macOS has a lower limit besides
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (most_files, most_files)
+        )  # a connection takes a descriptor
     options: dict[str, Any] = json.loads(sys.argv.pop(1))  # a LitAPI may read sys.argv
     if (kwargs := os.environ.pop(KWARGS_VARIABLE, None)) is not None:
         options["settings"]["api_kwargs"] = json.loads(kwargs)
