@@ -37,6 +37,7 @@ STOP = Request(1, b"", 0.0, b"")
 
 class Impatient(LimitedProtocol):
     REQUEST_TIMEOUT_S = PATIENCE_S
+    PROMPT_S = PATIENCE_S / 3
 
 
 @dataclass
@@ -55,6 +56,11 @@ class HttpProcess:
     at_work: threading.Event
     taken: list[bytes]
     passed_on: int = 0
+
+    @property
+    def unanswered(self) -> int:
+        """Admitted requests, whether or not their body has come."""
+        return self.channel.slots.in_flight + self.dispatcher.arriving
 
 
 @contextmanager

@@ -90,9 +90,10 @@ class Slots:
     A slot is a number that is never reused, so that a message about an earlier request never matches a later
     request. Slot modulo ``capacity`` is the index in the shared arrays.
 
-    A request holds its slot from arrival to answer. A worker claims the slot before it works on the request.
-    The HTTP process releases the slot of a request that timed out or whose client disconnected; a worker then
-    skips the request. When a worker dies, its claims tell which requests died with it.
+    A request holds its slot from the end of its body to its answer. A worker claims the slot before it works
+    on the request. The HTTP process releases the slot of a request that timed out or whose client
+    disconnected; a worker then skips the request. When a worker dies, its claims tell which requests died
+    with it.
 
     There are no locks: a worker stopped in the middle of a claim would block all others. Instead, each array
     element has one writer and is read and written atomically. Each worker writes its claims to its own row: a
@@ -228,7 +229,8 @@ class Channel:
         except OSError:  # no descriptor or memory for the file
             if not slots:
                 raise
-            self.send_replies(dict.fromkeys(replies, OUT_OF_RESOURCES))
+            for slot in replies:
+                self.send_replies({slot: OUT_OF_RESOURCES})
 
     def receive_replies(self) -> dict[int, Reply]:
         """The replies of the next message, by slot; raise BlockingIOError if there is none."""
