@@ -57,11 +57,6 @@ class HttpProcess:
     taken: list[bytes]
     passed_on: int = 0
 
-    @property
-    def unanswered(self) -> int:
-        """Admitted requests, whether or not their body has come."""
-        return self.channel.slots.in_flight + self.dispatcher.arriving
-
 
 @contextmanager
 def http_process(key: str | None = None) -> Iterator[HttpProcess]:

@@ -64,11 +64,9 @@ def send(connection: socket.socket, label: bytes, parts: Sequence[bytes], flags:
 
 
 def receive(connection: socket.socket, flags: int = 0) -> bytes:
-    """Receive one message, empty after the other end was closed.
+    """Receive one message, empty after the other end was closed; raise BlockingIOError with MSG_DONTWAIT.
 
-    Raises:
-        BlockingIOError: there is none (with MSG_DONTWAIT).
-        LostError: no descriptor is left for its file.
+    Raise LostError where no descriptor is left for its file.
     """
     message, ancillary, received, _ = connection.recvmsg(MAX_INLINE_BYTES, ANCILLARY_BYTES, flags)
     if received & socket.MSG_CTRUNC:
@@ -90,10 +88,9 @@ class Slots:
     A slot is a number that is never reused, so that a message about an earlier request never matches a later
     request. Slot modulo ``capacity`` is the index in the shared arrays.
 
-    A request holds its slot from the end of its body to its answer. A worker claims the slot before it works
-    on the request. The HTTP process releases the slot of a request that timed out or whose client
-    disconnected; a worker then skips the request. When a worker dies, its claims tell which requests died
-    with it.
+    A request whose body has come holds a slot until its answer. A worker claims it before it works on the
+    request. The HTTP process releases the slot of a request that timed out or whose client disconnected; a
+    worker then skips the request. When a worker dies, its claims tell which requests died with it.
 
     There are no locks: a worker stopped in the middle of a claim would block all others. Instead, each array
     element has one writer and is read and written atomically. Each worker writes its claims to its own row: a

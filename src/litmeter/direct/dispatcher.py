@@ -48,7 +48,7 @@ class Dispatcher:
 
     Attributes:
         slots: of the requests whose body has come.
-        arriving: number of admitted requests whose body is on its way.
+        admitted: number of admitted requests without an answer, whether or not their body has come.
         stopping: the server drains and admits no request.
         unfinished: number of admitted requests left without an answer by the end of the drain time.
     """
@@ -65,7 +65,7 @@ class Dispatcher:
         self._unsent: dict[int, Request] = {}
         self._last_sweep = 0.0
         self.stopping = False
-        self.arriving = 0
+        self.admitted = 0
         self.unfinished = 0
 
     def start(self) -> None:
@@ -138,9 +138,9 @@ class Dispatcher:
         """Admit no more requests; wait up to ``seconds`` for those in flight, and refuse the rest."""
         self.stopping = True
         deadline = perf_counter() + seconds
-        while (self.slots.in_flight or self.arriving) and perf_counter() < deadline:
+        while self.admitted and perf_counter() < deadline:
             await asyncio.sleep(SWEEP_INTERVAL_S / 5)
-        self.unfinished = self.slots.in_flight + self.arriving
+        self.unfinished = self.admitted
         for slot in [*self._pending]:
             self._respond(slot, STOPPING)
 

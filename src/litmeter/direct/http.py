@@ -105,16 +105,12 @@ class DirectRoute:
             own_bytes += more_bytes
             self.held_bytes += more_bytes
             # Small bodies may add the limit twice: those with a slot, and those on their way.
-            most_bytes = self._queue_bytes * (1 if own_bytes > self._small_bytes else 3)
-            if self.held_bytes > most_bytes:
+            if self.held_bytes > self._queue_bytes * (1 if own_bytes > self._small_bytes else 3):
                 raise RequestError(FULL.status, FULL_REASON)
 
-        self.dispatcher.arriving += 1
+        self.dispatcher.admitted += 1
         try:
-            try:
-                body = await read_body(receive, self._limit_bytes(admitted), hold)
-            finally:
-                self.dispatcher.arriving -= 1
+            body = await read_body(receive, self._limit_bytes(admitted), hold)
             if self.dispatcher.is_full():
                 return FULL
             slot = self.dispatcher.slots.acquire()
@@ -123,6 +119,7 @@ class DirectRoute:
             return error.reply
         finally:
             self.held_bytes -= own_bytes
+            self.dispatcher.admitted -= 1
             if slot is not None:
                 self.dispatcher.release(slot)
 
@@ -284,12 +281,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(seconds, self._refuse, 408, reason)
 
     def _become_slow(self) -> None:
-        if self._route.slow >= self._route.settings.max_queue:
+        if self._route.slow < self._route.settings.max_queue:
+            self._route.slow += 1
+            self._is_slow = True
+            self._start_deadline(self.REQUEST_TIMEOUT_S - self.PROMPT_S)
+        else:
             self._refuse(FULL.status, FULL_REASON)
-            return
-        self._route.slow += 1
-        self._is_slow = True
-        self._start_deadline(self.REQUEST_TIMEOUT_S - self.PROMPT_S)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:

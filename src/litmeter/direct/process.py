@@ -32,14 +32,11 @@ def serve_by_options(kind: type[Settings], serve: Callable[..., None]) -> None:
         kind: class of the settings.
         serve: called with the settings and the other options.
     """
-    most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with suppress(ValueError, OSError):  # macOS has a lower limit besides
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (most_files, most_files)
-        )  # a connection takes a descriptor
+        resource.setrlimit(files := resource.RLIMIT_NOFILE, 2 * resource.getrlimit(files)[1:])
     options: dict[str, Any] = json.loads(sys.argv.pop(1))  # a LitAPI may read sys.argv
-    if (kwargs := os.environ.pop(KWARGS_VARIABLE, None)) is not None:
-        options["settings"]["api_kwargs"] = json.loads(kwargs)
+    if KWARGS_VARIABLE in os.environ:
+        options["settings"]["api_kwargs"] = json.loads(os.environ.pop(KWARGS_VARIABLE))
     settings = kind.model_validate(options.pop("settings"))
     binding = TypeAdapter(Binding).validate_python(options.pop("binding"))
     listener = socket.socket(fileno=options.pop("listener"))

@@ -101,15 +101,8 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         if "api_kwargs" in settings:  # its code from before this variable refuses the text
             variables[KWARGS_VARIABLE] = json.dumps(settings["api_kwargs"], default=str)
             settings["api_kwargs"] = f"in {KWARGS_VARIABLE}"
-        return started_workers(
-            "litmeter.direct",
-            how,
-            self.path,
-            variables,
-            folder=self.place,
-            follow=self.api,
-            settings=settings,
-        )
+        start = partial(started_workers, "litmeter.direct", how, self.path, variables, folder=self.place)
+        return start(follow=self.api, settings=settings)
 
     @classmethod
     def checked(

@@ -48,34 +48,30 @@ def folder_of(pid: int) -> Path:
     return Path(tempfile.gettempdir()) / f"of-{pid}"
 
 
+@functools.cache
 def own_folder() -> Path:
     """This user's folder for what outlasts a run, the same whatever TMPDIR is; raise UsageError without any.
 
     In the folder of temporary files, where others can make one of this name, only if there is no home.
     """
     state = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
-    return _first_usable(state / "litmeter", Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}")
-
-
-@functools.cache
-def _first_usable(*folders: Path) -> Path:
-    reasons: list[str] = []
-    for folder in folders:
+    said = ""
+    for folder in (state / "litmeter", Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}"):
         try:
             if not folder.is_absolute():
                 raise FileNotFoundError(errno.ENOENT, "no home folder")
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.is_symlink() or folder.lstat().st_uid != os.geteuid():
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 raise PermissionError(errno.EPERM, "a link, or somebody else's")
             folder.chmod(0o700)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            reasons.append(f"{folder} cannot be used ({error.strerror})")
+            said += f"{folder} cannot be used ({error.strerror}); "
             continue
-        if reasons:
-            print(f"note: {reasons[0]}, so the machine's lock and logs are in {folder}", file=sys.stderr)
+        if said:
+            print(f"note: {said}the machine's lock and logs are in {folder}", file=sys.stderr)
         return folder
-    raise UsageError(f"{', '.join(reasons)}; {SET_STATE}")
+    raise UsageError(said + SET_STATE)
 
 
 def lasting_log(name: str) -> Path:
