@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from litmeter.paths import INDEX, ModelFolders
-from litmeter.system import machine
 from litmeter.system.files import write_json
 from litmeter.system.temporary import remove_stale_files
 from tests.support.project import PHOTOS
@@ -33,7 +32,7 @@ def own_temporary_folder() -> Iterator[None]:
             patch.delenv(name.upper(), raising=False)
         patch.setenv("COLUMNS", "120")  # lines are as long in any terminal
         patch.setattr(tempfile, "tempdir", None)
-        patch.setattr(machine, "LOCK_FILE", Path(folder) / machine.LOCK_FILE.name)
+        patch.setenv("XDG_STATE_HOME", folder)
         yield
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import select
 import socket
 import threading
 from collections import Counter
@@ -73,6 +75,31 @@ def test_bodies_at_once_take_no_more_memory_than_they_may(server: StartedServer,
     assert statuses[503] + statuses[0] >= 1
     # A body is put together from its parts once, and copied once to a worker.
     assert peak[0] - before < 3 * LIMIT_MIB * MIB
+
+
+def test_slow_bodies_keep_out_no_request_that_comes_at_once(
+    server: StartedServer, photos: list[Path]
+) -> None:
+    """As many as the server takes of either; of the slow ones, those beyond are refused."""
+    most, beyond, photo = SETTINGS.max_queue, 50, photos[0].read_bytes()
+    resource.setrlimit(resource.RLIMIT_NOFILE, 2 * resource.getrlimit(resource.RLIMIT_NOFILE)[1:])
+    address = urlsplit(server.url)
+    with ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection((address.hostname or "", address.port or 0)))
+            for _ in range(most + beyond)
+        ]
+        poll = select.poll()
+        for connection in slow:
+            connection.sendall(HEAD % 1000 + b"x")
+            poll.register(connection, select.POLLIN)
+        good = [post_image(server.url, photo).status_code]
+        wait_for(lambda: len(poll.poll(0)) == beyond)
+        good += [post_image(server.url, photo).status_code for _ in range(20)]
+        assert set(good) == {200}
+        assert in_flight(server.url) == most
+        refused = [connection for connection in slow if connection.fileno() in dict(poll.poll(0))]
+        assert {connection.recv(12) for connection in refused} == {b"HTTP/1.1 503"}
 
 
 def test_clients_that_only_announce_large_bodies_keep_nobody_out(

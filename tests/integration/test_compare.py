@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from litmeter.cli.main import main
-from litmeter.system.machine import LOCK_FILE
+from litmeter.system.machine import lock_file
 from tests.support.servers import APIS
 
 SERVERS = ["fast=python server.py {port} 0.01", "slow=python server.py {port} 0.1 a-word-that-is-long"]
@@ -60,10 +60,10 @@ def test_what_is_compared_stands_below_the_table_within_the_terminals_width(
 def test_what_measures_waits_for_whoever_measures_on_this_machine(tmp_path: Path, command: list[str]) -> None:
     Path("module.py").write_text("import litserve\n\nclass API(litserve.LitAPI): pass\n")
     with (
-        FileLock(tmp_path / LOCK_FILE.name),
+        FileLock(lock_file()),
         subprocess.Popen(
             [sys.executable, "-m", "litmeter.cli.main", *command],
-            env=os.environ | {"TMPDIR": str(tmp_path)},
+            env=os.environ | {"TMPDIR": str(tmp_path)},  # whose temporary files are elsewhere
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

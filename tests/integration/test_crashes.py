@@ -115,11 +115,11 @@ def test_beyond_max_queue_requests_are_refused_before_their_body(
     photo = photos[0].read_bytes()
     refused_before = refusals(server)
     with stopped(by_role(server.url, "worker")), ThreadPoolExecutor(MAX_QUEUE) as pool:
-        slow = [connection(server) for _ in range(2)]
-        for sender in slow:
-            sender.sendall(HEAD % len(photo) + photo[:100])
-        waiting = [pool.submit(post_image, server.url, photo) for _ in range(MAX_QUEUE - len(slow))]
-        wait_for(lambda: in_flight(server.url) == MAX_QUEUE)
+        slow, leaves = connection(server), connection(server)
+        slow.sendall(HEAD % len(photo) + photo[:100])  # takes no place yet
+        leaves.sendall(HEAD % len(photo) + photo)
+        waiting = [pool.submit(post_image, server.url, photo) for _ in range(MAX_QUEUE - 1)]
+        wait_for(lambda: in_flight(server.url) == MAX_QUEUE + 1)
         with connection(server) as refused:
             refused.sendall(HEAD % len(photo))
             first = received(refused, b"full")
@@ -128,11 +128,11 @@ def test_beyond_max_queue_requests_are_refused_before_their_body(
             # What was not read is skipped: the next request on the connection is understood.
             refused.sendall(photo + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             received(refused, b'{"status": "ok"')
-            # A sender that goes away leaves its place to others.
-            slow.pop().close()
-            wait_for(lambda: in_flight(server.url) == MAX_QUEUE - 1)
+            # A client that goes away leaves its place to others.
+            leaves.close()
+            wait_for(lambda: in_flight(server.url) == MAX_QUEUE)
             refused.sendall(HEAD % len(photo) + photo)
-            slow.pop().close()
+            slow.close()
             for process in by_role(server.url, "worker"):
                 process.send_signal(signal.SIGCONT)
             assert b"HTTP/1.1 200" in received(refused, b"probabilities")

@@ -9,15 +9,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import requests
 
 from litmeter.cli.main import main
-from litmeter.direct.binding import KEY_HEADER, KEY_VARIABLE
+from litmeter.direct.binding import KEY_HEADER, KEY_VARIABLE, Binding
 from litmeter.direct.lit_api import lit_server, load_class, make_api
 from litmeter.direct.pipeline import ApiPipeline, payloads_of
 from litmeter.kinds.configuration import Configuration
@@ -32,6 +33,7 @@ from tests.support.lit_apis import ANSWERS, ERRORS
 from tests.support.server_processes import by_role, stopped
 from tests.support.servers import APIS, free_port, healthy, litserve_alone, running_server
 
+JSON = {"Content-Type": "application/json"}
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -310,6 +312,42 @@ def test_requests_beyond_the_queue_are_refused_and_accepted_ones_finished_when_i
             server.process.terminate()
         assert [one.result().status_code for one in waiting] == [200, 200]
         assert server.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("transport", ["litserve", "direct"])
+def test_without_docs_no_page_describes_the_api(transport: str) -> None:
+    for docs, status in ((True, 200), (False, 404)):
+        binding = Binding(0, docs=docs)
+        with running_server(MODEL, settings("Square", transport=transport), binding=binding) as server:
+            for path in ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"):
+                assert requests.get(server.url + path, timeout=30).status_code == status
+            assert ask(server.target, sent_json({"input": 3})).json() == {"output": 9.0}
+
+
+@pytest.mark.parametrize(("role", "characters"), [("http", 60_000), ("worker", 60_000), ("worker", 200_000)])
+def test_without_descriptors_a_batch_gets_503_and_the_worker_lives(role: str, characters: int) -> None:
+    """Long answers of a batch, or a long request, come as a file, whose descriptor the kernel drops."""
+    sent = sent_json({"number": characters * "a"}).body
+    with api_server("Anything", 4, worker_timeout_s=5.0) as server, ExitStack() as stack:
+        sessions = [stack.enter_context(requests.Session()) for _ in range(4)]
+        [worker], [process] = by_role(server.url, "worker"), by_role(server.url, role)
+
+        def post(session: requests.Session) -> int:
+            return session.post(server.target, data=sent, headers=JSON, timeout=60).status_code
+
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            assert {*pool.map(post, sessions)} == {200}  # connections that are open from now on
+            most = process.rlimit(psutil.RLIMIT_NOFILE)
+            with stopped([worker]):
+                process.rlimit(psutil.RLIMIT_NOFILE, (3, most[1]))
+                asked = [pool.submit(post, session) for session in sessions]
+                time.sleep(0.5)
+            statuses = [one.result() for one in asked]
+            process.rlimit(psutil.RLIMIT_NOFILE, most)
+            assert set(statuses) == {503}
+            assert {*pool.map(post, sessions)} == {200}
+        assert by_role(server.url, "worker") == [worker]
+        assert most[0] == most[1]
 
 
 def test_health_asks_the_api(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_requests_of_a_disconnected_client_are_not_worked(process: HttpProcess, 
     process.at_work.clear()
     with connected(process) as connection:
         connection.sendall(sent)
-        soon(lambda: process.channel.slots.in_flight == 1)
-    soon(lambda: process.channel.slots.in_flight == 0)
+        soon(lambda: process.dispatcher.admitted == 1)
+    soon(lambda: process.dispatcher.admitted == 0)
     process.at_work.set()
     with connected(process) as connection:
         connection.sendall(PREDICT + b"12345")
@@ -140,8 +140,8 @@ def test_a_client_that_reads_no_answers_holds_no_slot(process: HttpProcess, sile
     for _ in range(25):  # of more at once, one may be read in two parts, and refused for its late second one
         ten_are_taken()
     silent.sendall(PREDICT + b"123")
-    soon(lambda: process.channel.slots.in_flight == 1)
-    soon(lambda: process.channel.slots.in_flight == 0)
+    soon(lambda: process.dispatcher.admitted == 1)
+    soon(lambda: process.dispatcher.admitted == 0)
 
 
 def test_an_idle_connection_is_closed_after_its_answer(connection: socket.socket) -> None:

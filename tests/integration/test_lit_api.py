@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
 from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.lit_api import LitApi
+from litmeter.kinds.preflight import check_apis
 from litmeter.kinds.server import StartedServer
+from litmeter.load import load_generator
 from litmeter.load.bodies import Bodies
 from litmeter.measure.figures import read_scrape
 from litmeter.measure.subjects import InProcess
 from litmeter.measure.turn import Turn, Work
 from litmeter.paths import MODEL
+from tests.support.load import plan
 from tests.support.processes import descendants_mentioning
 from tests.support.servers import APIS, running_server
 
@@ -98,3 +105,37 @@ def test_its_processes_import_nothing_of_the_classifier() -> None:
     with subject.start() as ready:
         ready()
         assert subject.load(Turn("e1", Work("pipeline", 1, 0.1)), lambda: None).blocks.min() > 0
+
+
+@pytest.mark.parametrize("transport", ["litserve", "direct"])
+def test_arguments_and_headers_are_on_no_command_line(transport: str, tmp_path: Path) -> None:
+    """Which all users of the machine may read, as the environment they may not."""
+    secret, seen, done = "s3cret-t0ken", dict[int, str](), threading.Event()
+    serve = settings("Unwell", api_kwargs={"file": str(tmp_path / secret)}, transport=transport)
+
+    def look() -> None:
+        while not done.wait(0.002):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess, FileNotFoundError):
+                    seen[process.pid] = seen.get(process.pid, "") + " ".join(process.cmdline())
+                    assert Path(f"/proc/{process.pid}/environ").stat().st_mode & 0o077 == 0
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        try:
+            [checked] = check_apis({"a": serve}, JSON, "cpu", 30.0, quick=True).values()
+            with (
+                running_server(MODEL, serve) as server,
+                load_generator(*JSON[:2], {"Authorization": secret}) as generator,
+            ):
+                record = generator.run(server.target, plan(2))
+                assert requests.get(f"{server.url}/health", timeout=30).status_code == 200
+                (tmp_path / secret).touch()
+                assert requests.get(f"{server.url}/health", timeout=30).status_code == 503
+        finally:
+            done.set()
+        looking.result()
+    assert not checked.fault
+    assert set(record.code) == {200}
+    assert len(seen) > 5
+    assert not [line for line in seen.values() if secret in line]

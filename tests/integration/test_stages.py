@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from litmeter.stages.__main__ import BESIDE_OTHERS
-from litmeter.system.machine import LOCK_FILE
+from litmeter.system.machine import lock_file
 from tests.support.project import ROOT
 
 SYSTEM_PYTHON = Path(sys.base_prefix, "bin/python3")
@@ -88,7 +88,7 @@ def beside_another(project: Path, *words: str) -> tuple[str, str]:
     command = [sys.executable, str(ROOT / "src/stage.py"), *words]
     environment, pipe = os.environ | {"TMPDIR": str(project)}, subprocess.PIPE
     with (
-        FileLock(project / LOCK_FILE.name),
+        FileLock(lock_file()),
         subprocess.Popen(
             command, cwd=project, env=environment, stdout=pipe, stderr=pipe, text=True
         ) as running,

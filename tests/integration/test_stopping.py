@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -21,7 +23,7 @@ from litmeter.direct.binding import Binding
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer, bound_socket
 from litmeter.paths import ModelFolders
-from tests.integration.asking import in_flight, post_image, wait_for
+from tests.integration.asking import HEAD, in_flight, post_image, wait_for
 from tests.support.server_processes import by_role, loading_server, started_server, stopped, tree
 from tests.support.servers import running_server
 
@@ -59,7 +61,12 @@ def test_accepted_requests_are_finished_and_new_ones_refused(
 ) -> None:
     """The signal comes to the main process, or to every process, as systemd and a terminal send it."""
     photo = photos[0].read_bytes()
-    with server_with_requests_waiting(exported, photo, 300.0) as (server, workers, waiting):
+    with (
+        server_with_requests_waiting(exported, photo, 300.0) as (server, workers, waiting),
+        socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), timeout=60) as half,
+    ):
+        half.sendall(HEAD % len(photo) + photo[:100])
+        wait_for(lambda: in_flight(server.url) == WAITING + 1)
         told = tree(server) if everyone else [psutil.Process(server.pid)]
         for process in told:
             process.send_signal(signal.SIGINT if everyone else signal.SIGTERM)
@@ -70,8 +77,10 @@ def test_accepted_requests_are_finished_and_new_ones_refused(
             answer = post_image(server.url, photo)
             assert answer.status_code == 503
             assert (answer.headers["Connection"], answer.headers["Retry-After"]) == ("close", "1")
+        half.sendall(photo[100:])
         for worker in workers:
             worker.send_signal(signal.SIGCONT)
+        assert half.recv(12) == b"HTTP/1.1 200"
         assert [answer.result().status_code for answer in waiting] == [200] * WAITING
         assert server.process.wait(60) == 0
         assert server.log.read_text() == ""

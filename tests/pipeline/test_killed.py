@@ -21,6 +21,7 @@ from filelock import FileLock
 from litmeter.measure.rows import TurnRow
 from litmeter.paths import COMPARISON_TURNS, BenchmarkPaths
 from litmeter.system.files import read_json, read_rows
+from litmeter.system.machine import lock_file
 from litmeter.system.temporary import TEMPORARY_SUFFIX
 from tests.pipeline.conftest import Clone, results_of
 
@@ -84,9 +85,9 @@ class Killed(Clone):
         return super().environment | {"TMPDIR": str(self.temporary)}
 
     def left(self) -> list[Path]:
-        """Half-written results, and temporary files besides the lock."""
+        """Half-written results, and temporary files."""
         half_written = [path for path in self.path.rglob(f"*{TEMPORARY_SUFFIX}") if ".venv" not in path.parts]
-        return half_written + [path for path in self.temporary.iterdir() if path.suffix != ".lock"]
+        return [*half_written, *self.temporary.iterdir()]
 
     def generation(self) -> list[int]:
         """When each file of the experiment's results was written."""
@@ -112,7 +113,7 @@ def kill_benchmark(clone: Killed, kill: Kill) -> list[Path]:
         assert "Traceback" not in output, output
         clone.wait_until_alone()
         assert not ports & listening()
-        FileLock(clone.temporary / f"litmeter-{os.getuid()}.lock").acquire(timeout=0).lock.release()
+        FileLock(lock_file()).acquire(timeout=0).lock.release()
         left = clone.left()
         print(f"exit status {process.returncode}; {len(ports)} ports; left: {left}; {output[-300:]!r}")
         assert left == [] or (kill.signal == signal.SIGKILL and kill.victim != "dvc"), left

@@ -48,9 +48,9 @@ async def ask(dispatcher: Dispatcher, body: bytes) -> Reply:
     admitted = route_to(dispatcher, MAX_BYTES).admit(IMAGE_HEAD)
     if isinstance(admitted, Reply):
         return admitted
-    slot, content_type = admitted
+    slot = dispatcher.slots.acquire()
     try:
-        return await dispatcher.submit(slot, content_type, body, never_disconnects)
+        return await dispatcher.submit(slot, admitted, body, never_disconnects)
     finally:
         dispatcher.release(slot)
 

@@ -37,6 +37,7 @@ STOP = Request(1, b"", 0.0, b"")
 
 class Impatient(LimitedProtocol):
     REQUEST_TIMEOUT_S = PATIENCE_S
+    PROMPT_S = PATIENCE_S / 3
 
 
 @dataclass

@@ -44,7 +44,7 @@ def test_a_message_of_any_size_arrives_whole(size: int) -> None:
     content = os.urandom(size)
     files = len(os.listdir("/proc/self/fd"))
     with sender, receiver:
-        send(sender, (content[:1], content[1:]))
+        send(sender, b"", (content[:1], content[1:]))
         assert receive(receiver) == content
         assert len(os.listdir("/proc/self/fd")) == files
 
@@ -55,7 +55,7 @@ def test_a_full_socket_and_an_empty_one_block() -> None:
         with pytest.raises(BlockingIOError):
             receive(receiver, socket.MSG_DONTWAIT)
         with pytest.raises(BlockingIOError):
-            [send(sender, (bytes(50_000),), socket.MSG_DONTWAIT) for _ in range(10_000)]
+            [send(sender, b"", (bytes(50_000),), socket.MSG_DONTWAIT) for _ in range(10_000)]
         assert len(receive(receiver)) == 50_000
 
 

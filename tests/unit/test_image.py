@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +137,27 @@ def test_a_file_of_many_parts_costs_little(decoders: Decoders, name: str) -> Non
         decoded = decoded_or_refused(own, content)
         assert time.process_time() - began < SLOW_CPU_S
         assert not isinstance(decoded, ImageError) or decoded.status in (400, 413)
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from litmeter.classifier.model.image import decode
+contents = [Path(path).read_bytes() for path in sys.argv[1:]]
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, resource.RLIM_INFINITY))
+for content in contents:
+    try:
+        decode(content)
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+def test_without_memory_a_sound_image_is_not_called_unreadable(tmp_path: Path) -> None:
+    """But a WebP may be: Pillow says the same of its damaged ones."""
+    paths = [tmp_path / form for form in ("JPEG", "PNG", "GIF")]
+    for path in paths:
+        Image.new("RGB", (8000, 6000)).save(path, path.name)
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY, *paths], capture_output=True, text=True)
+    assert done.stdout.split() == ["MemoryError"] * len(paths), done.stderr

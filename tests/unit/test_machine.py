@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import openvino
 import pytest
+from filelock import FileLock
 
 from litmeter.classifier.here import given_weights, said_of_half, slowdown_by_half
 from litmeter.classifier.model.precision import check_precision, has_bfloat16
@@ -192,3 +195,65 @@ def test_who_emulates_half_precision_is_named_with_the_factor() -> None:
     assert "e4_half, e5_timeout" in said
     assert "25 times slower" in said
     assert "native" in said_of_half([], True, 1.5)
+
+
+RUN = """
+import sys
+from litmeter.errors import explained
+from litmeter.system.machine import exclusive_machine, lock_file
+try:
+    with exclusive_machine():
+        print(lock_file())
+except Exception as error:
+    sys.exit(f"{explained(error)}")
+"""
+
+
+def run_with(state: Path, temporary: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"XDG_STATE_HOME": str(state), "TMPDIR": str(temporary)}
+    return subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("how", ["locked", "a folder", "a link"])
+def test_the_lock_is_where_nobody_else_can_make_it(how: str, tmp_path: Path) -> None:
+    """Whatever has a name like it among the temporary files, it is neither waited for nor written."""
+    names = [tmp_path / f"litmeter-{os.getuid()}{end}" for end in (".lock", "-logs", "")]
+    for name in names:
+        if how == "a folder":
+            name.mkdir()
+        elif how == "a link":
+            name.symlink_to(tmp_path / "elsewhere")
+    state = tmp_path / "state"
+    with FileLock(names[0]) if how == "locked" else nullcontext():
+        done = run_with(state, tmp_path)
+    [lock] = (state / "litmeter").iterdir()
+    assert (done.stdout, done.stderr) == (f"{lock}\n", "")
+    assert (state / "litmeter").stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_without_a_home_the_lock_is_among_temporary_files_unless_somebody_else_was_there(
+    tmp_path: Path,
+) -> None:
+    (state := tmp_path / "file").touch()
+    fallback = tmp_path / f"litmeter-{os.getuid()}"
+    done = run_with(state, tmp_path)
+    assert Path(done.stdout.strip()).parent == fallback
+    assert done.stderr.count("\n") == 1
+    assert str(state) in done.stderr
+    shutil.rmtree(fallback)
+    (tmp_path / "elsewhere").mkdir()
+    fallback.symlink_to(tmp_path / "elsewhere")
+    done = run_with(state, tmp_path)
+    assert "XDG_STATE_HOME" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    first = run_with(tmp_path, tmp_path).stdout.strip()
+    Path(first).unlink(missing_ok=True)
+    Path(first).symlink_to(tmp_path / "elsewhere")
+    done = run_with(tmp_path, tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)

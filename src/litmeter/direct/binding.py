@@ -14,6 +14,8 @@ from litmeter.errors import UsageError
 KEY_VARIABLE = "LIT_SERVER_API_KEY"
 """Environment variable with the API key, as in LitServe."""
 KEY_HEADER = "X-API-Key"
+KWARGS_VARIABLE = "LITMETER_API_KWARGS"
+"""Environment variable with a LitAPI's ``api_kwargs`` (JSON): all users may read a command line."""
 LOG_VARIABLE = "LITMETER_SETUP_LOG"
 """Environment variable: path of the file that receives the traceback of a LitAPI's failed ``setup``."""
 PATH_FILE = "path"
@@ -45,7 +47,7 @@ class Binding:
     certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS; None: HTTP
     certificate_key: Path | None = None  # PEM file with the private key, without a password
     metrics: bool = True  # serve ``/metrics``
-    docs: bool = True  # serve ``/openapi.json``, and a LitAPI's ``/docs``
+    docs: bool = True  # serve ``/openapi.json``, and a LitAPI's ``/docs`` and ``/redoc``
 
     @property
     def url(self) -> str:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from litmeter.direct.forkserver import WORKERS
-from litmeter.direct.messages import Reply, Request
+from litmeter.direct.messages import OUT_OF_RESOURCES, Reply, Request
 
 MAX_INLINE_BYTES = 98_304
 """Longer messages are sent as files in memory: two more system calls, but no large copies in the kernel."""
@@ -38,8 +38,12 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
     return sender, receiver
 
 
-def send(connection: socket.socket, parts: Sequence[bytes], flags: int = 0) -> None:
-    """Send the concatenated ``parts`` as one message.
+class LostError(Exception):
+    """The receiver had no descriptor left for a long message's file; the argument is the message's label."""
+
+
+def send(connection: socket.socket, label: bytes, parts: Sequence[bytes], flags: int = 0) -> None:
+    """Send the concatenated ``parts`` as one message; ``label`` arrives with a long one in any case.
 
     Raises:
         BlockingIOError: the socket's buffer is full (with MSG_DONTWAIT).
@@ -54,14 +58,19 @@ def send(connection: socket.socket, parts: Sequence[bytes], flags: int = 0) -> N
             content.writelines(parts)
         # socket.send_fds and recv_fds ignore their flags.
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [file]))
-        connection.sendmsg((b"file",), (rights,), flags)
+        connection.sendmsg((label,), (rights,), flags)
     finally:
         os.close(file)
 
 
 def receive(connection: socket.socket, flags: int = 0) -> bytes:
-    """Receive one message, empty after the other end was closed; raise BlockingIOError with MSG_DONTWAIT."""
-    message, ancillary, _, _ = connection.recvmsg(MAX_INLINE_BYTES, ANCILLARY_BYTES, flags)
+    """Receive one message, empty after the other end was closed; raise BlockingIOError with MSG_DONTWAIT.
+
+    Raise LostError where no descriptor is left for its file.
+    """
+    message, ancillary, received, _ = connection.recvmsg(MAX_INLINE_BYTES, ANCILLARY_BYTES, flags)
+    if received & socket.MSG_CTRUNC:
+        raise LostError(message)
     if not ancillary:
         return message
     with open(array("i", ancillary[0][2])[0], "rb") as content:
@@ -79,9 +88,9 @@ class Slots:
     A slot is a number that is never reused, so that a message about an earlier request never matches a later
     request. Slot modulo ``capacity`` is the index in the shared arrays.
 
-    A request holds its slot from arrival to answer. A worker claims the slot before it works on the request.
-    The HTTP process releases the slot of a request that timed out or whose client disconnected; a worker then
-    skips the request. When a worker dies, its claims tell which requests died with it.
+    A request whose body has come holds a slot until its answer. A worker claims it before it works on the
+    request. The HTTP process releases the slot of a request that timed out or whose client disconnected; a
+    worker then skips the request. When a worker dies, its claims tell which requests died with it.
 
     There are no locks: a worker stopped in the middle of a claim would block all others. Instead, each array
     element has one writer and is read and written atomically. Each worker writes its claims to its own row: a
@@ -161,13 +170,16 @@ class Channel:
         """Send a request to the workers without blocking; raise as ``send`` does."""
         slot, content_type, received, body = request
         head = REQUEST.pack(slot, received, len(content_type))
-        send(self.request_sender, (head, content_type, body), socket.MSG_DONTWAIT)
+        send(self.request_sender, head, (head, content_type, body), socket.MSG_DONTWAIT)
 
     def receive_request(self) -> Request | None:
-        """The next request, None if there is none; called by workers."""
+        """The next request, None if there is none, or it was lost and is refused; called by workers."""
         try:
             message = receive(self._request_receiver, socket.MSG_DONTWAIT)
         except BlockingIOError:
+            return None
+        except LostError as error:
+            self.send_replies({REQUEST.unpack(error.args[0])[0]: OUT_OF_RESOURCES})
             return None
         slot, received, length = REQUEST.unpack_from(message)
         start = REQUEST.size + length
@@ -207,9 +219,20 @@ class Channel:
 
     def send_replies(self, replies: Mapping[int, Reply]) -> None:
         """Send a batch's replies, by slot, as one message; block while the socket's buffer is full."""
-        send(self._reply_sender, [marshal.dumps({slot: tuple(reply) for slot, reply in replies.items()})])
+        message = marshal.dumps({slot: tuple(reply) for slot, reply in replies.items()})
+        slots = array("Q", replies).tobytes()[:MAX_INLINE_BYTES] if len(message) > MAX_INLINE_BYTES else b""
+        try:
+            send(self._reply_sender, slots, (message,))
+        except OSError:  # no descriptor or memory for the file
+            if not slots:
+                raise
+            for slot in replies:
+                self.send_replies({slot: OUT_OF_RESOURCES})
 
     def receive_replies(self) -> dict[int, Reply]:
         """The replies of the next message, by slot; raise BlockingIOError if there is none."""
-        message = receive(self.reply_receiver, socket.MSG_DONTWAIT)
+        try:
+            message = receive(self.reply_receiver, socket.MSG_DONTWAIT)
+        except LostError as error:
+            return dict.fromkeys(array("Q", error.args[0]), OUT_OF_RESOURCES)
         return {slot: Reply(*reply) for slot, reply in marshal.loads(message).items()}  # noqa: S302 -- our own

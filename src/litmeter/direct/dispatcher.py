@@ -14,7 +14,7 @@ from time import perf_counter
 from starlette.types import Receive
 
 from litmeter.direct.channel import REGISTRATION, UNCLAIMED, Channel
-from litmeter.direct.messages import Reply, Request, error_reply
+from litmeter.direct.messages import OUT_OF_RESOURCES, Reply, Request, error_reply
 from litmeter.direct.metrics import KILLED_WORKERS
 from litmeter.direct.settings import WorkerSettings
 
@@ -25,7 +25,6 @@ SWEEP_INTERVAL_S = 0.1
 
 STOPPING = error_reply(503, "the server is stopping")
 WORKER_DIED = error_reply(503, "the worker that had this request died")
-OUT_OF_RESOURCES = error_reply(503, "no memory or file handle left for this request; try again later")
 CLIENT_CLOSED_REQUEST = Reply(499, b"")
 """Counted by the metrics when a client closes its connection (nginx's 499); never sent."""
 
@@ -48,7 +47,8 @@ class Dispatcher:
         timeout_s: how long a request may wait for a worker.
 
     Attributes:
-        slots: of the requests in flight; a request acquires its slot before its body is read.
+        slots: of the requests whose body has come.
+        admitted: number of admitted requests without an answer, whether or not their body has come.
         stopping: the server drains and admits no request.
         unfinished: number of admitted requests left without an answer by the end of the drain time.
     """
@@ -65,6 +65,7 @@ class Dispatcher:
         self._unsent: dict[int, Request] = {}
         self._last_sweep = 0.0
         self.stopping = False
+        self.admitted = 0
         self.unfinished = 0
 
     def start(self) -> None:
@@ -137,9 +138,9 @@ class Dispatcher:
         """Admit no more requests; wait up to ``seconds`` for those in flight, and refuse the rest."""
         self.stopping = True
         deadline = perf_counter() + seconds
-        while self.slots.in_flight and perf_counter() < deadline:
+        while self.admitted and perf_counter() < deadline:
             await asyncio.sleep(SWEEP_INTERVAL_S / 5)
-        self.unfinished = self.slots.in_flight
+        self.unfinished = self.admitted
         for slot in [*self._pending]:
             self._respond(slot, STOPPING)
 

@@ -57,9 +57,10 @@ class DirectRoute:
         self._queue_bytes = self.settings.max_queue_mib * 2**20
         self._small_bytes = self._queue_bytes / self.settings.max_queue
         self.held_bytes = 0  # received bytes of all bodies in flight
+        self.slow = 0  # requests on their way for longer than LimitedProtocol.PROMPT_S
 
-    def admit(self, pairs: Iterable[tuple[bytes, bytes]]) -> tuple[int, bytes] | Reply:
-        """Admit a request by its headers: return its slot, which the caller releases, and its content type.
+    def admit(self, pairs: Iterable[tuple[bytes, bytes]]) -> bytes | Reply:
+        """Admit a request by its headers: return its content type.
 
         Or return the refusal. A full server makes no further checks, so that refusals are cheap. While the
         bodies in flight reach the limit together, bodies up to an equal share of the limit are still
@@ -79,7 +80,7 @@ class DirectRoute:
             return error.reply
         if body_bytes > self._small_bytes and self.held_bytes >= self._queue_bytes:
             return FULL
-        return self.dispatcher.slots.acquire(), content_type
+        return content_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -97,24 +98,30 @@ class DirectRoute:
         admitted = self.admit(scope["headers"])
         if isinstance(admitted, Reply):
             return admitted  # uvicorn skips the body
-        slot, content_type = admitted
-        own_bytes = 0
+        slot, own_bytes = None, 0
 
         def hold(more_bytes: int) -> None:
             nonlocal own_bytes
             own_bytes += more_bytes
             self.held_bytes += more_bytes
-            if own_bytes > self._small_bytes and self.held_bytes > self._queue_bytes:
+            # Small bodies may add the limit twice: those with a slot, and those on their way.
+            if self.held_bytes > self._queue_bytes * (1 if own_bytes > self._small_bytes else 3):
                 raise RequestError(FULL.status, FULL_REASON)
 
+        self.dispatcher.admitted += 1
         try:
-            body = await read_body(receive, self._limit_bytes(content_type), hold)
-            return await self.dispatcher.submit(slot, content_type, body, receive)
+            body = await read_body(receive, self._limit_bytes(admitted), hold)
+            if self.dispatcher.is_full():
+                return FULL
+            slot = self.dispatcher.slots.acquire()
+            return await self.dispatcher.submit(slot, admitted, body, receive)
         except RequestError as error:
             return error.reply
         finally:
             self.held_bytes -= own_bytes
-            self.dispatcher.release(slot)
+            self.dispatcher.admitted -= 1
+            if slot is not None:
+                self.dispatcher.release(slot)
 
     def _limit_bytes(self, content_type: bytes) -> int:
         return min(self.max_bytes(content_type), self._queue_bytes)
@@ -175,9 +182,13 @@ class LimitedProtocol(HttpToolsProtocol):
     """Maximum size of a head, and of framing between two parts of a body."""
     REQUEST_TIMEOUT_S = 20.0
     """Time from a request's first byte to its last, and from the connection to the first byte."""
+    PROMPT_S = 1.0
+    """A request that takes longer to arrive is refused while ``max_queue`` such requests are on their way:
+    whoever sends many slowly keeps out no request that comes at once."""
 
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
+    _is_slow = False
     _head_complete = False
     """Whether ``cycle`` belongs to the request being received: from the end of the head to the last byte."""
 
@@ -188,7 +199,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the first request's timeout."""
         super().connection_made(transport)
-        self._start_deadline()
+        self._start_deadline(self.REQUEST_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timeout."""
@@ -211,7 +222,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start a request's timeout at its first byte."""
-        self._start_deadline()
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(self.PROMPT_S, self._become_slow)
         self._unset_keepalive_if_required()  # set by the previous answer
         super().on_message_begin()
 
@@ -264,15 +276,25 @@ class LimitedProtocol(HttpToolsProtocol):
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         self.transport.write(STATUS_LINE[reply.status] + lines + b"\r\n" + reply.body)
 
-    def _start_deadline(self) -> None:
-        self._cancel_deadline()
+    def _start_deadline(self, seconds: float) -> None:
         reason = f"the request did not arrive within {self.REQUEST_TIMEOUT_S:g} s"
-        self._deadline = self.loop.call_later(self.REQUEST_TIMEOUT_S, self._refuse, 408, reason)
+        self._deadline = self.loop.call_later(seconds, self._refuse, 408, reason)
+
+    def _become_slow(self) -> None:
+        if self._route.slow < self._route.settings.max_queue:
+            self._route.slow += 1
+            self._is_slow = True
+            self._start_deadline(self.REQUEST_TIMEOUT_S - self.PROMPT_S)
+        else:
+            self._refuse(FULL.status, FULL_REASON)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        if self._is_slow:
+            self._route.slow -= 1
+            self._is_slow = False
 
     def _is_idle(self) -> bool:
         """Whether all requests with a complete head have been answered."""

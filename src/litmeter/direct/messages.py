@@ -43,6 +43,9 @@ def error_reply(status: int, reason: str) -> Reply:
     return Reply(status, body, (*JSON, (b"retry-after", b"1")) if status == 503 else JSON)
 
 
+OUT_OF_RESOURCES = error_reply(503, "no memory or file handle left for this request; try again later")
+
+
 def too_large(max_bytes: int) -> str:
     """The reason of status 413."""
     return f"too large; {max_bytes:,} bytes are allowed"

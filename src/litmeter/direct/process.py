@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from litmeter.direct.binding import Binding, api_key
+from litmeter.direct.binding import KWARGS_VARIABLE, Binding, api_key
 from litmeter.direct.channel import is_supported
 from litmeter.direct.settings import WorkerSettings
 from litmeter.errors import LitmeterError
@@ -29,7 +32,11 @@ def serve_by_options(kind: type[Settings], serve: Callable[..., None]) -> None:
         kind: class of the settings.
         serve: called with the settings and the other options.
     """
+    with suppress(ValueError, OSError):  # macOS has a lower limit besides
+        resource.setrlimit(files := resource.RLIMIT_NOFILE, 2 * resource.getrlimit(files)[1:])
     options: dict[str, Any] = json.loads(sys.argv.pop(1))  # a LitAPI may read sys.argv
+    if KWARGS_VARIABLE in os.environ:
+        options["settings"]["api_kwargs"] = json.loads(os.environ.pop(KWARGS_VARIABLE))
     settings = kind.model_validate(options.pop("settings"))
     binding = TypeAdapter(Binding).validate_python(options.pop("binding"))
     listener = socket.socket(fileno=options.pop("listener"))

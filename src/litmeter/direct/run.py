@@ -18,6 +18,9 @@ from litmeter.direct.middleware import ApiKey
 from litmeter.direct.settings import WorkerSettings
 from litmeter.direct.worker import Responder, run_worker
 
+DOCS = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
+"""FastAPI's pages about the API."""
+
 
 def run_server(
     server: Server,
@@ -45,6 +48,8 @@ def run_server(
         route: other arguments of ``DirectRoute``.
     """
     app, path = server.app, server.lit_api.api_path
+    if not binding.docs:
+        app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) not in DOCS]
     if binding.metrics:
         app.get("/metrics")(metrics)
     if key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import Field
 
-from litmeter.direct.binding import LOG_VARIABLE
+from litmeter.direct.binding import KWARGS_VARIABLE, LOG_VARIABLE
 from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
 from litmeter.errors import ApiError, UsageError
 from litmeter.kinds.configuration import (
@@ -95,15 +96,13 @@ class LitApi(LitApiSettings, WorkerConfiguration):
 
     def starting(self, how: Start) -> AbstractContextManager[Server]:
         """Start the server; what ``setup`` raises goes to a log that lasts."""
-        return started_workers(
-            "litmeter.direct",
-            how,
-            self.path,
-            self.environment() | {LOG_VARIABLE: str(lasting_log(self.api))},
-            folder=self.place,
-            follow=self.api,
-            settings=self.model_dump(exclude_defaults=True),  # a revision's own code may lack keys
-        )
+        variables = self.environment() | {LOG_VARIABLE: str(lasting_log(self.api))}
+        settings = self.model_dump(exclude_defaults=True)  # a revision's own code may lack keys
+        if "api_kwargs" in settings:  # its code from before this variable refuses the text
+            variables[KWARGS_VARIABLE] = json.dumps(settings["api_kwargs"], default=str)
+            settings["api_kwargs"] = f"in {KWARGS_VARIABLE}"
+        start = partial(started_workers, "litmeter.direct", how, self.path, variables, folder=self.place)
+        return start(follow=self.api, settings=settings)
 
     @classmethod
     def checked(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -100,7 +99,7 @@ class LoadGenerator:
     def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
         self._folder = folder
         self.record_path = folder / "record.npz"
-        self._settings = json.dumps({"headers": dict(headers), "folder": str(folder)})
+        self._settings = {"headers": dict(headers), "folder": str(folder)}
         self._stack = ExitStack()
         self._process: JsonLinesProcess | None = None
         self._ready = False
@@ -148,7 +147,7 @@ class LoadGenerator:
             log = self._folder / "client.log"
             process = self._stack.enter_context(
                 process_group(
-                    [sys.executable, "-m", "litmeter.load.process", self._settings],
+                    [sys.executable, "-m", "litmeter.load.process"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._stack.enter_context(log.open("wb")),
@@ -157,6 +156,7 @@ class LoadGenerator:
                 )
             )
             self._process = JsonLinesProcess(process, log, "the load generator", LoadError)
+            self._process.send(self._settings)  # all users may read a command line, and headers on it
         return self._process
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The process of a ``LoadGenerator``: ``python -m litmeter.load.process SETTINGS``.
+"""The process of a ``LoadGenerator``: ``python -m litmeter.load.process``.
 
 Each user is a greenlet with its own connection; the main greenlet decides when windows begin and end.
 """
@@ -477,8 +477,8 @@ def emit(event: str, *values: float) -> None:
 
 
 def main() -> None:
-    """Run a load for each line of standard input (JSON: url, plan, path of the record)."""
-    settings = json.loads(sys.argv[1])
+    """Run a load for each line of standard input (JSON: url, plan, path of the record) after the settings."""
+    settings = json.loads(sys.stdin.readline())
     with suppress(ValueError, OSError):  # each user takes a descriptor
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

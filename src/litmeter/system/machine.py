@@ -7,9 +7,9 @@ import json
 import os
 import platform
 import re
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from litmeter.paths import MACHINE
 from litmeter.system.cores import allowed_cpus, available_cores
 from litmeter.system.files import digest, read_json
 from litmeter.system.gpu import describe_gpu
+from litmeter.system.temporary import SET_STATE, own_folder
 
 EXTRAS = ("", "train", "compile")
 """litmeter's extras whose packages may affect figures; those of the others (DVC, Ray, test tools) do not."""
@@ -141,18 +142,21 @@ def _proc_cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in lines}
 
 
-LOCK_FILE = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}.lock"
-"""One per user, outside the working tree: other clones and DVC's queue compute on the same cores."""
+def lock_file() -> Path:
+    """One per user and machine (machines may share a home), as other clones compute on the same cores."""
+    return own_folder() / f"{platform.node()}.lock"
 
 
 @contextmanager
 def exclusive_machine() -> Iterator[None]:
     """Hold the machine's lock, which ends with this process; wait, with a message, for another holder."""
-    lock = FileLock(LOCK_FILE)
-    try:
-        held = lock.acquire(blocking=False)
-    except Timeout:
-        print(f"litmeter is at work on this machine already; waiting for it ({LOCK_FILE})", flush=True)
-        held = lock.acquire()
-    with held:
+    lock = FileLock(path := lock_file())
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.acquire(blocking=False))
+        except Timeout:
+            print(f"litmeter is at work on this machine already; waiting for it ({path})", flush=True)
+            stack.enter_context(lock.acquire())
+        except (NotImplementedError, OSError) as error:  # a file system without locks
+            print(f"note: {path} has no lock ({error}), which keeps runs apart; {SET_STATE}", file=sys.stderr)
         yield

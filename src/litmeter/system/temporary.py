@@ -6,7 +6,9 @@ so a temporary file without a lock is stale.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import functools
 import os
 import re
 import shutil
@@ -23,6 +25,7 @@ from litmeter.system.signals import defer_signals
 PREFIX = ".litmeter-"
 TEMPORARY_SUFFIX = ".litmeter.tmp"
 """Suffix of result files that are being written."""
+SET_STATE = "set XDG_STATE_HOME to a folder of your own on a local disk"
 
 
 @contextmanager
@@ -45,13 +48,35 @@ def folder_of(pid: int) -> Path:
     return Path(tempfile.gettempdir()) / f"of-{pid}"
 
 
+@functools.cache
+def own_folder() -> Path:
+    """This user's folder for what outlasts a run, the same whatever TMPDIR is; raise UsageError without any.
+
+    In the folder of temporary files, where others can make one of this name, only if there is no home.
+    """
+    state = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
+    said = ""
+    for folder in (state / "litmeter", Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}"):
+        try:
+            if not folder.is_absolute():
+                raise FileNotFoundError(errno.ENOENT, "no home folder")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "a link, or somebody else's")
+            folder.chmod(0o700)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            said += f"{folder} cannot be used ({error.strerror}); "
+            continue
+        if said:
+            print(f"note: {said}the machine's lock and logs are in {folder}", file=sys.stderr)
+        return folder
+    raise UsageError(said + SET_STATE)
+
+
 def lasting_log(name: str) -> Path:
-    """Path of a log that outlasts this run, by name; raise UsageError if its folder is another user's."""
-    folder = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}-logs"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise UsageError(f"{folder}: belongs to somebody else")
-    return folder / (re.sub(r"[^\w.-]", "_", name) + ".log")
+    """Path of a log that outlasts this run, by name; raise UsageError as ``own_folder``."""
+    return own_folder() / (re.sub(r"[^\w.-]", "_", name) + ".log")
 
 
 def _claimed_folder() -> tuple[Path, int]:
@@ -90,7 +115,8 @@ def remove_stale_files() -> list[Path]:
 def report_stale_files(stage: str) -> None:
     """Remove stale files; print their paths after ``stage``."""
     if removed := remove_stale_files():
-        print(f"{stage}: removed what a killed run has left: {', '.join(map(str, removed))}", file=sys.stderr)
+        said = "removed what a killed run has left, as yours, and no process has its lock"
+        print(f"{stage}: {said}: {', '.join(map(str, removed))}", file=sys.stderr)
 
 
 def _remove_if_stale(path: Path) -> bool:

@@ -49,7 +49,7 @@ class ImageError(Exception):
 def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode ``content``, an image file of one of ``FORMATS``, to RGB.
 
-    Raise ImageError: 413 above a limit, 400 for anything that is not a whole image.
+    Raise ImageError: 413 above a limit, 400 for anything that is not a whole image; or MemoryError.
     """
     return to_rgb(open_image(needed_parts(content), max_pixels))
 
@@ -94,7 +94,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise _unreadable(error) from error
 
 
-def _unreadable(error: Exception) -> ImageError:
+def _unreadable(error: Exception) -> ImageError | MemoryError:
+    if isinstance(error, MemoryError) or "out of memory" in str(error):  # as Pillow's decoders in C say
+        return MemoryError(str(error))
     return ImageError(400, f"image: not a readable image ({str(error) or type(error).__name__})")
 
 

@@ -58,7 +58,7 @@ def serve(
         },
     )
     server.app.add_exception_handler(RequestValidationError, handle_invalid_body)
-    serve_page(server.app, docs=binding.docs)
+    serve_page(server.app)
     extend_openapi(server.app, PredictRequest.model_json_schema(), card.classes)
     if settings.transport == "litserve":
         server.app.add_middleware(ImageBodies)

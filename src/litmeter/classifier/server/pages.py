@@ -38,9 +38,9 @@ PAGE_HEADERS = {
 }
 
 
-def serve_page(app: FastAPI, *, docs: bool) -> None:
-    """Answer GET / by the page, in place of LitServe and FastAPI's pages; no schema without docs."""
-    replaced = ("/", "/docs", "/docs/oauth2-redirect", "/redoc", *(() if docs else ("/openapi.json",)))
+def serve_page(app: FastAPI) -> None:
+    """Answer GET / by the page, in place of LitServe and FastAPI's pages."""
+    replaced = ("/", "/docs", "/docs/oauth2-redirect", "/redoc")
     app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) not in replaced]
 
     @app.get("/", include_in_schema=False)
