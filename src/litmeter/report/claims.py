@@ -261,11 +261,17 @@ def limit(snapshot: Snapshot) -> Claim | None:
 def next_step(snapshot: Snapshot) -> Claim | None:
     """What to try: the search's winner, the fastest one's settings, a search, or a key.
 
-    None for a revision, of which it is not known whether anything was searched, and without a candidate.
+    Without a candidate only a key that was timed to make the fastest faster. None for a revision, of which it
+    is not known whether anything was searched.
     """
     serve = snapshot.params.configurations().get(CANDIDATE)
-    if snapshot.label or serve is None:
+    if snapshot.label or (serve is None and not ranked(snapshot.compared)):
         return None
+    if serve is None:
+        name = ranked(snapshot.compared)[0].experiment
+        diagnosis = snapshot.diagnoses[name]
+        text = f"Try next with `{name}`: `{diagnosis.parameter}`: {diagnosis.brings}."
+        return Claim("next", text) if diagnosis.brings else None
     if snapshot.tuned is not None:
         sentence = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
         return Claim("next", sentence + on_day("; searched", snapshot.tuned.metrics.measured_at))

@@ -48,6 +48,8 @@ OUTPUTS = (
     *(paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES),
     *(paths.COMPARISON_TABLE, paths.OVER_BEFORE),  # for DVC's plots and metrics; nothing here reads them
 )
+SPARE = 1.1
+"""Share of the cores that twice the workers may need for these to be tried: CPU times are noisy."""
 FEW, FEW_S = 4, 90.0
 """After a change of one configuration FEW are compared, in FEW_S; more take longer in proportion."""
 
@@ -76,7 +78,11 @@ def main() -> tuple[Log, ComparisonResult]:
         list(chosen),
         reference,
         largest_batch={name: min(serve.largest_batch, users) for name, serve in beside.items()},
-        probed={name: probes_of(serve, users) for name, serve in beside.items() if device == "cpu"},
+        probed={
+            name: probes_of(serve, users, found[name].cores)
+            for name, serve in beside.items()
+            if device == "cpu"
+        },
         users=users,
         seconds=budget_s,
         seed=load.seed,
@@ -180,9 +186,16 @@ def ceilings_of(
     return ceilings
 
 
-def probes_of(serve: Configuration, users: int) -> list[Work]:
-    """What is run in-process once: where threads outnumber the cores, or users leave cores idle."""
+def probes_of(serve: Configuration, users: int, used: float | None = None) -> list[Work]:
+    """What is run in-process once: where threads outnumber the cores, or users or workers leave cores idle.
+
+    Args:
+        used: cores that a worker uses.
+    """
     workers, threads, cores = serve.workers, serve.threads or len(allowed_cpus()), available_cores()
+    twice = 2 * workers
+    if used is not None and twice * used <= SPARE * cores and twice * serve.largest_batch <= users:
+        return [_probe("more", twice)]
     if workers > 1 and workers * threads > cores:
         return [_probe("crowded", workers), _probe("one_thread", workers, 1)]
     each = int(cores) // users
