@@ -190,9 +190,14 @@ def first_pieces(results: Sequence[Result]) -> Iterator[Claim]:
         if waited_ms < WAITS * served_ms:
             yield Claim("first", f"{sentence}.")
             continue
-        sentence += f"; the other {significant(waited_ms)} ms ({waited_ms / served_ms:.0%}) are transport"
-        batches = result.serve.largest_batch > 1
-        if result.compared.users > result.serve.workers * result.serve.largest_batch:
+        sentence += f"; the other {significant(waited_ms)} ms ({waited_ms / served_ms:.0%}) are "
+        batches, places = result.serve.largest_batch > 1, result.serve.workers * result.serve.largest_batch
+        window_ms = 1000 * result.serve.batch_window_s if batches and result.compared.users < places else 0.0
+        if window_ms:
+            key = result.serve.lever("batch window")
+            sentence += f"the wait for a batch to fill, up to {significant(window_ms)} ms (`{key}`), and "
+        sentence += "transport"
+        if result.compared.users > places:
             workers, size = (result.serve.lever(what) for what in ("workers", "batch size"))
             moved = [f"`{workers}` moves that"] if workers else []
             moved += [f"`{size}` does if `predict` takes batches"] if size and not batches else []
