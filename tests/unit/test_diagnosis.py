@@ -230,7 +230,7 @@ def test_causes_that_cannot_be_told_apart_are_named_together() -> None:
     assert found in ("contention and transport", "transport and contention")
 
 
-COMPILED = Classifier(compiled=True, preprocess="torchvision")
+COMPILED = Classifier(compiled=True, preprocess="torchvision", threads_per_worker=1)
 
 
 def package(precision: str, compiled_ms: float, eager_ms: float | None = None) -> PackageRow:
@@ -245,16 +245,19 @@ def with_packages(own: Result, *packages: PackageRow, agreement: float = 0.982) 
 
 def test_the_effect_of_a_precision_is_read_from_timed_packages() -> None:
     own = e1(79.0, 100.0, 80.0, serve=COMPILED, noise=0.001, workers_cpu_ms=24.3)
-    found = limit(with_packages(own, package("full", 10.0), package("int8", 5.0)), full=1100.0)
+    timed = package("full", 10.0), package("int8", 5.0)
+    found = limit(with_packages(own, *timed), full=1100.0)
     assert named(found) == ("preprocessing, then kernels", "precision")
     # Of 12.5 ms the model takes 10, then 5.
     assert {"5.0", "10.0", "98.2", "1.67"} <= set(re.findall(r"\d+\.\d+", found.text))
     assert "1.67" in found.brings
+    two = with_packages(replace(own, serve=COMPILED.model_copy(update={"threads_per_worker": 2})), *timed)
+    assert "1.67" not in limit(two, full=1100.0).text
+    assert "on one thread 2.00 times" in limit(two, full=1100.0).text
     slower = with_packages(own, package("full", 10.0), package("int8", 11.0))
     assert limit(slower, full=1100.0, half=9000.0).parameter is None
     decoding = e1(49.0, 100.0, 50.0, noise=0.001, serve=COMPILED, **DECODES)
-    timed = with_packages(decoding, package("full", 10.0), package("int8", 5.0))
-    found = limit(timed, full=130.0)
+    found = limit(with_packages(decoding, *timed), full=130.0)
     assert named(found) == ("preprocessing", "precision")
 
 
