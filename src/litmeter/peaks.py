@@ -153,7 +153,7 @@ def _torch_operations(
 
 def _torch_product(device: str, dtype: torch.dtype, size: int) -> Callable[[], object]:
     if dtype == torch.int8:
-        integers = [torch.randint(-128, 128, (size, size), dtype=dtype) for _ in range(2)]
+        integers = [torch.randint(-128, 128, (size, size), dtype=dtype, device=device) for _ in range(2)]
         # The product with int32 results has no public name (torch.ops.aten lists it).
         return partial(torch._int_mm, *integers)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -338,7 +338,8 @@ def _shortest_s(operation: Callable[[], object], device: str, within_s: float) -
 def main() -> None:
     """Measure what the first line of input asks for.
 
-    Print FLOP/s by dtype, bytes/s of reading each size, and FLOP/s of the datasheet, or null.
+    Print FLOP/s by dtype, bytes/s of reading each size, and FLOP/s of the datasheet by dtype (int8: not
+    known), or null.
     """
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -346,7 +347,10 @@ def main() -> None:
     flops = measured_peaks(None, 0, job["device"], job["dtypes"], job["cores"])
     reading = [measured_reading(job["device"], size) for size in job["sizes"]]
     known = find_device(torch.cuda.get_device_name() if job["device"] == "cuda" else None)
-    datasheet = known and {"full": 1e12 * known.full_tflops, "half": 1e12 * known.half_tflops}
+    datasheet = known and {
+        "float32": 1e12 * known.full_tflops,
+        **dict.fromkeys(("float16", "bfloat16"), 1e12 * known.half_tflops),
+    }
     print(json.dumps([flops, reading, datasheet]), file=answer, flush=True)
 
 

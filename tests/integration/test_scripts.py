@@ -17,14 +17,16 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
 from litmeter.cli.main import main
-from litmeter.kinds.configuration import Host
+from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.script import Script
 from litmeter.kinds.server import Start
 from litmeter.load.bodies import Bodies
 from litmeter.measure.subjects import pipelines_of
 from litmeter.measure.turn import Turn, Work, in_process
+from litmeter.stages.comparison import checked
 from litmeter.system.processes import followed
 from tests.integration.asking import wait_for
 
@@ -154,6 +156,27 @@ def test_its_pipeline_runs_without_the_server(folder: Path) -> None:
         two = subject.load(Turn("a", Work("pipeline", 1, 1.0, busy=2)), lambda: None)
     assert 50 < one.blocks.mean() < 101
     assert 1.2 < two.blocks.mean() / one.blocks.mean() < 3
+
+
+def test_its_batches_are_counted_and_its_processes_told_apart(folder: Path) -> None:
+    script = Script(script="server.py", folder=str(folder), workers_per_device=2, max_batch_size=2)
+    with script.starting(Start("cpu", 10.0)) as server:
+        server.ready()
+        assert requests.post(server.target, json={"x": 1}, timeout=10).status_code == 200
+        counted = server.counted()
+        assert counted is not None
+        for _ in range(3):
+            requests.post(server.target, json={"x": 1}, timeout=10)
+        batches, roles = server.counted() or (0, {})
+    assert batches - counted[0] == 3
+    assert sorted(roles.values()) == ["http", "worker", "worker"]
+
+
+def test_what_it_runs_with_is_known_before_anything_is_timed(folder: Path) -> None:
+    (folder / "server.py").write_text(SCRIPT.replace("Stub()", "Stub(max_batch_size=4)"))
+    measured: dict[str, Configuration] = {"a": Script(script="server.py 2", folder=str(folder))}
+    checked(measured, Bodies([b'{"x": 1}'], "application/json"), "cpu", 10.0, users=8)
+    assert (measured["a"].largest_batch, measured["a"].workers) == (4, 2)
 
 
 def test_answers_that_depend_on_the_batch_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

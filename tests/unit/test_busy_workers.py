@@ -26,8 +26,8 @@ class Replayed(JsonLinesProcess):
 
     pid = 0
 
-    def __init__(self, rates: Mapping[int, Sequence[float]]) -> None:
-        self.rates = {busy: list(own) for busy, own in rates.items()}
+    def __init__(self, rates: Mapping[int, Sequence[float]], cpu_ms: float = 1.0) -> None:
+        self.rates, self.cpu_ms = {busy: list(own) for busy, own in rates.items()}, cpu_ms
         self.asked: list[int] = []
         self.threads: list[int | None] = []
 
@@ -36,7 +36,7 @@ class Replayed(JsonLinesProcess):
         self.threads.append(job["threads"])
 
     def answer(self, tick: object = None) -> Any:
-        return [[self.rates[self.asked[-1]].pop(0)], 1.0, None]
+        return [[self.rates[self.asked[-1]].pop(0)], self.cpu_ms, None]
 
 
 def in_process(talk: Replayed, workers: int, fewest: int) -> InProcess:
@@ -66,6 +66,20 @@ def test_the_search_goes_on_while_more_workers_are_faster(
     subject = in_process(talk, workers, fewest)
     assert [subject.busiest(), subject.busiest()] == [busy, busy]
     assert talk.asked == asked  # it is searched once
+
+
+@pytest.mark.parametrize(
+    ("cpu_ms", "busy", "asked"), [(0.2, 4, [2, 2, 4, 4]), (9.0, 4, [2, 2, 4, 4]), (18.0, 2, [2, 2])]
+)
+def test_workers_that_wait_are_no_fewer_than_the_server_has(
+    cpu_ms: float, busy: int, asked: list[int]
+) -> None:
+    """On two cores two workers of a model of 20 ms do 100 images/s, and four that sleep 200."""
+    talk = Replayed({2: (100, 100), 4: (200, 200)}, cpu_ms)
+    subject = in_process(talk, workers=4, fewest=2)
+    subject.workers = 2  # on a CPU
+    assert subject.busiest() == busy
+    assert talk.asked == asked
 
 
 def test_a_turn_may_say_how_many_are_busy() -> None:

@@ -15,6 +15,7 @@ from litmeter.classifier.ceilings import Cost, Traffic, cost_of, roofline, traff
 from litmeter.classifier.model.rows import PrecisionCeiling
 from litmeter.peaks import (
     Operation,
+    _torch_product,
     buffer_bytes,
     fastest_flops,
     find_device,
@@ -49,6 +50,12 @@ def test_cost_and_traffic_of_a_small_net_are_hand_arithmetic() -> None:
     assert cost.flops == 2 * cost.macs
     assert cost.parameters == traffic.weights == 3 * 8 * 9 + 8 * 25 + 8 * 10 + 10
     assert sum(traffic.activations) == (3 + 8) * 32 * 32 + 8 * (32 * 32 + 16 * 16) + 8 + 10
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
+def test_products_are_timed_on_the_device(dtype: torch.dtype) -> None:
+    product = _torch_product("meta", dtype, 64)
+    assert {one.device.type for one in product.args} == {"meta"}
 
 
 MANY = Traffic(0, (600_000, 400_000))

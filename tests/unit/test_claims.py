@@ -11,12 +11,22 @@ from typing import Any
 import pytest
 
 from litmeter.classifier.model.rows import Ceilings
+from litmeter.kinds.lit_api import LitApi
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.comparison_rows import OverBefore
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import ObjectiveSettings
 from litmeter.paths import CEILINGS
-from litmeter.report.claims import carried, claims, fastest, next_step, objective, tuned_text, verdict
+from litmeter.report.claims import (
+    carried,
+    claims,
+    fastest,
+    first_pieces,
+    next_step,
+    objective,
+    tuned_text,
+    verdict,
+)
 from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot, Tuned, read_snapshot
 from litmeter.say.tables import significant
@@ -26,7 +36,7 @@ from litmeter.system.files import read_json, write_json
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import write_project
 from tests.support.search import METRICS, WINNER, tuned
-from tests.support.synthetic_results import MACHINE, compared, turn, with_change
+from tests.support.synthetic_results import MACHINE, compared, result, turn, with_change
 
 REFERENCE = compared("e1_baseline", 20.0, 3, p95_ms=400.0)
 FAST = compared("e7_tuned", 60.0, 1, p95_ms=700.0)
@@ -123,6 +133,17 @@ def test_the_fastest_ones_cause_has_its_loss(snapshot: Snapshot) -> None:
     assert says(sentence, "`e7_tuned`", diagnosis.cause, significant(diagnosis.loss.rate_rps))
     unknown = {**snapshot.diagnoses, "e7_tuned": replace(diagnosis, cause="")}
     assert of_kind(replace(snapshot, diagnoses=unknown), "limit") == []
+
+
+@pytest.mark.parametrize(("window_s", "users"), [(0.05, 2), (0.05, 8), (0.0, 2)])
+def test_the_wait_for_a_batch_to_fill_is_no_transport(window_s: float, users: int) -> None:
+    """Eight users fill a batch of eight."""
+    serve = LitApi(api="server:Chat", max_batch_size=8, batch_timeout_s=window_s)
+    own = result(serve=serve, in_process={"stream": {"first_p50_ms": 20.0}})
+    row = replace(own.compared, stream={"first_p50_ms": 75.0}, users=users)
+    [claim] = first_pieces([replace(own, compared=row)])
+    assert says(claim.sentence, "75.0 ms", "20.0 ms", "55.0 ms", "transport")
+    assert ("up to 50.0 ms (`batch_timeout_s`)" in claim.sentence) is (users == 2 and window_s > 0)
 
 
 def test_ratios_between_forms_of_a_request_are_pointed_out(snapshot: Snapshot) -> None:

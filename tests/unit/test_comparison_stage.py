@@ -14,8 +14,11 @@ import yaml
 from litmeter.classifier.model.card import CARD_NAME, ModelCard
 from litmeter.classifier.model.compiled.manifest import Package
 from litmeter.kinds.classifier import Classifier
-from litmeter.kinds.configuration import Checked, Configuration
+from litmeter.kinds.command import Command
+from litmeter.kinds.configuration import Checked, Configuration, RanAs
+from litmeter.kinds.costs import Costs
 from litmeter.kinds.registry import read as read_keys
+from litmeter.kinds.script import Script
 from litmeter.load.bodies import Bodies
 from litmeter.measure.comparison_rows import read_comparison
 from litmeter.measure.log import UNFINISHED, Log
@@ -34,6 +37,7 @@ from litmeter.paths import (
 )
 from litmeter.stages import packages
 from litmeter.stages.comparison import (
+    ceilings_of,
     dated,
     main,
     names_to_measure,
@@ -195,6 +199,30 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     objective = params.objective.model_copy(update={"miss": 0.01})
     stricter = signatures_of(params.model_copy(update={"objective": objective}), "cpu", [b"photo"])
     assert stricter["e7_tuned"] != found[1]["e7_tuned"]  # its row has another percentile
+    typed = params.load.model_copy(update={"content_type": "image/png"})
+    as_png = signatures_of(params.model_copy(update={"load": typed}), "cpu", [b"photo"])
+    assert as_png["e7_tuned"] != found[1]["e7_tuned"]
+    assert signatures_of(params, "cpu", [b"a", b"bc"]) != signatures_of(params, "cpu", [b"ab", b"c"])
+    known = params.model_copy(update={"costs": {"e7_tuned": Costs(flops=1e9)}})
+    costly = signatures_of(known, "cpu", [b"photo"])
+    assert [name for name in costly if costly[name] != found[1][name]] == ["e7_tuned"]
+
+
+def test_the_roofline_of_a_script_is_that_of_the_settings_that_run(params: Params) -> None:
+    """What is not known of a server does not lower its bound: eight answers may share the weights."""
+    costs = Costs(weights_bytes=1e6)
+    script = Script(script="server.py")
+    ran = RanAs(text="", keys={"max_batch_size": 4, "workers_per_device": 2, "batch_timeout_s": 0.0})
+    servers = {"as it ran": script.as_ran(ran.keys), "other": script, "any": Command(command="serve {port}")}
+    found = {
+        "as it ran": Checked(costs=costs, ran=ran),
+        "other": Checked(costs=costs, ran=RanAs(text="uvicorn")),
+        "any": Checked(costs=costs),
+    }
+    ceilings = ceilings_of(servers, found, params, "cpu")
+    assert {name: one.at_once for name, one in ceilings.items()} == {"as it ran": 4, "other": 8, "any": 8}
+    rates = [one.roofline_rps or 0.0 for one in ceilings.values()]
+    assert rates == pytest.approx([4 * rates[1] / 8, rates[1], rates[1]], rel=0.01)
 
 
 @pytest.mark.usefixtures("params")

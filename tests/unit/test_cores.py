@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from litmeter.kinds.classifier import Classifier
+from litmeter.kinds.lit_api import LitApi
 from litmeter.stages.comparison import probes_of
 from litmeter.system.cores import available_cores, throttled_s, whole_cores
 from litmeter.system.machine import fingerprint
@@ -57,3 +58,11 @@ def test_all_count_the_cores_that_may_be_used() -> None:
         ("crowded", 2, None),
         ("one_thread", 2, 1),
     ]
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_twice_the_workers_are_tried_where_they_wait_and_there_are_users_for_them() -> None:
+    alone, eight = LitApi(api="server:API"), LitApi(api="server:API", max_batch_size=8)
+    assert [(one.kind, one.busy) for one in probes_of(alone, users=8, used=0.1)] == [("more", 2)]
+    assert probes_of(alone, users=8, used=0.9) == probes_of(alone, users=8) == []
+    assert probes_of(alone, users=1, used=0.1) == probes_of(eight, users=8, used=0.1) == []

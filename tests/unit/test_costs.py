@@ -36,6 +36,13 @@ def test_arithmetic_or_memory_binds_a_plain_item() -> None:
     assert roofline(Costs(), 1e12, 1e10, 1, overlap=False) is None
 
 
+def test_memory_is_measured_by_what_is_read_together() -> None:
+    """A buffer of no bytes would be read from the nearest cache."""
+    assert Costs(weights_bytes=1e8, bytes=4e6).read_bytes(8) == 1e8
+    assert Costs(bytes=4e6).read_bytes(8) == 32e6
+    assert Costs(tokens=11, prompt_tokens=50, bytes_per_token=1e4).read_bytes(2) == 2 * 55e4
+
+
 def test_a_generation_reads_the_weights_for_each_token_and_once_for_all_answers() -> None:
     costs = Costs(
         weights_bytes=1e8,

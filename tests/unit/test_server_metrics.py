@@ -50,6 +50,12 @@ def test_a_window_is_the_difference_of_two_scrapes() -> None:
     assert after.roles == {11: "http", 12: "worker"}
 
 
+def test_where_batches_alone_are_counted_they_hold_what_was_answered() -> None:
+    times = between(Scrape(batched=(0.0, 10.0)), Scrape(batched=(0.0, 60.0)), answered=200)
+    assert times is not None
+    assert (times.batch_size, times.stage_ms) == (4.0, {})
+
+
 def test_a_process_that_has_just_created_its_file_hides_nothing_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ class Checked:
         ran: what the server itself chooses; None where nothing is known of it.
         costs: of an item, as the server's code says; None where it does not.
         operators: shares of an answer's time in-process, see ``CostCeiling``.
+        cores: that a worker uses while it answers in-process, a mean; None if it was not run.
     """
 
     fault: str = ""
@@ -87,6 +88,7 @@ class Checked:
     ran: RanAs | None = None
     costs: Costs | None = None
     operators: Mapping[str, float] = field(default_factory=dict)
+    cores: float | None = None
 
 
 @dataclass(frozen=True)

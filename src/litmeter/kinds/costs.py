@@ -32,6 +32,15 @@ class Costs(Section):
     bytes_per_token: NotNegative = Field(0.0, description="keys and values of a token, for each later one")
     at_once: Count | None = Field(None, description="most items in a batch or step; absent: max_batch_size")
 
+    @property
+    def held(self) -> float:
+        """Bytes of keys and values that a token reads, in the mean."""
+        return self.bytes_per_token * (self.prompt_tokens + ((self.tokens or 1) - 1) / 2)
+
+    def read_bytes(self, at_once: int) -> int:
+        """Bytes that are read together, by which the memory is measured: the weights, or those of a batch."""
+        return int(self.weights_bytes or at_once * (self.bytes + self.held))
+
 
 class Roofline(NamedTuple):
     """The rate of items, and which of ``compute`` and ``memory`` takes most of the time."""
@@ -45,15 +54,14 @@ def roofline(costs: Costs, flops: float, reading: float, at_once: int, *, overla
 
     Args:
         flops: FLOP/s.
-        reading: bytes/s of reading the weights.
+        reading: bytes/s.
         overlap: whether the arithmetic of some batches can take place while others read memory.
     """
     further = (costs.tokens or 1) - 1
-    held = costs.bytes_per_token * (costs.prompt_tokens + further / 2)
     prompt_flops = costs.flops + costs.prompt_tokens * costs.flops_per_prompt_token
     phases = [  # times they occur, FLOPs, bytes: of all items in a batch
         (1, at_once * prompt_flops, costs.weights_bytes + at_once * costs.bytes),
-        (further, at_once * costs.flops_per_token, costs.weights_bytes + at_once * held),
+        (further, at_once * costs.flops_per_token, costs.weights_bytes + at_once * costs.held),
     ]
     times = [(number * arithmetic / flops, number * read / reading) for number, arithmetic, read in phases]
     compute_s, memory_s = (sum(own) for own in zip(*times, strict=True))
@@ -68,7 +76,7 @@ class CostCeiling(Record):
 
     Attributes:
         at_once: items in each batch or step, at most.
-        peak_tflops, reading_gbs: measured: arithmetic, and reading as many bytes as the weights have.
+        peak_tflops, reading_gbs: measured: arithmetic, and reading as many bytes as weights or batch have.
         datasheet_rps: items per second if only arithmetic took time, by a datasheet's peak.
         roofline_rps, roofline_bound: items per second, and "compute" or "memory".
         operators: shares of the time of an answer in-process, by torch's profiler: of matrix products, other

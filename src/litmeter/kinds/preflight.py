@@ -52,6 +52,7 @@ class _Trial:
     unavailable: str = ""
     threads: int | None = None
     answer_s: float | None = None
+    cores: float | None = None
     answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)
     batch_ms: dict[int, float] = field(default_factory=dict)
     costs: Costs | None = None
@@ -94,8 +95,16 @@ def check_apis(
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
         notes = tuple(_notes(name, settings, trial))
-        timed = trial.answer_s, trial.batch_ms
-        checked[name] = Checked(text, trial.unavailable, notes, *timed, None, trial.costs, trial.operators)
+        checked[name] = Checked(
+            text,
+            trial.unavailable,
+            notes,
+            trial.answer_s,
+            trial.batch_ms,
+            costs=trial.costs,
+            operators=trial.operators,
+            cores=trial.cores,
+        )
     return checked
 
 
@@ -216,6 +225,7 @@ def _try(
                     trial.batch_ms[message["batch_size"]] = round(message["ms"], 3)
             trial.threads = message.get("threads", trial.threads)
             trial.answer_s = message.get("answer_s", trial.answer_s)
+            trial.cores = message.get("cores", trial.cores)
             trial.unavailable = message.get("unavailable", trial.unavailable)
             trial.operators = message.get("operators", trial.operators)
             if "costs" in message:

@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from fastapi.encoders import jsonable_encoder
@@ -128,9 +128,10 @@ def run_worker(
         pipeline = Watched(say, api, device, requests)
         for size in sizes:
             say({"answers": pipeline.answers_at(size), "batch_size": size})
-        torch, began = sys.modules.get("torch"), perf_counter()
+        torch, began, began_cpu = sys.modules.get("torch"), perf_counter(), process_time()
         last = {"threads": torch and torch.get_num_threads(), "again": pipeline.again()}
-        last["answer_s"] = (perf_counter() - began) / 2 / sizes[-1]
+        seconds = perf_counter() - began
+        last |= {"answer_s": seconds / 2 / sizes[-1], "cores": (process_time() - began_cpu) / seconds}
         if profiled and torch and device == "cpu" and has_costs(api):
             with reporting(lambda _: None):  # answers are right, whatever the profiler makes of them
                 last["operators"] = operators(pipeline, sizes[-1])

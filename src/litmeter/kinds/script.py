@@ -452,6 +452,14 @@ class ScriptServer(CommandServer):
             )
         return ready
 
+    def counted(self) -> tuple[int, Mapping[int, str]] | None:
+        """Of LitServe's processes, by what is injected; None of another server."""
+        roles = {note["pid"]: note["role"] for note in notes(self.noted) if note["what"] == "process"}
+        if "worker" not in roles.values():
+            return None
+        batches = Path(f"{self.noted}.batches")
+        return batches.stat().st_size if batches.exists() else 0, roles
+
     @property
     def answered(self) -> str:
         """The last answers; the log names the port that the script asked for."""

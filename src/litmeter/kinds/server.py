@@ -111,6 +111,10 @@ class Server:
     def resume(self) -> None:
         """Continue after ``pause``."""
 
+    def counted(self) -> tuple[int, Mapping[int, str]] | None:
+        """Batches so far, and roles of processes by id; None where they are unknown or in ``metrics``."""
+        return None
+
     def check(self, dying_s: float = 0.0) -> None:
         """Raise ServerError if the server has died, or dies within ``dying_s``."""
 

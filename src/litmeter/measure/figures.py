@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -175,7 +175,8 @@ def _with_server(row: TurnRow, before: Scrape, after: Scrape, usage: Usage, answ
             seconds[after.roles.get(pid, "manager")] += spent
         return {role: _over(spent, answered / 1000) for role, spent in seconds.items()}
 
-    cpu_ms, wait_ms, times = by_role(usage.process_s), by_role(usage.process_waited_s), between(before, after)
+    cpu_ms, wait_ms = by_role(usage.process_s), by_role(usage.process_waited_s)
+    times = between(before, after, answered)
     return replace(
         row,
         http_cpu_ms=cpu_ms.get("http"),
@@ -406,14 +407,14 @@ class Scrape:
 
     Attributes:
         stages, whole: sum of seconds and number of requests, by stage, and from arrival to answer.
-        batched: number of requests in batches, and number of batches.
+        batched: number of requests in batches (0: not counted), and number of batches.
         roles: role of each process, by process id.
     """
 
-    stages: Mapping[str, Sequence[float]]
-    whole: Sequence[float]
-    batched: Sequence[float]
-    roles: Mapping[int, str]
+    stages: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    whole: Sequence[float] = (0.0, 0.0)
+    batched: Sequence[float] = (0.0, 0.0)
+    roles: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -444,22 +445,22 @@ def read_scrape(text: str) -> Scrape:
     return Scrape(totals, whole, batched, roles)
 
 
-def between(before: Scrape, after: Scrape) -> ServerTimes | None:
+def between(before: Scrape, after: Scrape, answered: int = 0) -> ServerTimes | None:
     """Stage times and batch size between two scrapes; None if no request ended.
 
     A mean is the growth of a sum over the growth of its count. A stage counts in the window in which it
-    ended.
+    ended. Where requests in batches are not counted, there were as many as ``answered``.
     """
     whole_ms = _mean_ms(before.whole, after.whole)
-    if whole_ms is None:
+    requests, batch_count = (new - old for old, new in zip(before.batched, after.batched, strict=True))
+    if whole_ms is None and not batch_count:
         return None
     means = {name: _mean_ms(before.stages.get(name, NOTHING), own) for name, own in after.stages.items()}
     stage_ms = {name: mean_ms for name, mean_ms in means.items() if mean_ms is not None}
-    transport_ms = whole_ms - sum(stage_ms.values())
-    requests, batch_count = (new - old for old, new in zip(before.batched, after.batched, strict=True))
+    transport_ms = -1.0 if whole_ms is None else whole_ms - sum(stage_ms.values())
     return ServerTimes(
         stage_ms=stage_ms | ({"transport": transport_ms} if transport_ms >= 0 else {}),
-        batch_size=requests / batch_count if batch_count else None,
+        batch_size=(requests or answered) / batch_count if batch_count else None,
     )
 
 

@@ -1,8 +1,8 @@
 """The workers of an in-process subject: ``python -m litmeter.measure.inprocess_workers``.
 
 ``subjects.InProcess`` starts this process, writes jobs as lines of JSON, and reads a line for each job. At
-first as many workers start as there are cores; on a GPU, more as soon as a job asks for them. The kind says
-whether workers are forked, after loading its libraries, or spawned.
+first as many workers start as there are cores, and more as soon as a job asks for them. The kind says whether
+workers are forked, after loading its libraries, or spawned.
 """
 
 from __future__ import annotations

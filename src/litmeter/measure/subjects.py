@@ -144,7 +144,8 @@ class Served(Subject):
     def scrape(self) -> Scrape | None:
         """Read the server's metrics; raise ServerError without an answer."""
         if self.server.metrics is None:
-            return None
+            counted = self.server.counted()
+            return counted and Scrape(batched=[0.0, counted[0]], roles=counted[1])
         with named(self.name):
             try:
                 with direct_session() as session:
@@ -201,14 +202,16 @@ PROBE_S, SLOW_PROBE = 0.3, 1 / 3
 """Seconds of a probe in the search for the fastest number of busy workers. A number has two probes, of which
 the slower counts (threads that outnumber the cores spin in most probes), or one if that is below SLOW_PROBE
 of the fastest rate so far. The search ends when even the faster probe of more workers is not faster."""
+WAITING = 1 / 2
+"""Share of a worker's time on a core below which it mostly waits, as for a GPU or a service."""
 
 
 @dataclass(eq=False)
 class InProcess(Subject):
     """A configuration's workers without a server: processes that hold the model and wait for work.
 
-    On a CPU at most as many workers run as there are cores. Their inputs are what the kind makes of
-    ``bodies``.
+    On a CPU at most as many workers run as there are cores, unless they mostly wait. Their inputs are what
+    the kind makes of ``bodies``.
     ``threads`` are the threads of the model's libraries in each worker.
     """
 
@@ -261,18 +264,24 @@ class InProcess(Subject):
     def busiest(self) -> int:
         """The number of workers that runs the pipeline fastest, one image at a time.
 
-        Candidates: as many workers as have a core for each thread, twice as many, and so on up to all. Fewer
-        are slower; more can be slower if their threads outnumber the cores.
+        Candidates: as many workers as have a core for each thread, twice as many, and so on up to one for
+        each core, or up to all if they mostly wait. Fewer are slower; more can be slower if their threads
+        outnumber the cores.
         """
         if self._busy is None:
-            fewest = max(1, int(self.cores / self.threads))
-            doubled = takewhile(lambda busy: busy < self.workers, (fewest << k for k in range(16)))
-            choices, rates = [*doubled, self.workers], dict[int, float]()
+            fewest, most = max(1, int(self.cores / self.threads)), self.configuration.workers
+            doubled = takewhile(lambda busy: busy < most, (fewest << k for k in range(16)))
+            choices, rates = sorted({*doubled, self.workers, most}), dict[int, float]()
+            used = 0.0  # cores, by the last number of workers
             for busy in choices if len(choices) > 1 else []:
+                if busy > self.workers and used > WAITING * max(rates):
+                    break
                 fastest_rps = max(rates.values(), default=0.0)
                 probes: list[float] = []
                 while not probes or (len(probes) < 2 and probes[0] > SLOW_PROBE * fastest_rps):
-                    probes.append(float(self._run(Work("pipeline", 1, PROBE_S, busy)).blocks.mean()))
+                    done = self._run(Work("pipeline", 1, PROBE_S, busy))
+                    probes.append(float(done.blocks.mean()))
+                    used = probes[-1] * done.cpu_ms / 1000
                 if max(probes) <= fastest_rps:
                     break
                 rates[busy] = min(probes)

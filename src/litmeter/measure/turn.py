@@ -15,9 +15,10 @@ from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import Limits, LoadRecord
 
-WorkKind = Literal["model", "preprocess", "pipeline", "crowded", "one_thread", "lone", "spread"]
+WorkKind = Literal["model", "preprocess", "pipeline", "crowded", "one_thread", "lone", "spread", "more"]
 """The model alone; decoding and preprocessing alone; the pipeline, from image bytes on. The pipeline in all
-workers, and in these with a thread each; in as many workers as there are users, and in these on all cores."""
+workers, and in these with a thread each; in as many workers as there are users, and in these on all cores; in
+twice the workers."""
 
 IN_PROCESS = " in-process"
 """Suffix of the name of a subject that runs without a server."""

@@ -191,9 +191,14 @@ def first_pieces(results: Sequence[Result]) -> Iterator[Claim]:
         if waited_ms < WAITS * served_ms:
             yield Claim("first", f"{sentence}.")
             continue
-        sentence += f"; the other {significant(waited_ms)} ms ({waited_ms / served_ms:.0%}) are transport"
-        batches = result.serve.largest_batch > 1
-        if result.compared.users > result.serve.workers * result.serve.largest_batch:
+        sentence += f"; the other {significant(waited_ms)} ms ({waited_ms / served_ms:.0%}) are "
+        batches, places = result.serve.largest_batch > 1, result.serve.workers * result.serve.largest_batch
+        window_ms = 1000 * result.serve.batch_window_s if batches and result.compared.users < places else 0.0
+        if window_ms:
+            key = result.serve.lever("batch window")
+            sentence += f"the wait for a batch to fill, up to {significant(window_ms)} ms (`{key}`), and "
+        sentence += "transport"
+        if result.compared.users > places:
             workers, size = (result.serve.lever(what) for what in ("workers", "batch size"))
             moved = [f"`{workers}` moves that"] if workers else []
             moved += [f"`{size}` does if `predict` takes batches"] if size and not batches else []
@@ -262,11 +267,17 @@ def limit(snapshot: Snapshot) -> Claim | None:
 def next_step(snapshot: Snapshot) -> Claim | None:
     """What to try: the search's winner, the fastest one's settings, a search, or a key.
 
-    None for a revision, of which it is not known whether anything was searched, and without a candidate.
+    Without a candidate only a key that was timed to make the fastest faster. None for a revision, of which it
+    is not known whether anything was searched.
     """
     serve = snapshot.params.configurations().get(CANDIDATE)
-    if snapshot.label or serve is None:
+    if snapshot.label or (serve is None and not ranked(snapshot.compared)):
         return None
+    if serve is None:
+        name = ranked(snapshot.compared)[0].experiment
+        diagnosis = snapshot.diagnoses[name]
+        text = f"Try next with `{name}`: `{diagnosis.parameter}`: {diagnosis.brings}."
+        return Claim("next", text) if diagnosis.brings else None
     if snapshot.tuned is not None:
         sentence = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
         return Claim("next", sentence + on_day("; searched", snapshot.tuned.metrics.measured_at))

@@ -186,7 +186,10 @@ def diagnose(
 ) -> Diagnosis:
     """Diagnose one configuration by its bounds, its ceilings, and all results of the run."""
     found = _explained(result, bounds, ceilings, timed)
-    options = [option for option in (*_measured(result, timed), *_in_process(result, timed)) if option.key]
+    served = [*_measured(result, timed)]
+    known = {(one.key, one.value) for one in served}
+    others = [one for one in _in_process(result, timed) if (one.key, one.value) not in known]
+    options = [option for option in (*served, *others) if option.key]
     best = max(options, key=lambda option: option.gain, default=None)
     if best is None or best.gain < WORTH or not result.served or any(bound.is_error for bound in bounds):
         return found
@@ -225,7 +228,8 @@ def _explained(
     served = next(bound for bound in bounds if bound.name == SERVED)
     whole = _share(result.rates("served"), result.undisturbed_model) or served.share
     found, named = [], []
-    if result.crowded or (whole.resolved and whole.ratio < 1):
+    is_little = whole.low is not None and whole.low >= 1 / WORTH
+    if result.crowded or (whole.resolved and whole.ratio < 1 and not is_little):
         found.append(_serving(result, bounds, whole, timed))
         named.append(found[0].cause)
     for loss in above:
@@ -234,8 +238,11 @@ def _explained(
         if len(found) == 1 or (loss.is_loss and larger):
             named.append(found[-1].cause)
     if not found:
-        text = "No bound lies below the one above it by more than their interval."
-        return Diagnosis("", None, text, without="nothing lost")
+        text = f"{_users_get(result, bounds, whole)}."
+        if is_little:
+            return Diagnosis("", None, text, without="nothing lost")
+        most = f": at most {1 - whole.low:.0%} is lost" if whole.low is not None else ": too few rounds"
+        return Diagnosis("", None, text, without=f"not resolved{most}")
     moved = next((each for each in found if each.parameter), found[0])
     text = " ".join(each.text for each in found)
     return Diagnosis(", then ".join(named), moved.parameter, text, found[0].loss, moved.brings)
@@ -316,11 +323,15 @@ def _binds(result: Result, share: float, operators: Mapping[str, float]) -> tupl
 
 
 class Option(NamedTuple):
-    """Another value of a key, and the factor by which it raises the rate, served or in-process."""
+    """Another value of a key, and the factor by which it raises the rate, served or in-process.
+
+    ``value`` is given where a gain in-process gives way to that of a server with the same value.
+    """
 
     key: str | None
     gain: float
     text: str
+    value: str = ""
 
 
 def _advice(options: Sequence[Option]) -> tuple[str | None, str]:
@@ -352,19 +363,25 @@ def _measured(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
         beside = "".join(f", with `{other_key}: {values[other_key]}`," for other_key in others)
         times = ratio_cell(over.ratio, over.low, over.high)
         text = f"{values[key]}{beside} does {times} times the requests/s (as in `{other.name}`)"
-        yield Option(key, over.ratio, text)
+        yield Option(key, over.ratio, text, values[key])
 
 
 def _in_process(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
-    """What was timed without a server: models, preprocessing, batches, fewer workers, fewer threads."""
+    """What was timed without a server: models, preprocessing, batches, workers, threads."""
     yield from _models(result)
     yield from _decoders(result, timed)
     formed, larger = min(result.batch_ms, default=0), max(result.batch_ms, default=0)
     if formed < larger and larger * result.serve.workers <= result.compared.users:
         gain = result.batch_ms[formed] / result.batch_ms[larger]
         text = f"{larger} does {gain:.2f} times as many requests/s in-process"
-        yield Option(result.serve.lever("batch size"), gain, text)
+        yield Option(result.serve.lever("batch size"), gain, text, str(larger))
     times = f"times as many {result.item}s/s in-process"
+    fitting_rps = result.compared.pipeline_rps
+    more = result.in_process("more")
+    if fitting_rps and more and more[0].rate_rps and (more[0].low_rps or 0.0) > fitting_rps:
+        gain = more[0].rate_rps / fitting_rps
+        workers = str(2 * result.serve.workers)
+        yield Option(result.serve.lever("workers"), gain, f"{workers} do {gain:.2f} {times}", workers)
     if result.spread is not None:
         threads = int(result.cores) // result.compared.users
         yield Option(
@@ -372,7 +389,7 @@ def _in_process(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
         )
     if (crowded_rps := mean(result.crowded, "rate_rps")) is None:
         return
-    if fitting_rps := result.compared.pipeline_rps:
+    if fitting_rps:
         gain = fitting_rps / crowded_rps
         yield Option(result.serve.lever("workers"), gain, f"fewer do {gain:.2f} {times}")
     if one_thread_rps := mean(result.one_thread, "rate_rps"):
@@ -388,6 +405,9 @@ def _models(result: Result) -> Iterator[Option]:
     for key, faster, what in result.faster:
         gain = 1 / (1 - pipeline_rps / model_rps * (1 - 1 / faster))
         text = f"{what}, and the pipeline would do {gain:.2f} times as many images/s in-process"
+        if result.device == "cpu" and result.threads > 1:  # packages are timed on one
+            gain = min(gain, WORTH)  # whatever was timed as it would run comes first
+            text = f"{what}: on one thread {faster:.2f} times, not timed on {result.threads}"
         yield Option(key, gain, text)
 
 
@@ -424,8 +444,16 @@ def _preprocess_ms(result: Result) -> float | None:
     return None if whole is None or model is None else max(0.0, whole - model)
 
 
+def _users_get(result: Result, bounds: Sequence[Bound], whole: Ratio) -> str:
+    """The served rate, and its share of the undisturbed one, or the measured one where others took much."""
+    users, by_name = result.compared.users, {bound.name: bound for bound in bounds}
+    served = by_name[SERVED]
+    rate = f"{significant(served.rate)} {result.unit if result.tokens else 'req/s'}"
+    share = _allowed(result, served, by_name.get(MODEL) or by_name[served.upper], whole)
+    return f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {rate}, {share}"
+
+
 def _allowed(result: Result, served: Bound, upper: Bound, whole: Ratio) -> str:
-    """The served rate as a share of the undisturbed one, or of the measured one where others took much."""
     percent, unit = result.disturbed_percent(upper.name), f"{result.unit} that the {upper.name}"
     if not result.in_process(upper.name) or (percent is not None and percent <= OTHER_LOAD_PERCENT):
         rate_rps, rates = served.rate / whole.ratio, result.undisturbed_model
@@ -443,11 +471,8 @@ def _allowed(result: Result, served: Bound, upper: Bound, whole: Ratio) -> str:
 
 def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Sequence[Result]) -> Diagnosis:
     """The loss from the undisturbed model in-process down to the served rate, by its largest causes."""
-    users, losses = result.compared.users, {bound.name: bound for bound in bounds}
+    rate, losses = _users_get(result, bounds, whole), {bound.name: bound for bound in bounds}
     served = losses[SERVED]
-    unit = result.unit if result.tokens else "req/s"
-    rate = f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {significant(served.rate)} {unit}, "
-    rate += _allowed(result, served, losses.get(MODEL) or losses[served.upper], whole)
     found = losses_of(result, _preprocessing(result, timed))
     if not found:
         return Diagnosis("unexplained", None, f"Unexplained: {rate}.", served)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import NamedTuple
 
 import numpy as np
@@ -83,13 +84,14 @@ def losses_of(result: Result, preprocessing: Why) -> list[Loss]:
     whole: Floats = sum(excess.values(), found[0][1])
     if whole.mean() <= 0:
         return []
-    left = excess[WORKERS]
-    for explain in (_batches, _crowding):  # together at most the workers' whole excess
-        if (explained := explain(result, in_process[WORKERS])) is not None:
-            why, ms = explained
-            found.append((why, np.full(len(served), max(0.0, min(ms, float(left.mean()))))))
-            left = left - found[-1][1]
-    found.append((_contention(result, in_process[WORKERS]), left))
+    explained = [(why, {WORKERS: cpu_ms, IDLE: ms}) for why, cpu_ms, ms in filter(None, [_batches(result)])]
+    if (crowding := _crowding(result)) is not None:
+        explained.append((crowding, {WORKERS: math.inf}))
+    for why, most in explained:  # at most the whole excess of a part
+        own = {part: max(0.0, min(ms, float(excess[part].mean()))) for part, ms in most.items()}
+        found.append((why, np.full(len(served), sum(own.values()))))
+        excess |= {part: excess[part] - ms for part, ms in own.items()}
+    found.append((_contention(result, in_process[WORKERS]), excess[WORKERS]))
     others: dict[str, Callable[[Result], Why]] = {
         SERVER: _transport,
         CLIENT: _load_generator,
@@ -140,30 +142,60 @@ def _share(ms: Floats, whole: Floats) -> Ratio:
     return Ratio(share, share - spread, share + spread)
 
 
-def _batches(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
-    """Served batches that are smaller or larger than the pipeline's fastest; CPU time that they cost."""
+def _batches(result: Result) -> tuple[Why, float, float] | None:
+    """Served batches that are smaller or larger than the pipeline's fastest; the workers' CPU time that they
+    cost for a request, and time of idle cores."""
     serve, size, fastest = result.serve, mean(result.served, "batch_size"), result.in_process_size
-    at_size_ms = result.pipeline_cpu_ms(size) if size else None
-    if not size or not fastest or at_size_ms is None or round(size) == fastest:
+    if not size or not fastest or round(size) == fastest or not (found := in_batches(result, size, fastest)):
         return None
-    cause, key = "small batches", serve.lever("batch size")
+    (own_cpu_ms, own_ms), (best_cpu_ms, best_ms) = found
+    cause, key, users = "small batches", serve.lever("batch size"), result.compared.users
+    most = min(serve.largest_batch, users / max(1, serve.workers))
     if size > fastest:
         cause, advice = "large batches", moves(f"a smaller `{key}` than {serve.largest_batch}", key)
     elif size >= 0.9 * serve.largest_batch:
         advice = moves(f"a larger `{key}` than {serve.largest_batch}", key)
-    elif size >= 0.9 * result.compared.users:
+    elif size >= 0.9 * most:
         key, advice = "comparison.users", "only more users (`comparison.users`) fill them"
     else:
         key = serve.lever("batch window")
-        advice = moves(f"a longer `{key}` than {serve.batch_window_s:g} s", key, "fills them")
+        fills = f"fills them, for {own_ms / best_ms:.2f} times as many {result.item}s/s at most"
+        advice = moves(f"a longer `{key}` than {serve.batch_window_s:g} s", key, fills)
+    rates = [rate_cell(1000 * result.cores / ms) for ms in (own_ms, best_ms)]
     text = (
-        f"batches hold {size:.1f} {result.item}s, each of which takes {at_size_ms:.1f} ms of CPU in-process, "
-        f"and {fastest_ms:.1f} ms in batches of {fastest}; {advice}"
+        f"batches hold {size:.1f} {result.item}s on average, not {fastest}: in-process "
+        f"{rates[0]} {result.item}s/s, not {rates[1]}; {advice}"
     )
-    return Why(cause, key, text), at_size_ms - fastest_ms
+    cpu_ms = own_cpu_ms - best_cpu_ms
+    return Why(cause, key, text), cpu_ms, own_ms - best_ms - cpu_ms
 
 
-def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
+def in_batches(result: Result, *sizes: float) -> list[tuple[float, float]]:
+    """By batch size, the pipeline's CPU time for a request in-process, and that of all cores, undisturbed.
+
+    The times of batches are interpolated between measured sizes; beyond them those of a request are constant.
+    Empty where they were not measured.
+    """
+    times: dict[float, list[dict[str, float]]] = {}
+    for row in result.turns:
+        if row.work == "pipeline" and row.batch_size and (parts := core_ms(row, result)):
+            times.setdefault(row.batch_size, []).append(parts)
+    known = sorted(times)
+    means = np.array(
+        [
+            (
+                size * float(np.mean([parts[WORKERS] for parts in times[size]])),
+                size * geometric_mean(_undisturbed_ms([parts]) for parts in times[size]),
+            )
+            for size in known
+        ]
+    )
+    inside = [float(np.clip(size, known[0], known[-1])) for size in sizes] if known else []
+    found = [tuple(float(np.interp(size, known, own)) / size for own in means.T) for size in inside]
+    return [(cpu_ms, all_ms) for cpu_ms, all_ms in found]
+
+
+def _crowding(result: Result) -> Why | None:
     """More workers than the cores can run, where fewer of them do more.
 
     The workers' whole excess is then attributed to it: their contention with the server has the same cause.
@@ -181,9 +213,9 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
     if (mean(result.one_thread, "low_rps") or 0.0) > (fitting_rps or 0.0):
         one_rps = rate_cell(mean(result.one_thread, "rate_rps"))
         advice = moves(f"`{threads}` (1)", threads, f"moves it: {one_rps} in all of them")
-        return Why("too many workers", threads, text + advice), math.inf
+        return Why("too many workers", threads, text + advice)
     advice = moves(f"fewer `{fewer}` or `{threads}`", fewer, "move it")
-    return Why("too many workers", fewer, text + advice), math.inf
+    return Why("too many workers", fewer, text + advice)
 
 
 def moves(what: str, key: str | None, verb: str = "moves it") -> str:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from litmeter.kinds.configuration import Configuration
 from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, BenchmarkMetrics, ComparisonRow, TurnRow
@@ -160,16 +158,6 @@ class Result:
             mean([row for row in self.turns if row.work == work], "rate_rps") for work in ("lone", "spread")
         )
         return spread / lone if lone and spread else None
-
-    def pipeline_cpu_ms(self, batch_size: float) -> float | None:
-        """CPU time of an image in-process, interpolated between measured batch sizes, constant beyond."""
-        times: dict[float, list[float]] = {}
-        for row in self.turns:
-            if row.work == "pipeline" and row.batch_size and row.workers_cpu_ms:
-                times.setdefault(row.batch_size, []).append(row.workers_cpu_ms)
-        sizes = sorted(times)
-        means = [geometric_mean(times[size]) for size in sizes]
-        return float(np.interp(batch_size, sizes, means)) if sizes else None
 
     @property
     def stage_ms(self) -> dict[str, float]:

@@ -48,6 +48,8 @@ OUTPUTS = (
     *(paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES),
     *(paths.COMPARISON_TABLE, paths.OVER_BEFORE),  # for DVC's plots and metrics; nothing here reads them
 )
+SPARE = 1.1
+"""Share of the cores that twice the workers may need for these to be tried: CPU times are noisy."""
 FEW, FEW_S = 4, 90.0
 """After a change of one configuration FEW are compared, in FEW_S; more take longer in proportion."""
 
@@ -76,7 +78,11 @@ def main() -> tuple[Log, ComparisonResult]:
         list(chosen),
         reference,
         largest_batch={name: min(serve.largest_batch, users) for name, serve in beside.items()},
-        probed={name: probes_of(serve, users) for name, serve in beside.items() if device == "cpu"},
+        probed={
+            name: probes_of(serve, users, found[name].cores)
+            for name, serve in beside.items()
+            if device == "cpu"
+        },
         users=users,
         seconds=budget_s,
         seed=load.seed,
@@ -127,7 +133,7 @@ def main() -> tuple[Log, ComparisonResult]:
 def checked(
     measured: dict[str, Configuration], bodies: Bodies, device: str, timeout_s: float, users: int
 ) -> dict[str, Checked]:
-    """Check ``measured``; raise ApiError if a configuration cannot be served.
+    """Check ``measured``, and add the settings that run; raise ApiError if one cannot be served.
 
     If only ``before`` cannot be served, it is removed from ``measured``.
     """
@@ -138,13 +144,19 @@ def checked(
         if fault := found[BEFORE].fault:
             print_wrapped(f"{CANNOT_BE_SERVED}: {fault}")
             del measured[BEFORE]
+    for name in measured:
+        if (ran := found[name].ran) is not None:
+            measured[name] = measured[name].as_ran(ran.keys)
     return found
 
 
 def ceilings_of(
     measured: Mapping[str, Configuration], found: Mapping[str, Checked], params: Params, device: str
 ) -> dict[str, CostCeiling]:
-    """What this machine, measured by torch, allows each configuration whose costs are known."""
+    """What this machine, measured by torch, allows each configuration whose costs are known.
+
+    Where it is not known how many answers a batch may have, these are as many as users.
+    """
     known = {name: found[name].costs or params.costs.get(name) for name in measured}
     costs = {name: own for name, own in known.items() if own is not None}
     if costs and find_spec("torch") is None:
@@ -153,23 +165,28 @@ def ceilings_of(
     if not costs:
         return {}
     print_wrapped(f"peaks of the machine for {', '.join(costs)}")
+    users, at_once, overlap = params.comparison.users, {}, {}
+    for name, own in costs.items():
+        serve, ran = measured[name], found[name].ran
+        is_known = bool(serve.levers) and (ran is None or bool(ran.keys))
+        at_once[name] = min(own.at_once or (serve.largest_batch if is_known else users), users)
+        overlap[name] = own.at_once is not None or not is_known or serve.workers != 1
+    read_bytes = {name: own.read_bytes(at_once[name]) for name, own in costs.items()}
     dtypes = sorted({own.dtype for own in costs.values()})
-    sizes = sorted({int(own.weights_bytes) for own in costs.values()})
+    sizes = sorted({*read_bytes.values()})
     job = {"device": device, "cores": whole_cores(), "dtypes": dtypes, "sizes": sizes}
     with json_lines_process("litmeter.peaks", job, os.environ, "measuring peaks") as talk:
         flops, rates, datasheet = talk.answer()
     reading = dict(zip(sizes, rates, strict=True))
     ceilings = {}
     for name, own in costs.items():
-        serve, precision = measured[name], "full" if own.dtype == "float32" else "half"
-        at_once = min(own.at_once or serve.largest_batch, params.comparison.users)
-        overlap = own.at_once is not None or serve.workers != 1
-        peak, read = flops[own.dtype], reading[int(own.weights_bytes)]
-        bound = roofline(own, peak, read, at_once, overlap=overlap)
-        by_datasheet = datasheet and roofline(own, datasheet[precision], math.inf, at_once, overlap=True)
+        peak, read = flops[own.dtype], reading[read_bytes[name]]
+        bound = roofline(own, peak, read, at_once[name], overlap=overlap[name])
+        best = datasheet and datasheet.get(own.dtype)
+        by_datasheet = best and roofline(own, best, math.inf, at_once[name], overlap=True)
         ceilings[name] = CostCeiling(
             costs=own,
-            at_once=at_once,
+            at_once=at_once[name],
             peak_tflops=round(peak / 1e12, 3),
             reading_gbs=round(read / 1e9, 2),
             datasheet_rps=by_datasheet and files.rounded(by_datasheet.rps, 3),
@@ -180,9 +197,16 @@ def ceilings_of(
     return ceilings
 
 
-def probes_of(serve: Configuration, users: int) -> list[Work]:
-    """What is run in-process once: where threads outnumber the cores, or users leave cores idle."""
+def probes_of(serve: Configuration, users: int, used: float | None = None) -> list[Work]:
+    """What is run in-process once: where threads outnumber the cores, or users or workers leave cores idle.
+
+    Args:
+        used: cores that a worker uses.
+    """
     workers, threads, cores = serve.workers, serve.threads or len(allowed_cpus()), available_cores()
+    twice = 2 * workers
+    if used is not None and twice * used <= SPARE * cores and twice * serve.largest_batch <= users:
+        return [_probe("more", twice)]
     if workers > 1 and workers * threads > cores:
         return [_probe("crowded", workers), _probe("one_thread", workers, 1)]
     each = int(cores) // users
@@ -202,7 +226,8 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "model": params.served_card(),
         "code": code_digest(paths.DVC_FILE, "comparison"),
         "device": device,
-        "bodies": files.digest(b"".join(bodies)),
+        "bodies": [files.digest(body) for body in bodies],
+        "content_type": params.load.content_type,
         "headers": dict(params.load.headers),
         "request_body": params.load.request_body,
         "timeout_s": params.load.timeout_s,
@@ -212,9 +237,15 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "reference": params.configuration(params.comparison.reference).identity(device),
     }
     return {
-        name: files.digest(json.dumps({**common, **serve.identity(device)}, sort_keys=True).encode())
+        name: files.digest(
+            json.dumps({**common, **_costs(params, name), **serve.identity(device)}, sort_keys=True).encode()
+        )
         for name, serve in params.configurations().items()
     }
+
+
+def _costs(params: Params, name: str) -> dict[str, Any]:
+    return {"costs": params.costs[name].model_dump()} if name in params.costs else {}
 
 
 def read_last() -> ComparisonResult | None:

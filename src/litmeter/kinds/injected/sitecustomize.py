@@ -4,7 +4,8 @@ Python imports this module at its start, as the module's folder comes first on P
 Python of the measured server: it needs nothing but the standard library, and works from Python 3.8 on.
 ``kinds.script`` says what is to be done, as JSON in the variable LITMETER_SCRIPT:
 
-    noted: a file that gets a line of JSON for this Python, and for each server before it starts.
+    noted: a file that gets a line of JSON for this Python, and for each server before it starts; and for each
+        process of LitServe's, whose batches are counted by a second file.
     keys: settings to change, by the path of an API; "" stands for the server, or for its only API.
     then: "serve"; or, once the first server has been noted, "end" the process or "raise" Reached.
 """
@@ -21,6 +22,10 @@ SERVER_KEYS = ("accelerator", "devices", "workers_per_device", "timeout", "fast_
 API_KEYS = ("max_batch_size", "batch_timeout")
 RUN_KEYS = ("num_api_servers",)
 SEEN = "_seen_by_litmeter"
+ROLES = {"on_after_setup": "worker", "on_request": "http"}
+"""Roles of LitServe's processes, by the events of callbacks that tell them."""
+BATCHES = ".batches"
+"""End of the name of the file that has a byte for each batch."""
 
 
 def import_hidden():
@@ -171,6 +176,28 @@ def patch_litserve(module):
     module.LitServer.__init__, module.LitServer.run = changed, noted
 
 
+def patch_callbacks(module):
+    """Note the roles of LitServe's processes, and add a byte to a file for each batch."""
+    trigger, seen = module.CallbackRunner.trigger_event, set()
+    batches: list[int] = []
+
+    @wraps(trigger)
+    def counted(self, event_name, *arguments, **options):
+        event = getattr(event_name, "value", event_name)  # early LitServe passes some as they are
+        if event == "on_before_predict":
+            if not batches:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+                batches.append(os.open(TASK["noted"] + BATCHES, flags, 0o600))
+            os.write(batches[0], b".")
+        role = ROLES.get(event)
+        if role is not None and (os.getpid(), role) not in seen:
+            seen.add((os.getpid(), role))
+            note("process", pid=os.getpid(), role=role)
+        return trigger(self, event_name, *arguments, **options)
+
+    module.CallbackRunner.trigger_event = counted
+
+
 def settings_of_api(api, given):
     """The settings of an API; old versions of LitServe have them as arguments of the server."""
 
@@ -259,6 +286,8 @@ class Patching:
 PATCHES = {"uvicorn.config": patch_uvicorn, "litserve.server": patch_litserve}
 TASK = json.loads(os.environ.get("LITMETER_SCRIPT", "null"))
 if TASK is not None:
+    if TASK["then"] == "serve":
+        PATCHES["litserve.callbacks.base"] = patch_callbacks
     sys.meta_path.insert(0, Finder())
     note(
         "python",
