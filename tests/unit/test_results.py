@@ -11,6 +11,7 @@ from litmeter.errors import ReportError
 from litmeter.measure.comparison_rows import read_comparison
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths
+from litmeter.report.losses import in_batches
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import read_snapshot
 from litmeter.system.files import read_json, write_json
@@ -52,12 +53,14 @@ def test_a_missing_key_or_row_is_refused_by_its_name() -> None:
         read_snapshot()
 
 
-def test_the_pipelines_cpu_time_is_interpolated_between_batch_sizes_and_level_beyond() -> None:
+def test_times_of_batches_are_interpolated_between_their_sizes_and_those_of_a_request_level_beyond() -> None:
     small = turn("e1", "pipeline", 60.0, workers_cpu_ms=30.0)
     large = turn("e1", "pipeline", 70.0, batch_size=8, workers_cpu_ms=20.0)
     own = result("e1", model=None, pipeline=None, more=[small, large])
-    times = {size: own.pipeline_cpu_ms(size) for size in (1.0, 4.5, 16.0)}
-    assert times == {1.0: pytest.approx(30.0), 4.5: pytest.approx(25.0), 16.0: pytest.approx(20.0)}
+    cpu_ms, all_ms = zip(*in_batches(own, 1.0, 4.5, 16.0), strict=True)
+    assert cpu_ms == pytest.approx((30.0, (30 + 160) / 2 / 4.5, 20.0))
+    assert all_ms[::2] == pytest.approx((2000 / 60, 2000 / 70))
+    assert in_batches(result("e1", model=None, pipeline=None), 1.0) == []
 
 
 def test_rates_are_by_round_and_at_the_size_that_was_compared() -> None:

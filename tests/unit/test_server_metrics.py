@@ -42,18 +42,15 @@ def test_a_window_is_the_difference_of_two_scrapes() -> None:
     for batch in (2, 4, 9):
         server.answer(batch, 0.020, 0.050)
     after = server.scrape()
-    assert between(after, after) is None  # without a request
-    times = between(before, after)
-    assert times is not None
-    assert times.stage_ms == pytest.approx({"queue": 10.0, "model": 20.0, "transport": 20.0})
-    assert times.batch_size == pytest.approx(5.0)
+    assert between(after, after, 0) == ({}, None)  # without a request
+    stage_ms, batch_size = between(before, after, 3)
+    assert stage_ms == pytest.approx({"queue": 10.0, "model": 20.0, "transport": 20.0})
+    assert batch_size == pytest.approx(5.0)
     assert after.roles == {11: "http", 12: "worker"}
 
 
 def test_where_batches_alone_are_counted_they_hold_what_was_answered() -> None:
-    times = between(Scrape(batched=(0.0, 10.0)), Scrape(batched=(0.0, 60.0)), answered=200)
-    assert times is not None
-    assert (times.batch_size, times.stage_ms) == (4.0, {})
+    assert between(Scrape(batched=(0.0, 10.0)), Scrape(batched=(0.0, 60.0)), answered=200) == ({}, 4.0)
 
 
 def test_a_process_that_has_just_created_its_file_hides_nothing_of_the_others(

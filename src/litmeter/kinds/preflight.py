@@ -95,16 +95,8 @@ def check_apis(
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
         notes = tuple(_notes(name, settings, trial))
-        checked[name] = Checked(
-            text,
-            trial.unavailable,
-            notes,
-            trial.answer_s,
-            trial.batch_ms,
-            costs=trial.costs,
-            operators=trial.operators,
-            cores=trial.cores,
-        )
+        timed, costs, cores = (trial.answer_s, trial.batch_ms), trial.costs, trial.cores
+        checked[name] = Checked(text, trial.unavailable, notes, *timed, None, costs, trial.operators, cores)
     return checked
 
 

@@ -176,7 +176,7 @@ def _with_server(row: TurnRow, before: Scrape, after: Scrape, usage: Usage, answ
         return {role: _over(spent, answered / 1000) for role, spent in seconds.items()}
 
     cpu_ms, wait_ms = by_role(usage.process_s), by_role(usage.process_waited_s)
-    times = between(before, after, answered)
+    stage_ms, batch_size = between(before, after, answered)
     return replace(
         row,
         http_cpu_ms=cpu_ms.get("http"),
@@ -185,8 +185,8 @@ def _with_server(row: TurnRow, before: Scrape, after: Scrape, usage: Usage, answ
         http_wait_ms=wait_ms.get("http"),
         workers_wait_ms=wait_ms.get("worker"),
         manager_wait_ms=wait_ms.get("manager"),
-        batch_size=rounded(times.batch_size, 2) if times else None,
-        stage_ms={stage: round(ms, 3) for stage, ms in times.stage_ms.items()} if times else {},
+        batch_size=rounded(batch_size, 2),
+        stage_ms={stage: round(ms, 3) for stage, ms in stage_ms.items()},
     )
 
 
@@ -417,20 +417,6 @@ class Scrape:
     roles: Mapping[int, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class ServerTimes:
-    """Stage times and batch sizes of a window.
-
-    Attributes:
-        stage_ms: mean per request. "transport" is the rest of the request's time: HTTP, JSON, communication
-            between processes. It is left out if the stages' means exceed the whole, as with few requests.
-        batch_size: mean, None where there was no batch.
-    """
-
-    stage_ms: Mapping[str, float]
-    batch_size: float | None
-
-
 def read_scrape(text: str) -> Scrape:
     """Parse ``/metrics`` (Prometheus' text format)."""
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -445,23 +431,20 @@ def read_scrape(text: str) -> Scrape:
     return Scrape(totals, whole, batched, roles)
 
 
-def between(before: Scrape, after: Scrape, answered: int = 0) -> ServerTimes | None:
-    """Stage times and batch size between two scrapes; None if no request ended.
+def between(before: Scrape, after: Scrape, answered: int) -> tuple[dict[str, float], float | None]:
+    """Mean ms of a request in each stage between two scrapes, and the mean batch size, None without a batch.
 
     A mean is the growth of a sum over the growth of its count. A stage counts in the window in which it
-    ended. Where requests in batches are not counted, there were as many as ``answered``.
+    ended. "transport" is the rest of a request's time: HTTP, JSON, communication between processes; left out
+    if the stages' means exceed the whole, as with few requests. ``answered`` stands for requests in batches
+    where these are not counted.
     """
-    whole_ms = _mean_ms(before.whole, after.whole)
-    requests, batch_count = (new - old for old, new in zip(before.batched, after.batched, strict=True))
-    if whole_ms is None and not batch_count:
-        return None
     means = {name: _mean_ms(before.stages.get(name, NOTHING), own) for name, own in after.stages.items()}
     stage_ms = {name: mean_ms for name, mean_ms in means.items() if mean_ms is not None}
-    transport_ms = -1.0 if whole_ms is None else whole_ms - sum(stage_ms.values())
-    return ServerTimes(
-        stage_ms=stage_ms | ({"transport": transport_ms} if transport_ms >= 0 else {}),
-        batch_size=(requests or answered) / batch_count if batch_count else None,
-    )
+    transport_ms = (_mean_ms(before.whole, after.whole) or -math.inf) - sum(stage_ms.values())
+    requests, batches = (new - old for old, new in zip(before.batched, after.batched, strict=True))
+    stage_ms |= {"transport": transport_ms} if transport_ms >= 0 else {}
+    return stage_ms, (requests or answered) / batches if batches else None
 
 
 def _mean_ms(before: Sequence[float], after: Sequence[float]) -> float | None:

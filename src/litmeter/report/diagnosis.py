@@ -23,7 +23,7 @@ from litmeter.classifier.model.rows import Ceilings, PrecisionCeiling
 from litmeter.kinds.costs import CostCeilings
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.params import changed_settings
-from litmeter.report.losses import NO_KEY, WORTH, Why, losses_of, more_workers
+from litmeter.report.losses import NO_KEY, WORTH, Why, losses_of, moves
 from litmeter.report.results import Result, mean
 from litmeter.say.tables import pluralise, ratio_cell, significant
 from litmeter.stats.ratios import FAMILY_ERROR, Ratio, ratio, simultaneous
@@ -323,15 +323,12 @@ def _binds(result: Result, share: float, operators: Mapping[str, float]) -> tupl
 
 
 class Option(NamedTuple):
-    """Another value of a key, and the factor by which it raises the rate, served or in-process.
-
-    ``value`` is given where a gain in-process gives way to that of a server with the same value.
-    """
+    """Another value of a key, and the factor by which it raises the rate, served or in-process."""
 
     key: str | None
     gain: float
     text: str
-    value: str = ""
+    value: str = ""  # for a gain in-process to give way to that of a server with the same value
 
 
 def _advice(options: Sequence[Option]) -> tuple[str | None, str]:
@@ -377,11 +374,10 @@ def _in_process(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
         yield Option(result.serve.lever("batch size"), gain, text, str(larger))
     times = f"times as many {result.item}s/s in-process"
     fitting_rps = result.compared.pipeline_rps
-    more = result.in_process("more")
-    if fitting_rps and more and more[0].rate_rps and (more[0].low_rps or 0.0) > fitting_rps:
-        gain = more[0].rate_rps / fitting_rps
-        workers = str(2 * result.serve.workers)
-        yield Option(result.serve.lever("workers"), gain, f"{workers} do {gain:.2f} {times}", workers)
+    for row in result.in_process("more"):
+        if row.rate_rps and fitting_rps and (row.low_rps or 0.0) > fitting_rps:
+            gain, twice = row.rate_rps / fitting_rps, str(2 * result.serve.workers)
+            yield Option(result.serve.lever("workers"), gain, f"{twice} do {gain:.2f} {times}", twice)
     if result.spread is not None:
         threads = int(result.cores) // result.compared.users
         yield Option(
@@ -415,7 +411,8 @@ def _preprocessing(result: Result, timed: Sequence[Result]) -> Why:
     idle = (mean(result.in_process("pipeline"), "cpu_percent") or 100.0) < CPU_FULL_PERCENT
     parameter: str | None
     if idle and result.serve.workers < result.cores:
-        parameter, advice = result.serve.lever("workers"), more_workers(result)
+        parameter = result.serve.lever("workers")
+        advice = moves(f"more `{parameter}`", parameter, "move it")
     else:
         parameter, advice = _advice([*_decoders(result, timed)])
     what = "to decode and preprocess an image" if result.item == "image" else "all of a request but `predict`"
@@ -448,22 +445,19 @@ def _users_get(result: Result, bounds: Sequence[Bound], whole: Ratio) -> str:
     """The served rate, and its share of the undisturbed one, or the measured one where others took much."""
     users, by_name = result.compared.users, {bound.name: bound for bound in bounds}
     served = by_name[SERVED]
-    rate = f"{significant(served.rate)} {result.unit if result.tokens else 'req/s'}"
-    share = _allowed(result, served, by_name.get(MODEL) or by_name[served.upper], whole)
-    return f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {rate}, {share}"
-
-
-def _allowed(result: Result, served: Bound, upper: Bound, whole: Ratio) -> str:
+    upper = by_name.get(MODEL) or by_name[served.upper]
     percent, unit = result.disturbed_percent(upper.name), f"{result.unit} that the {upper.name}"
+    got = f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {significant(served.rate)}"
+    got += f" {result.unit if result.tokens else 'req/s'}, "
     if not result.in_process(upper.name) or (percent is not None and percent <= OTHER_LOAD_PERCENT):
         rate_rps, rates = served.rate / whole.ratio, result.undisturbed_model
         own = _share(rates, [1.0] * len(rates)) if len([rate for rate in rates if rate]) >= ROUNDS else None
         ends = [significant(rate_rps * end / own.ratio) for end in (own.low, own.high) if end] if own else []
         interval = f" ({' to '.join(ends)})" * bool(ends)
         rate = f"{significant(rate_rps)}{interval} {unit} allows on an undisturbed machine"
-        return f"{share_cell(whole)} of the {rate}"
+        return f"{got}{share_cell(whole)} of the {rate}"
     share = share_cell(Ratio(served.rate_rps / upper.rate_rps, None, None))
-    measured = f"{share} of the {significant(upper.rate)} {unit} does in-process"
+    measured = f"{got}{share} of the {significant(upper.rate)} {unit} does in-process"
     if percent is None:
         return f"{measured}, beside others or not: a quota does not say"
     return f"{measured} while others take {percent:.0f}% of the cores (undisturbed: not known beside others)"

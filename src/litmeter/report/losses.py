@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import geometric_mean
 from typing import NamedTuple
 
 import numpy as np
@@ -161,38 +160,28 @@ def _batches(result: Result) -> tuple[Why, float, float] | None:
         key = serve.lever("batch window")
         fills = f"fills them, for {own_ms / best_ms:.2f} times as many {result.item}s/s at most"
         advice = moves(f"a longer `{key}` than {serve.batch_window_s:g} s", key, fills)
-    rates = [rate_cell(1000 * result.cores / ms) for ms in (own_ms, best_ms)]
+    best_rps = result.compared.pipeline_rps or 1000 * result.cores / best_ms
     text = (
         f"batches hold {size:.1f} {result.item}s on average, not {fastest}: in-process "
-        f"{rates[0]} {result.item}s/s, not {rates[1]}; {advice}"
+        f"{rate_cell(best_rps * best_ms / own_ms)} {result.item}s/s, not {rate_cell(best_rps)}; {advice}"
     )
     cpu_ms = own_cpu_ms - best_cpu_ms
     return Why(cause, key, text), cpu_ms, own_ms - best_ms - cpu_ms
 
 
 def in_batches(result: Result, *sizes: float) -> list[tuple[float, float]]:
-    """By batch size, the pipeline's CPU time for a request in-process, and that of all cores, undisturbed.
-
-    The times of batches are interpolated between measured sizes; beyond them those of a request are constant.
-    Empty where they were not measured.
-    """
-    times: dict[float, list[dict[str, float]]] = {}
+    """By batch size, the pipeline's CPU time for a request in-process, and that of all cores, undisturbed;
+    batches' times are interpolated between measured sizes, beyond these a request's is constant."""
+    times: dict[float, list[tuple[float, float]]] = {}
     for row in result.turns:
         if row.work == "pipeline" and row.batch_size and (parts := core_ms(row, result)):
-            times.setdefault(row.batch_size, []).append(parts)
+            times.setdefault(row.batch_size, []).append((parts[WORKERS], _undisturbed_ms([parts])))
     known = sorted(times)
-    means = np.array(
-        [
-            (
-                size * float(np.mean([parts[WORKERS] for parts in times[size]])),
-                size * geometric_mean(_undisturbed_ms([parts]) for parts in times[size]),
-            )
-            for size in known
-        ]
+    cpu_ms, all_ms = (
+        np.array([size * np.mean(times[size], axis=0) for size in known]).T if known else ((), ())
     )
     inside = [float(np.clip(size, known[0], known[-1])) for size in sizes] if known else []
-    found = [tuple(float(np.interp(size, known, own)) / size for own in means.T) for size in inside]
-    return [(cpu_ms, all_ms) for cpu_ms, all_ms in found]
+    return [(np.interp(size, known, cpu_ms) / size, np.interp(size, known, all_ms) / size) for size in inside]
 
 
 def _crowding(result: Result) -> Why | None:
@@ -295,7 +284,8 @@ def _waiting(result: Result) -> Why:
         return Why(cause, key, f"{text}for a batch that does not fill; {advice}")
     if cause == "too few workers":
         free = f"for a free one of {pluralise(serve.workers, 'worker')}"
-        return Why(cause, serve.lever("workers"), f"{text}{free}; {more_workers(result)}")
+        key = serve.lever("workers")
+        return Why(cause, key, f"{text}{free}; {moves(f'more `{key}`', key, 'move it')}")
     if cause == "transport":
         return _direct(result, cause, f"{text}between the server's processes")
     return Why(cause, None, f"{text}for the load generator")
@@ -319,13 +309,3 @@ def limits_of_one_thread(result: Result) -> str:
         for name, ms in known.items()
         if ms
     )
-
-
-def more_workers(result: Result) -> str:
-    """Advice to start more workers, with fewer threads each where their threads would outnumber the cores."""
-    key, threads = result.serve.lever("workers"), result.threads
-    text = moves(f"more `{key}`", key, "move it")
-    crowded = threads > 1 and threads * (result.serve.workers + 1) > result.cores
-    if result.device == "cpu" and crowded and key:
-        text += f", with fewer threads than {threads} in each (`{result.serve.lever('threads')}`)"
-    return text

@@ -48,8 +48,6 @@ OUTPUTS = (
     *(paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES),
     *(paths.COMPARISON_TABLE, paths.OVER_BEFORE),  # for DVC's plots and metrics; nothing here reads them
 )
-SPARE = 1.1
-"""Share of the cores that twice the workers may need for these to be tried: CPU times are noisy."""
 FEW, FEW_S = 4, 90.0
 """After a change of one configuration FEW are compared, in FEW_S; more take longer in proportion."""
 
@@ -74,15 +72,12 @@ def main() -> tuple[Log, ComparisonResult]:
     key = {"signatures": signatures, "names": list(chosen), "before": before and before.identity(device)}
     log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
     beside = {name: serve.in_process for name, serve in chosen.items() if name not in unavailable}
+    on_cpu = beside if device == "cpu" else {}
     schedule = comparison(
         list(chosen),
         reference,
         largest_batch={name: min(serve.largest_batch, users) for name, serve in beside.items()},
-        probed={
-            name: probes_of(serve, users, found[name].cores)
-            for name, serve in beside.items()
-            if device == "cpu"
-        },
+        probed={name: probes_of(serve, users, found[name].cores) for name, serve in on_cpu.items()},
         users=users,
         seconds=budget_s,
         seed=load.seed,
@@ -153,10 +148,8 @@ def checked(
 def ceilings_of(
     measured: Mapping[str, Configuration], found: Mapping[str, Checked], params: Params, device: str
 ) -> dict[str, CostCeiling]:
-    """What this machine, measured by torch, allows each configuration whose costs are known.
-
-    Where it is not known how many answers a batch may have, these are as many as users.
-    """
+    """What this machine, measured by torch, allows each configuration whose costs are known; where batches
+    are not known, with as many answers at once as users."""
     known = {name: found[name].costs or params.costs.get(name) for name in measured}
     costs = {name: own for name, own in known.items() if own is not None}
     if costs and find_spec("torch") is None:
@@ -198,14 +191,11 @@ def ceilings_of(
 
 
 def probes_of(serve: Configuration, users: int, used: float | None = None) -> list[Work]:
-    """What is run in-process once: where threads outnumber the cores, or users or workers leave cores idle.
-
-    Args:
-        used: cores that a worker uses.
-    """
+    """What is run in-process once: where threads outnumber the cores, or users, or workers that have ``used``
+    so many cores each, leave cores idle."""
     workers, threads, cores = serve.workers, serve.threads or len(allowed_cpus()), available_cores()
     twice = 2 * workers
-    if used is not None and twice * used <= SPARE * cores and twice * serve.largest_batch <= users:
+    if used is not None and twice * round(used, 1) <= cores and twice * serve.largest_batch <= users:
         return [_probe("more", twice)]
     if workers > 1 and workers * threads > cores:
         return [_probe("crowded", workers), _probe("one_thread", workers, 1)]
@@ -236,16 +226,13 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "reference_name": params.comparison.reference,
         "reference": params.configuration(params.comparison.reference).identity(device),
     }
-    return {
-        name: files.digest(
-            json.dumps({**common, **_costs(params, name), **serve.identity(device)}, sort_keys=True).encode()
-        )
+    own = {
+        name: {"costs": repr(params.costs.get(name)), **serve.identity(device)}
         for name, serve in params.configurations().items()
     }
-
-
-def _costs(params: Params, name: str) -> dict[str, Any]:
-    return {"costs": params.costs[name].model_dump()} if name in params.costs else {}
+    return {
+        name: files.digest(json.dumps(common | one, sort_keys=True).encode()) for name, one in own.items()
+    }
 
 
 def read_last() -> ComparisonResult | None:

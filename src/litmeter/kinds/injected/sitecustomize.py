@@ -10,7 +10,7 @@ Python of the measured server: it needs nothing but the standard library, and wo
     then: "serve"; or, once the first server has been noted, "end" the process or "raise" Reached.
 """
 # ruff: noqa: B905 -- zip of Python 3.8 has no strict
-# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="method-assign,union-attr"
+# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code="method-assign,union-attr,var-annotated"
 
 import json
 import os
@@ -24,8 +24,6 @@ RUN_KEYS = ("num_api_servers",)
 SEEN = "_seen_by_litmeter"
 ROLES = {"on_after_setup": "worker", "on_request": "http"}
 """Roles of LitServe's processes, by the events of callbacks that tell them."""
-BATCHES = ".batches"
-"""End of the name of the file that has a byte for each batch."""
 
 
 def import_hidden():
@@ -179,16 +177,15 @@ def patch_litserve(module):
 def patch_callbacks(module):
     """Note the roles of LitServe's processes, and add a byte to a file for each batch."""
     trigger, seen = module.CallbackRunner.trigger_event, set()
-    batches: list[int] = []
+    batches = []  # the open file
 
     @wraps(trigger)
     def counted(self, event_name, *arguments, **options):
         event = getattr(event_name, "value", event_name)  # early LitServe passes some as they are
         if event == "on_before_predict":
             if not batches:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-                batches.append(os.open(TASK["noted"] + BATCHES, flags, 0o600))
-            os.write(batches[0], b".")
+                batches.append(open(TASK["noted"] + ".batches", "ab", 0))  # noqa: SIM115
+            batches[0].write(b".")
         role = ROLES.get(event)
         if role is not None and (os.getpid(), role) not in seen:
             seen.add((os.getpid(), role))
