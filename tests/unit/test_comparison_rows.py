@@ -9,8 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.measure.comparison_rows import comparison_rows, over_before, pairs, rates_of
+from litmeter.measure.comparison_rows import (
+    comparison_rows,
+    counted,
+    over_before,
+    pairs,
+    rate_alone,
+    rates_of,
+)
 from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.report.claims import partly_streamed
 from litmeter.stats.records import Floats
 
 Rounds = Mapping[str, Sequence[float | None]]
@@ -131,6 +139,38 @@ def test_a_turn_without_an_answer_leaves_no_efficiency() -> None:
     """The others alone would show those that had luck."""
     row = efficiency([80 * speed for speed in SPEEDS[:-1]] + [None], range(8))
     assert row.efficiency is row.efficiency_low is None
+
+
+def streaming(turns: Sequence[TurnRow], parts: Mapping[int, float]) -> list[TurnRow]:
+    """Turns of streams of 10 bytes, and, by number of the turn, those in which only a part streams."""
+    return [
+        replace(
+            turn,
+            stream={"chunks_rps": 1.0}
+            | ({"share": parts[turn.turn]} if turn.turn in parts else {"bytes_rps": 10 * turn.rate_rps}),
+        )
+        for turn in turns
+        if turn.rate_rps
+    ]
+
+
+def test_an_answer_that_does_not_stream_takes_its_round_out_and_mixed_bodies_are_compared_in_requests() -> (
+    None
+):
+    turns = turns_of({"reference": noisy(10, 0.02, 1), "fast": noisy(12, 0.02, 2)})
+    stray, mixed = streaming(turns, {3: 0.99}), streaming(turns, dict.fromkeys(range(24), 0.5))
+    for own, unit, rounds in ((stray, "bytes", 11), (mixed, "requests", 12)):
+        rows = comparison_rows(["reference", "fast"], "reference", own, {}, 0.05)
+        assert counted(own) == counted(rows) == unit
+        assert sum(rate is not None for rate in rates_of(own, ["reference"])["reference"]) == rounds
+        assert [row.rank for row in rows] == [2, 1]
+        [pair] = pairs(["reference", "fast"], "reference", own, {})
+        assert pair.verdict == "faster"
+    assert comparison_rows(["fast"], "fast", mixed, {}, 0.05)[0].stream["share"] == 0.5
+    [claim] = partly_streamed(comparison_rows(["reference"], "reference", mixed, {}, 0.05))
+    assert "requests" in claim.plain
+    assert rate_alone(stray[3]) is None
+    assert rate_alone(mixed[3]) == mixed[3].rate_rps
 
 
 def latencies(turns: Sequence[TurnRow], slower: str) -> dict[int, Floats]:

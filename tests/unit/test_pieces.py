@@ -192,7 +192,9 @@ def test_rates_count_what_came_in_the_windows() -> None:
     assert stream_rates(record()) == {"events_rps": 1.25, "bytes_rps": 3.75, "tokens_rps": 2.0}
     assert "tokens_rps" not in stream_rates(record(tokens=(4, 0, 0)))
     assert stream_rates(record(status=(OK, FAILED, FAILED)))["events_rps"] == 0.75
-    assert stream_rates(record(status=(OK, OK, OK))) == {}  # what the third brought is not known
+    mixed = {"events_rps": 1.25, "share": 0.6667}  # what the third brought is not known
+    assert stream_rates(record(status=(OK, OK, OK))) == mixed
+    assert stream_times_ms(record(status=(OK, OK, OK)))["first"] == pytest.approx([500, 250])
 
 
 def test_answers_with_fewer_pieces_than_the_references_are_counted() -> None:
@@ -239,12 +241,22 @@ def test_streams_that_were_not_asked_for_are_named(bodies: list[bytes], streams:
         (READS, [[0.5, 0.6], [0.5], [0.5]], False),
     ],
 )
-def test_most_answers_stream_or_none_does(unit: int, at: list[list[float]], streams: bool) -> None:
+def test_answers_in_pieces_stream_if_most_do(unit: int, at: list[list[float]], streams: bool) -> None:
     count = np.array([len(own) for own in at])
     flat = np.array([time for own in at for time in own])
     one = Streams(np.full(3, unit), count, np.zeros(3, dtype=int), flat, np.ones(len(flat), dtype=int))
-    assert one.stream(np.array([True, True, True])) is streams
-    assert not one.stream(np.array([False, False, False]))
+    body = np.zeros(3, dtype=int)
+    assert one.streamed(np.array([True, True, True]), body).tolist() == [streams] * 3
+    assert not one.streamed(np.array([False, False, False]), body).any()
+
+
+def test_where_some_bodies_ask_for_a_stream_the_answers_to_those_do() -> None:
+    """Whole answers of unknown length among them; one that streams came in one read."""
+    at = [[0.5, 0.6], [0.7, 0.8], [0.5, 0.5], [0.5], [0.5], [0.6]]
+    count, body = np.array([len(own) for own in at]), np.array([1, 1, 1, 0, 0, 0])
+    flat = np.array([time for own in at for time in own])
+    one = Streams(np.full(6, CHUNKS), count, np.zeros(6, dtype=int), flat, np.ones(len(flat), dtype=int))
+    assert one.streamed(np.full(6, fill_value=True), body).tolist() == [True] * 3 + [False] * 3
 
 
 @given(st.permutations(range(3)))
@@ -270,13 +282,15 @@ def test_the_records_of_several_senders_keep_their_pieces() -> None:
         ({"tokens_rps": 9.0, "bytes_rps": 1.0}, {"tokens_rps": 8.0, "bytes_rps": 1.0}, "tokens"),
         ({"tokens_rps": 9.0, "bytes_rps": 1.0}, {"bytes_rps": 1.0}, "bytes"),
         ({"bytes_rps": 1.0}, {}, None),
+        ({"events_rps": 1.0, "share": 0.45}, {"events_rps": 1.0, "share": 0.55}, "requests"),
+        ({"events_rps": 1.0, "share": 0.5}, {}, None),
     ],
 )
 def test_what_rates_are_compared_by(
     first: dict[str, float], second: dict[str, float], by: str | None
 ) -> None:
     turns = [
-        TurnRow(number, 0.0, 1.0, 0, "a", "served", rate_rps=1.0, stream=stream)
+        TurnRow(number, 0.0, 1.0, 0, "ab"[number], "served", rate_rps=1.0, stream=stream)
         for number, stream in enumerate([first, second])
     ]
     assert counted(turns) == by

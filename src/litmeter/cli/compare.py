@@ -24,7 +24,7 @@ from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.params import Params, params_here
-from litmeter.report.claims import claims, disturbances, unexpected_streams
+from litmeter.report.claims import claims, disturbances, partly_streamed, unexpected_streams
 from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
 from litmeter.report.snapshot import read_snapshot
@@ -138,7 +138,8 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     found = pairs(names, names[0], log.rows, log.first_ms())
     rows = comparison_rows(names, names[0], log.rows, log.latencies_ms(), params.objective.miss, (), times_ms)
     unit = counted(rows)
-    doubts = (*unexpected_streams(bodies.contents, log.rows), *disturbances(log.rows))
+    streamed = (*unexpected_streams(bodies.contents, log.rows), *partly_streamed(rows))
+    doubts = (*streamed, *disturbances(log.rows))
     said = [claim.plain for claim in doubts]
     return Found(
         settings, device, users, rows, {}, found, unit, pairs_table(found, unit, bool(times_ms)), said

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from litmeter.kinds.configuration import RanAs
 from litmeter.kinds.costs import CostCeiling
-from litmeter.measure.figures import StreamTimes, stream_figures
+from litmeter.measure.figures import COMPARED, StreamTimes, stream_figures
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.paths import COMPARISON
 from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
@@ -282,12 +282,16 @@ def over_before(
 def _stream(
     turns: Sequence[TurnRow], times_ms: Mapping[int, StreamTimes], short: Mapping[int, int]
 ) -> dict[str, float]:
-    """Percentiles of all turns' times, means of the rates that all turns have, and the short answers."""
+    """Percentiles of all turns' times, means of the rates that most turns have, the share of the answers that
+    stream, if not all do, and the short answers."""
     found = stream_figures([times_ms[turn.turn] for turn in turns if turn.turn in times_ms])
-    for name in turns[0].stream:
-        rates = [turn.stream.get(name) for turn in turns]
-        if name.endswith("_rps") and (mean := _mean(rates)) is not None:
+    left_out = {f"{unit}_rps" for unit in set(COMPARED) - _units(turns)}
+    for name in dict.fromkeys(name for turn in turns for name in turn.stream if name not in left_out):
+        rates = [turn.stream.get(name) for turn in turns if name in turn.stream or not turn.rate_rps]
+        if name.endswith("_rps") and 2 * len(rates) > len(turns) and (mean := _mean(rates)) is not None:
             found[name] = round(mean, 3)
+    if streams(turns) and (share := streamed_share(turns)) < 1:
+        found["share"] = round(share, 4)
     if number := sum(short.get(turn.turn, 0) for turn in turns):
         found["short"] = float(number)
     return found
@@ -296,18 +300,40 @@ def _stream(
 ONE_STREAMS = "some servers stream and others do not, so their rates are not compared"
 Counted = Literal["requests", "tokens", "bytes"]
 """What a rate counts."""
+ALIKE = 1 / 3
+"""Servers are compared if the shares of their answers that stream differ by no more."""
+STRAY = 0.1
+"""A turn of which a smaller share does not stream has strays; with more of them, requests are mixed."""
 
 
 def counted(rows: Iterable[TurnRow | ComparisonRow]) -> Counted | None:
     """What the rates of these rows are compared by: of streams tokens, or bytes if a server says no tokens.
 
-    None if only some stream: a request of one kind is not a request of the other.
+    Most rows of each server have that rate; the others are not compared. Where they do not, as only a part of
+    the requests asks for a stream, it is requests. None if some servers stream and others do not: a request
+    of one is not a request of the other.
     """
-    answered = [row for row in rows if row.rate_rps and not getattr(row, "void", "")]
-    if not streams(answered):
-        return "requests"
-    units: tuple[Counted, ...] = ("tokens", "bytes")
-    return next((unit for unit in units if all(rate_in(unit, row) is not None for row in answered)), None)
+    answered: dict[str, list[TurnRow | ComparisonRow]] = defaultdict(list)
+    for row in rows:
+        if row.rate_rps and not getattr(row, "void", ""):
+            answered[row.subject if isinstance(row, TurnRow) else row.experiment].append(row)
+    shares = [streamed_share(own) for own in answered.values()]
+    if shares and max(shares) - min(shares) > ALIKE:
+        return None
+    known = set(COMPARED).intersection(*map(_units, answered.values())) if answered else set()
+    return next((unit for unit in COMPARED if unit in known), "requests")
+
+
+def _units(rows: Sequence[TurnRow | ComparisonRow]) -> set[Counted]:
+    """Of tokens and bytes what most rows have the rate of, and no fewer rows than that of the other."""
+    number = {unit: sum(rate_in(unit, row) is not None for row in rows) for unit in COMPARED}
+    most = max(number.values())
+    return {unit for unit in COMPARED if number[unit] == most and 2 * most > len(rows)}
+
+
+def streamed_share(rows: Sequence[TurnRow | ComparisonRow]) -> float:
+    """The share of the answers that stream, in the mean of the rows."""
+    return sum(row.stream.get("share", float(bool(row.stream))) for row in rows) / len(rows)
 
 
 def streams(rows: Iterable[TurnRow | ComparisonRow]) -> bool:
@@ -321,9 +347,10 @@ def rate_in(unit: Counted, row: TurnRow | ComparisonRow) -> float | None:
 
 
 def rate_alone(row: TurnRow) -> float | None:
-    """The rate of a row that is compared with rows of the same API alone."""
+    """The rate of a row that is compared with rows of the same API alone; None with strays, too."""
     unit = counted([row])
-    return None if unit is None else rate_in(unit, row)
+    stray = unit == "requests" and streamed_share([row]) > 1 - STRAY
+    return None if unit is None or stray else rate_in(unit, row)
 
 
 def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:

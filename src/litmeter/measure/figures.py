@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -242,15 +243,17 @@ StreamTimes = Mapping[str, Floats]
 """Milliseconds: "first", until a request's first piece; "piece", for each further piece of a request, or
 token; "gap", between successive pieces. Empty if answers do not stream."""
 PERCENTS = (50, 95, 99)
+COMPARED: tuple[Literal["tokens", "bytes"], ...] = ("tokens", "bytes")
+"""What rates of answers that stream are compared by, the first that all have."""
 
 
 def stream_times_ms(record: LoadRecord) -> StreamTimes:
-    """The times of good requests that were sent in the measured windows; all of them were finished."""
+    """The times of good answers that stream, to requests sent in the measured windows; all were finished."""
     streams = record.streams
-    if streams is None or not streams.stream(record.status == OK):
+    if streams is None or not (streamed := streams.streamed(record.status == OK, record.body)).any():
         return {}
     opened, closed = record.window
-    chosen = (record.status == OK) & (record.sent >= opened) & (record.sent <= closed) & (streams.count > 0)
+    chosen = streamed & (record.sent >= opened) & (record.sent <= closed)
     piece_ms = 1000 * streams.piece_s[chosen]
     return {
         "first": 1000 * streams.first_s[chosen],
@@ -274,20 +277,24 @@ def stream_rates(record: LoadRecord) -> dict[str, float]:
     """What came in the measured windows a second, of good answers, as tokens_rps; empty without streams.
 
     A rate is there for each key of ``Streams.weights``. If there is but one window, it counts from the first
-    request to the last good answer, as ``slow_rate`` does.
+    request to the last good answer, as ``slow_rate`` does. If only a part of the good answers streams,
+    ``share`` is that part, and there is no rate of tokens and bytes: what the others brought is not known.
     """
     streams, good = record.streams, record.status == OK
-    if streams is None or not streams.stream(good):
+    if streams is None or not (streamed := streams.streamed(good, record.body)).any():
         return {}
     opened, closed = record.window
     if len(record.window_edges) - 1 < WINDOWS:
         opened, closed = float(record.start.min()), float(record.end[good].max())
     at = record.start[streams.request] + streams.at
     inside = (at > opened) & (at <= closed)
-    weights = streams.weights(good)
-    return {
-        f"{name}_rps": round(float(own[inside].sum()) / (closed - opened), 3) for name, own in weights.items()
+    share = float(streamed.sum() / good.sum())
+    rates = {
+        f"{name}_rps": round(float(own[inside].sum()) / (closed - opened), 3)
+        for name, own in streams.weights(streamed).items()
+        if share == 1 or name not in COMPARED
     }
+    return rates if share == 1 else rates | {"share": round(share, 4)}
 
 
 def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *, settles: bool) -> list[str]:

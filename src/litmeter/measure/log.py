@@ -62,9 +62,11 @@ class Log:
         return {turn: one for turn, one in times.items() if one}
 
     def first_ms(self) -> dict[int, Floats]:
-        """Times until the first piece, or the end of an answer that does not stream, as ``latencies_ms``."""
+        """Times until the first piece, or, of subjects that do not stream, the end, as ``latencies_ms``."""
         firsts = {turn: times["first"] for turn, times in self.stream_times_ms().items()}
-        return self.latencies_ms() | firsts
+        stream = {row.subject for row in self.rows if row.turn in firsts}
+        whole = {row.turn for row in self.rows if row.subject not in stream}
+        return {turn: ms for turn, ms in self.latencies_ms().items() if turn in whole} | firsts
 
     def short_answers(self, reference: str) -> dict[int, int]:
         """Good answers with fewer events or chunks than the reference's to the same body, by turn."""

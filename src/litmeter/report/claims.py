@@ -221,6 +221,16 @@ def short_answers(results: Sequence[Result]) -> Iterator[Claim]:
             )
 
 
+def partly_streamed(rows: Sequence[ComparisonRow]) -> Iterator[Claim]:
+    """Servers of whose answers only a part streams, and what their figures then are."""
+    found = [(row.experiment, row.stream["share"]) for row in rows if "share" in row.stream]
+    if found:
+        names = ", ".join(f"`{name}` ({100 * share:.3g}%)" for name, share in found)
+        unit = counted(rows) or "nothing"
+        sentence = f"Only a part of the answers streams: {names}. Times of pieces are those of that part"
+        yield Claim("doubt", f"{sentence}, rates are compared in {unit}.")
+
+
 def unexpected_streams(contents: Sequence[bytes], rows: Sequence[TurnRow]) -> Iterator[Claim]:
     """Answers that stream although all requests say no, and the other way round (``"stream"`` in JSON)."""
     asked = {_asks_for_stream(content) for content in contents}
@@ -366,6 +376,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     rounds = max(row.rounds for row in rows)
     if rounds < FEW_ROUNDS:
         yield Claim("doubt", f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
+    yield from partly_streamed([row for row in rows if not row.earlier])
     yield from disturbances([row for result in snapshot.results for row in result.turns])
     if snapshot.results[0].device == "cuda" and not BLOCKING:
         yield Claim(

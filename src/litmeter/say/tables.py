@@ -98,10 +98,15 @@ def stream_columns(streams: Sequence[Mapping[str, float]]) -> tuple[list[str], l
     known = (unit for unit in STREAM_UNITS if all(f"{unit}_rps" in one for one in streams if one))
     unit = next(known, "bytes")
     heads = ["TTFT p95", "TPOT p95" if unit == "tokens" else "per piece p95", f"{unit}/s"]
-    return heads, [
+    cells = [
         [*(_times_cell(one, name) for name in ("first", "piece")), rate_cell(one.get(f"{unit}_rps"))]
         for one in streams
     ]
+    if any("share" in one for one in streams):  # the figures are of that part of the answers
+        heads.append("streamed")
+        shares = [100 * one.get("share", bool(one)) for one in streams]
+        cells = [[*own, f"{share:.3g}%"] for own, share in zip(cells, shares, strict=True)]
+    return heads, cells
 
 
 def rate_name(unit: str | None) -> str:

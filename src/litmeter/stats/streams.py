@@ -11,9 +11,12 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 NOT_STREAMED, EVENTS, CHUNKS, READS = range(4)
 UNITS = {EVENTS: "events", CHUNKS: "chunks", READS: "reads"}
 """What a piece is."""
+MIXED = 1 / 3
+"""Share of answers that stream, and of those that do not, from which on both are sorts of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,23 @@ class Streams:
     at: Floats
     size: Integers
 
-    def stream(self, good: npt.NDArray[np.bool_]) -> bool:
-        """Whether most of the ``good`` answers streamed: they came as events, or in pieces at several times.
+    def streamed(self, good: Flags, body: Integers) -> Flags:
+        """Which of the ``good`` answers stream: those of events, or of pieces that came at several times.
 
-        Chunks of one read have one time: a whole answer, whose sender does not say its length.
+        Chunks of one read have one time: usually a whole answer, whose sender does not say its length, but an
+        answer that streams may come in one read, too. So all answers in chunks or reads are taken as most of
+        them are; where many are of either sort, as most of those to the same ``body`` (its index) are.
         """
-        spread_out = self._picked(self._begin + self.count - 1) > self.first_s
-        streamed = (self.count > 0) & ((self.unit == EVENTS) | spread_out)
-        return bool(good.any() and streamed[good].mean() > 0.5)
+        events = good & (self.count > 0) & (self.unit == EVENTS)
+        others = good & (self.count > 0) & ~events
+        spread_out = others & (self._picked(self._begin + self.count - 1) > self.first_s)
+        number, streaming = int(others.sum()), int(spread_out.sum())
+        most = np.full(len(body), 2 * streaming > number)
+        if MIXED * number <= streaming <= (1 - MIXED) * number:
+            answers, of_streams = (np.bincount(body, each) for each in (others, spread_out))
+            most = (of_streams > answers / 2)[body]
+        found: Flags = events | (others & most)
+        return found
 
     @property
     def _begin(self) -> Integers:
@@ -68,7 +80,7 @@ class Streams:
         seconds = self._picked(self._begin + self.count - 1) - self.first_s
         return np.where((further > 0) & (self.count > 1), seconds / np.maximum(further, 1), np.nan)
 
-    def gaps_s(self, chosen: npt.NDArray[np.bool_]) -> Floats:
+    def gaps_s(self, chosen: Flags) -> Floats:
         """Seconds between successive pieces of the ``chosen`` requests (inter-token latency, ITL)."""
         of = self.request
         gaps: Floats = np.diff(self.at)[(of[1:] == of[:-1]) & chosen[of[1:]]]
@@ -79,16 +91,13 @@ class Streams:
         """The number of each piece's request."""
         return np.repeat(np.arange(len(self.count)), self.count)
 
-    def weights(self, chosen: npt.NDArray[np.bool_]) -> dict[str, Floats]:
+    def weights(self, chosen: Flags) -> dict[str, Floats]:
         """What each piece counts for, by the name of what is counted, and 0 in requests not ``chosen``.
 
-        Tokens are there only if the server says them for all chosen requests; nothing is, if some of those
-        have no pieces.
+        Tokens are there only if the server says them for all chosen requests.
         """
         of = self.request
         inside = chosen[of].astype(float)
-        if not (self.count[chosen] > 0).all():
-            return {}
         names = {UNITS[unit] for unit in set(self.unit[chosen].tolist())}
         found = {names.pop() if len(names) == 1 else "pieces": inside, "bytes": inside * self.size}
         if chosen.any() and (self.tokens[chosen] > 0).all():

@@ -108,7 +108,7 @@ class Racer:
     def add(self, sample: Sample) -> None:
         """Count its turn in the present round."""
         row = sample.row
-        self.rates[-1] = rate_alone(row) or 0.0
+        self.rates[-1] = rate_alone(row) if row.rate_rps else 0.0
         self.requests_rps += [row.rate_rps] if row.rate_rps else []
         self.memory_mib = max(self.memory_mib or 0.0, row.memory_mib or 0.0) or None
         self.failed += row.failed + row.timed_out
