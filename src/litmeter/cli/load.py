@@ -26,7 +26,7 @@ from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.kinds.server import Start
 from litmeter.load import LoadPlan, Trace, load_generator
-from litmeter.load.bodies import Bodies, request_headers
+from litmeter.load.bodies import Bodies, from_environment, request_headers
 from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.senders import Sender, local_senders
 from litmeter.load.trace import read_trace
@@ -89,7 +89,7 @@ class Requests(BaseModel):
     content_type: str = "application/json"
     """of all bodies"""
     header: list[str] = []
-    """'NAME: VALUE', a request header; repeatable"""
+    """'NAME: VALUE', a request header, with ${VARIABLE} of the environment in VALUE; repeatable"""
     ca: Path | None = None
     """CA certificates to trust with HTTPS (PEM)"""
     senders: Count | None = None
@@ -103,7 +103,7 @@ class Requests(BaseModel):
     @cached_property
     def bodies(self) -> Bodies:
         """What is sent; raise LoadError without a body, UsageError for a wrong template, field or header."""
-        headers = request_headers(self.header)
+        headers = from_environment(request_headers(self.header))
         if self.chat:
             check_together(given_of(self), CHAT_RULES)
             return chat_bodies(self.chat)._replace(headers=headers)
