@@ -15,7 +15,7 @@ from litmeter.errors import LoadError, ParamsError
 from litmeter.kinds.configuration import Configuration, Host, TuneSettings
 from litmeter.kinds.costs import Costs
 from litmeter.kinds.registry import KINDS, kind_of
-from litmeter.load.bodies import Bodies, read_bodies
+from litmeter.load.bodies import Bodies, from_environment, read_bodies
 from litmeter.load.settings import LoadSettings
 from litmeter.paths import DVC_FILE
 from litmeter.settings import (
@@ -201,13 +201,16 @@ class Params(Section):
         return "serve" if name == CANDIDATE else f"experiments.{name}"
 
     def bodies(self) -> Bodies:
-        """What users send: what ``load`` names, else what a kind has of its own; raise LoadError without."""
+        """What users send: what ``load`` names, else what a kind has of its own; raise LoadError without.
+
+        Raise UsageError where a header names a variable that the environment has not.
+        """
+        headers = from_environment(self.load.headers)
         if self.load.bodies is not None:
-            found = read_bodies(Path(self.load.bodies), self.load.content_type)
-            return found._replace(headers=self.load.headers)
+            return read_bodies(Path(self.load.bodies), self.load.content_type)._replace(headers=headers)
         for kind in self.kinds:
             if (own := kind.own_bodies(self.load)) is not None:
-                return own._replace(headers=self.load.headers)
+                return own._replace(headers=headers)
         raise LoadError("load.bodies: missing")
 
     def served_digest(self) -> str | None:

@@ -18,6 +18,8 @@ class ModelFolders:
 MACHINE = Path("metrics/machine.json")
 COMPILERS = Path("metrics/compilers.json")
 WEIGHTS = Path("metrics/weights.json")
+INPUTS = Path("metrics/inputs.json")
+"""Digests of what figures rest on that dvc.yaml cannot name: stages depend on its keys."""
 SECONDS = Path("samples/seconds.json")
 """How long each stage took when it last ran here; git ignores it."""
 SELFTEST = Path("metrics/verify.json")

@@ -13,6 +13,7 @@ import yaml
 
 from litmeter.cli.tune import apply_winner
 from litmeter.errors import ApiError, ParamsError
+from litmeter.load.bodies import Bodies
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.stage_lines import done
@@ -129,10 +130,10 @@ def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.Cap
 
 def test_turns_of_a_search_depend_on_all_that_machine_json_has(project: Path) -> None:
     params = write_params({"api": "server:Product"})
-    before = key_of(params, "cpu", [b"{}"])
-    assert key_of(params, "cpu", [b"{}"]) == before
+    before = key_of(params, "cpu", Bodies([b"{}"], "application/json"))
+    assert key_of(params, "cpu", Bodies([b"{}"], "application/json")) == before
     write_json(MACHINE, read_json(MACHINE) | {"anyio": "99.0"})
-    assert key_of(params, "cpu", [b"{}"]) != before
+    assert key_of(params, "cpu", Bodies([b"{}"], "application/json")) != before
 
 
 def test_a_stream_races_too(project: Path) -> None:

@@ -158,7 +158,7 @@ class Clone:
         content = yaml.safe_load(path.read_text())
         for key, value in changes.items():
             if isinstance(value, Mapping) and key != "experiments":
-                content[key] |= value
+                content[key] = content.get(key, {}) | value
             else:
                 content[key] = value
         path.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import time
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,28 @@ def test_another_photo_under_the_same_name_runs_what_reads_photos_again(ran: Clo
         assert (ran.path / "data/index.json").read_bytes() != index
     finally:
         shutil.rmtree(folder)
+        ran.restore()
+
+
+def test_other_bodies_under_the_same_name_are_measured_again(ran: Clone) -> None:
+    """dvc.yaml cannot name what `load.bodies` names, as the key may be absent."""
+    photos = sorted((ran.path / "data/sample/oxford-iiit-pet/images").iterdir())
+    texts = [json.dumps({"image": b64encode(photo.read_bytes()).decode()}) for photo in photos[:2]]
+    bodies = ran.path / "bodies.jsonl"
+
+    def stages_run() -> list[str]:
+        return ran.stages_run(ran.dvc("repro", "comparison", "benchmark", "candidate").stdout)
+
+    measured = ["machine", "benchmark@e1_baseline", "candidate", "comparison"]
+    try:
+        bodies.write_text(texts[0])
+        ran.change({"load": {"bodies": "bodies.jsonl"}})
+        assert stages_run() == measured
+        assert stages_run() == ["machine"]
+        bodies.write_text(texts[1])
+        assert stages_run() == measured
+    finally:
+        bodies.unlink()
         ran.restore()
 
 

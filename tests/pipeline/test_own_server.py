@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from litmeter.paths import BOUNDS, COMPARISON_TURNS, OVER_BEFORE, STAGES, BenchmarkPaths
+from litmeter.paths import BOUNDS, COMPARISON_TURNS, INPUTS, OVER_BEFORE, STAGES, BenchmarkPaths
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone, copy_of_example, results_of
 from tests.support.tables import read_csv
@@ -71,6 +72,34 @@ def test_nothing_is_measured_again_but_what_depends_on_a_changed_file(restored: 
         file.write("\n")
     status = json.loads(restored.run("dvc", "status", "--json").stdout)
     assert {"benchmark@single", "candidate", "comparison"} <= set(status)
+
+
+def test_other_requests_and_costs_are_measured_again(restored: Clone) -> None:
+    """What users send is what `load:` and the bodies' files say, but for values from the environment."""
+
+    def why(**environment: str) -> dict[str, list[str]]:
+        own = restored.environment | environment
+        done = subprocess.run(["dvc", "repro", "machine"], cwd=restored.path, env=own, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(restored.run("dvc", "status", "--json", "dvc.yaml").stdout)
+        del found["machine"]
+        return {
+            stage: sorted(key for keys in one["changed deps"].values() for key in keys)
+            for stage, [one] in found.items()
+        }
+
+    assert why() == {}
+    restored.change({"costs": {"single": {"flops": 1e6, "dtype": "float32"}}})
+    assert why() == {"comparison": ["costs"]}
+    restored.git("checkout", "-q", ".")
+    restored.change({"load": {"headers": {"Authorization": "Bearer ${TOKEN}"}}})
+    refused = restored.run("dvc", "repro", "machine", check=False)
+    assert "machine: header Authorization: the environment has no variable TOKEN" in refused.stderr
+    sent = {"benchmark@single": ["load", "sent"], "candidate": ["load", "sent"], "comparison": ["sent"]}
+    assert why(TOKEN="a secret") == sent
+    inputs = (restored.path / INPUTS).read_bytes()
+    assert why(TOKEN="another") == sent
+    assert (restored.path / INPUTS).read_bytes() == inputs
 
 
 def test_an_experiment_is_run_and_shown_as_dvcs_users_do_it(restored: Clone) -> None:

@@ -35,6 +35,7 @@ from litmeter.paths import (
     MODEL,
     OVER_BEFORE,
 )
+from litmeter.settings import PARAMS_FILE, read_sections
 from litmeter.stages import packages
 from litmeter.stages.comparison import (
     ceilings_of,
@@ -51,6 +52,8 @@ from tests.support.models import write_manifest
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared, write_comparison
 from tests.support.turns import Machine, drive
+
+PHOTO = Bodies([b"photo"], "image/jpeg")
 
 
 @pytest.fixture
@@ -185,19 +188,19 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
             weights_sha256="the same",
         )
         monkeypatch.setattr("litmeter.kinds.classifier.read_card", lambda _, card=card: card)
-        found.append(signatures_of(load_params(), "cpu", [b"photo"]))
+        found.append(signatures_of(load_params(), "cpu", PHOTO))
     assert all(found[0][name] != found[1][name] for name in found[0])
     params = load_params()
     renamed = {"base" if name == "e1_baseline" else name: own for name, own in params.experiments.items()}
     comparison = params.comparison.model_copy(update={"reference": "base"})
     of_renamed = params.model_copy(update={"experiments": renamed, "comparison": comparison})
-    after = signatures_of(of_renamed, "cpu", [b"photo"])
+    after = signatures_of(of_renamed, "cpu", PHOTO)
     assert after["e7_tuned"] != found[1]["e7_tuned"]  # it has no turns beside the new name
     load = params.load.model_copy(update={"timeout_s": 1.0})
-    less_patient = signatures_of(params.model_copy(update={"load": load}), "cpu", [b"photo"])
+    less_patient = signatures_of(params.model_copy(update={"load": load}), "cpu", PHOTO)
     assert less_patient["e7_tuned"] != found[1]["e7_tuned"]
     objective = params.objective.model_copy(update={"miss": 0.01})
-    stricter = signatures_of(params.model_copy(update={"objective": objective}), "cpu", [b"photo"])
+    stricter = signatures_of(params.model_copy(update={"objective": objective}), "cpu", PHOTO)
     assert stricter["e7_tuned"] != found[1]["e7_tuned"]  # its row has another percentile
     typed = params.load.model_copy(update={"content_type": "image/png"})
     as_png = signatures_of(params.model_copy(update={"load": typed}), "cpu", [b"photo"])
@@ -231,7 +234,7 @@ def test_only_packages_that_a_configuration_runs_change_what_its_row_depends_on(
         write_packages(**sha256)
         write_json(COMPILERS, read_json(MACHINE))
         packages.main()
-        return signatures_of(load_params(), "cpu", [b"photo"])
+        return signatures_of(load_params(), "cpu", PHOTO)
 
     set_key("serve", precision="full", compiled=True)
     first = signatures_with(half="b", full="a")
@@ -247,17 +250,17 @@ def write_packages(**sha256: str) -> None:
 
 
 def test_a_row_depends_on_all_that_machine_json_has(params: Params) -> None:
-    before = signatures_of(params, "cpu", [b"photo"])
-    assert signatures_of(params, "cpu", [b"photo"]) == before
+    before = signatures_of(params, "cpu", PHOTO)
+    assert signatures_of(params, "cpu", PHOTO) == before
     write_json(MACHINE, read_json(MACHINE) | {"OMP_NUM_THREADS": "1"})
-    after = signatures_of(params, "cpu", [b"photo"])
+    after = signatures_of(params, "cpu", PHOTO)
     assert all(after[name] != before[name] for name in before)
 
 
 @pytest.fixture
 def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Runs the stage on a machine without servers; returns what is measured there."""
-    monkeypatch.setattr("litmeter.params.Params.bodies", lambda _: Bodies([b"photo"], "image/jpeg"))
+    monkeypatch.setattr("litmeter.params.Params.bodies", lambda _: PHOTO)
 
     def run_it(
         rates: Mapping[str, float],
@@ -399,13 +402,26 @@ def test_what_cannot_run_in_process_is_only_served_and_the_reason_is_kept(
 
 @pytest.mark.usefixtures("own_servers")
 def test_a_row_depends_on_the_files_that_its_stage_depends_on() -> None:
-    def signatures(server: str, bodies: bytes = b"{}") -> dict[str, str]:
+    def signatures(server: str, *bodies: bytes, content_type: str = "application/json") -> dict[str, str]:
         Path("server.py").write_text(server)
         Path("__pycache__").mkdir(exist_ok=True)
         Path("__pycache__/server.pyc").write_text(server)
-        return signatures_of(load_params(), "cpu", [bodies])
+        return signatures_of(load_params(), "cpu", Bodies([*bodies], content_type))
 
-    first = signatures("first\n")
-    assert signatures("first\n") == first
-    for changed in (signatures("second\n"), signatures("first\n", b"others")):
+    first = signatures("first\n", b"ab", b"c")
+    assert signatures("first\n", b"ab", b"c") == first
+    for changed in (
+        signatures("second\n", b"ab", b"c"),
+        signatures("first\n", b"a", b"bc"),
+        signatures("first\n", b"ab", b"c", content_type="text/plain"),
+    ):
         assert all(changed[name] != first[name] for name in first)
+
+
+@pytest.mark.usefixtures("own_servers")
+def test_a_row_with_a_roofline_depends_on_its_costs() -> None:
+    first = signatures_of(load_params(), "cpu", PHOTO)
+    sections = read_sections()
+    PARAMS_FILE.write_text(yaml.safe_dump({**sections, "costs": {"candidate": {"flops": 1e6}}}))
+    changed = signatures_of(load_params(), "cpu", PHOTO)
+    assert [name for name in first if changed[name] != first[name]] == ["candidate"]

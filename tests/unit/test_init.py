@@ -10,7 +10,7 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from litmeter.cli import init
-from litmeter.cli.own import OWN, own_server
+from litmeter.cli.own import OWN, Sent, own_server
 from litmeter.kinds.lit_api import LitApi
 from tests.support.project import ROOT
 
@@ -81,3 +81,13 @@ def test_time_limits_grow_with_the_time_of_an_answer() -> None:
     assert slow["load"]["timeout_s"] > 8  # all users wait for one worker
     assert slow["objective"]["slo_ms"] == 10_000
     assert slow["comparison"]["seconds"] > 8 * 7
+
+
+def test_no_value_of_a_header_is_written_but_the_variable_that_has_it() -> None:
+    given = ["X-Api-Key: a secret", "Authorization: Bearer ${TOKEN}"]
+    text = init.params_text(
+        {"server": {"command": "serve {port}"}}, Path("bodies"), Sent(header=given), answer_s=0.01
+    )
+    assert "secret" not in text
+    headers = {"X-Api-Key": "${HEADER_X_API_KEY}", "Authorization": "Bearer ${TOKEN}"}
+    assert yaml.safe_load(text)["load"]["headers"] == headers

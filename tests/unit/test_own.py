@@ -13,6 +13,7 @@ from litmeter.errors import UsageError
 from litmeter.kinds.configuration import Configuration
 from litmeter.load.bodies import Bodies
 from litmeter.params import Params
+from litmeter.settings import PARAMS_FILE
 
 
 def opened(*servers: str, **own: object) -> AbstractContextManager[Params]:
@@ -77,7 +78,9 @@ def test_mistakes_are_named(servers: list[str], said: str) -> None:
         read(*servers)
 
 
-def test_several_bodies_are_sent_in_their_order_with_one_content_type(tmp_path: Path) -> None:
+def test_several_bodies_are_sent_in_their_order_with_one_content_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [tmp_path / name for name in ("b.json", "a.jsonl")]
     for file, content in zip(files, ("0", "1\n2"), strict=True):
         file.write_text(content)
@@ -96,6 +99,23 @@ def test_several_bodies_are_sent_in_their_order_with_one_content_type(tmp_path: 
         assert params.bodies() == form_bodies([f"image=@{picture}"])
     with opened("m:A", body=files, header=["X-Key: a"], timeout_s=90) as params:
         assert (params.bodies().headers, params.load.timeout_s) == ({"X-Key": "a"}, 90)
+    monkeypatch.setenv("KEY", "a secret")
+    with opened("m:A", body=files, header=["X-Key: of ${KEY}"]) as params:
+        assert params.bodies().headers == {"X-Key": "of a secret"}
+        assert "secret" not in PARAMS_FILE.read_text() + str(params)
+    monkeypatch.setenv("KEY", "a secret\n")
+    with (
+        pytest.raises(UsageError, match="header X-Key: ") as refused,
+        opened("m:A", body=files, header=["X-Key: ${KEY}"]),
+    ):
+        pass
+    assert "secret" not in str(refused.value)
+    monkeypatch.delenv("KEY")
+    with (
+        pytest.raises(UsageError, match="no variable KEY"),
+        opened("m:A", body=files, header=["X-Key: ${KEY}"]),
+    ):
+        pass
     with pytest.raises(UsageError, match="--header: expected"), opened("m:A", body=files, header=["a"]):
         pass
     named = mixed.model_copy(update={"content_type": "text/plain"})

@@ -22,7 +22,7 @@ from litmeter.cli.own import USERS, Sent, bodies_for, own_server, read_given
 from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import NoVerdict, StorageError, UsageError, explained
 from litmeter.load import load_generator
-from litmeter.load.bodies import request_headers
+from litmeter.load.bodies import from_environment, request_headers
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.comparison_rows import ONE_STREAMS, Counted, Pair, counted, pairs, rate_in, streams
 from litmeter.measure.log import Log
@@ -331,7 +331,7 @@ def measured(
         bodies = bodies_for(own_server(command, [], sent, ALLOWED), sent)
     else:
         bodies = read_given(sent)
-    bodies = bodies._replace(headers={**bodies.headers, **request_headers(sent.header)})
+    bodies = bodies._replace(headers={**bodies.headers, **from_environment(request_headers(sent.header))})
     timeout_s = sent.timeout_s or load.timeout_s
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")

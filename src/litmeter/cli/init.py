@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mimetypes
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -22,7 +23,7 @@ from litmeter.cli.opened import opened_below
 from litmeter.cli.own import USERS, Sent, bodies_for, own_server, write_bodies
 from litmeter.errors import UsageError
 from litmeter.kinds.registry import read as read_keys
-from litmeter.load.bodies import JSON_LINES, request_headers
+from litmeter.load.bodies import JSON_LINES, REFERENCE, request_headers
 from litmeter.paths import DVC_FILE
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import CANDIDATE, PARAMS_FILE
@@ -94,7 +95,17 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
         print_wrapped(
             f"deps in {DVC_FILE} may be incomplete: {read.missed}; add what your server reads there"
         )
+    for name, value in references(sent.header).items():
+        print_wrapped(f"the header {name} is {value} in {PARAMS_FILE}: set this variable before each run")
     print("next:", *next_commands(), sep="\n  ")
+
+
+def references(lines: Sequence[str]) -> dict[str, str]:
+    """Headers for params.yaml, which git keeps: a value that names no variable becomes ``${HEADER_NAME}``."""
+    return {
+        name: value if REFERENCE.search(value) else f"${{HEADER_{re.sub('[^A-Z0-9]', '_', name.upper())}}}"
+        for name, value in request_headers(lines).items()
+    }
 
 
 def params_text(
@@ -112,7 +123,7 @@ def params_text(
     if sent.content_type:
         load["content_type"] = sent.content_type
     if sent.header:
-        load["headers"] = request_headers(sent.header)
+        load["headers"] = references(sent.header)
     return Template(text).substitute(
         serve=block({"serve": found.get(CANDIDATE)}),
         experiments=block({"experiments": experiments}) + other,

@@ -24,7 +24,7 @@ from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.kinds.server import Start
 from litmeter.load import LoadPlan, Trace, load_generator
-from litmeter.load.bodies import Bodies, request_headers
+from litmeter.load.bodies import Bodies, from_environment, request_headers
 from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.senders import Sender, local_senders
 from litmeter.load.trace import read_trace
@@ -92,7 +92,7 @@ class Requests(Asked):
         if self.chat or self.form:
             return read_given(self)
         read = bodies_to_send(self.body, self.images, self.content_type, self.template)
-        return Bodies(read, self.content_type, request_headers(self.header))
+        return Bodies(read, self.content_type, from_environment(request_headers(self.header)))
 
     @contextmanager
     def server(self, own: str | None) -> Iterator[dict[str, Target]]:

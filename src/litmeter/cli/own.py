@@ -26,7 +26,7 @@ from litmeter.errors import LoadError, ServerError, UsageError
 from litmeter.kinds.configuration import TRY_S, Configuration, Given, Host
 from litmeter.kinds.registry import KINDS, kind_of
 from litmeter.kinds.server import PREDICT, Start
-from litmeter.load.bodies import Bodies, read_bodies, request_headers
+from litmeter.load.bodies import Bodies, from_environment, read_bodies, request_headers
 from litmeter.params import Params, params_here
 from litmeter.paths import MACHINE
 from litmeter.say.progress import print_wrapped
@@ -59,7 +59,7 @@ class Asked(BaseModel):
     content_type: str | None = None
     """of all bodies (default: by the files' names)"""
     header: list[str] = []
-    """'NAME: VALUE', a request header; repeatable"""
+    """'NAME: VALUE', a request header, with ${VARIABLE} of the environment in VALUE; repeatable"""
     path: str | None = None
     """where requests are sent (default: a script's only path; a spec's path; that of --chat; /predict)"""
     ready: str | None = None
@@ -202,7 +202,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
 
 def read_given(sent: Asked) -> Bodies:
     """The bodies of all --body, of --form or of --chat; raise UsageError for a file that cannot be read."""
-    headers = request_headers(sent.header)
+    headers = from_environment(request_headers(sent.header))
     if sent.chat:
         check_together(given_of(sent), CHAT_RULES)
         return chat_bodies(sent.chat)._replace(headers=headers)

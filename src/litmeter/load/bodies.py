@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import os
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from litmeter.errors import LoadError, UsageError
+from litmeter.system.files import digest
 
 JSON, JSON_LINES, UNKNOWN = "application/json", ".jsonl", "application/octet-stream"
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
 """Name and value by RFC 9110, in ASCII."""
+REFERENCE = re.compile(r"\$\{(\w+)\}")
+"""A variable of the environment in a header's value."""
 
 
 class Bodies(NamedTuple):
@@ -23,6 +27,11 @@ class Bodies(NamedTuple):
     contents: list[bytes]
     content_type: str
     headers: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def digest(self) -> str:
+        """Hash of all bodies, each by itself, and of their content type; the headers may have secrets."""
+        return digest(" ".join([*map(digest, self.contents), self.content_type]).encode())
 
     def to_json(self) -> Any:
         """JSON for ``from_json`` in another process, without the headers."""
@@ -70,8 +79,24 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
     for line in lines:
         match = HEADER.fullmatch(line)
         if match is None:
-            raise UsageError(f"--header: expected 'Name: value', got {line!r}")
+            raise UsageError(f"--header: expected 'Name: value', got {line.partition(':')[0]!r}")
         if match[1].lower() == "content-type":
             raise UsageError("--header: the content type is given by --content-type")
         headers[match[1]] = match[2]
     return headers
+
+
+def from_environment(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers with the values of the variables that ``${NAME}`` stands for.
+
+    Raise UsageError, which shows no value, where one is not set, or cannot stand in a header.
+    """
+    found = {}
+    for name, value in headers.items():
+        for variable in REFERENCE.findall(value):
+            if variable not in os.environ:
+                raise UsageError(f"header {name}: the environment has no variable {variable}; it must be set")
+        found[name] = REFERENCE.sub(lambda match: os.environ[match[1]], value)
+        if not HEADER.fullmatch(f"{name}: {found[name]}"):
+            raise UsageError(f"header {name}: its value from the environment is not printable ASCII")
+    return found

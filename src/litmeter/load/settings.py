@@ -25,7 +25,9 @@ class LoadSettings(Section):
     )
     bodies: str | None = Field(None, description="sent instead: a file, JSON lines, or a folder of files")
     content_type: str | None = Field(None, description="of the bodies; absent: by the files' names")
-    headers: Mapping[str, str] = Field({}, description="request headers; no secrets, as git keeps this file")
+    headers: Mapping[str, str] = Field(
+        {}, description="request headers; in a value ${NAME} stands for a variable of the environment"
+    )
     seed: Seed = Field(description="seed of the order in which users send them")
 
     @model_validator(mode="after")
@@ -36,5 +38,5 @@ class LoadSettings(Section):
             raise ValueError("users names a level twice")
         for name, value in self.headers.items():
             if name.lower() == "content-type" or not HEADER.fullmatch(f"{name}: {value}"):
-                raise ValueError(f"headers: got {name!r}: {value!r}; allowed: a header besides Content-Type")
+                raise ValueError(f"headers: got {name!r}; allowed: a header besides Content-Type, in ASCII")
         return self

@@ -192,12 +192,16 @@ def runs_table(snapshots: Sequence[Snapshot]) -> str:
 
 
 def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Values before and after of each dotted key that differs; a dash where there is no such key."""
+    """Values before and after of each dotted key that differs; a dash where there is no such key.
+
+    Values of headers are not shown, as they may be secret.
+    """
     old, new = _flat(before), _flat(after)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
 
     def text(flat: Mapping[str, Any], key: str) -> str:
-        return json.dumps(flat[key]) if key in flat else "-"
+        shown = "not shown" if key.startswith("load.headers.") else json.dumps(flat.get(key))
+        return shown if key in flat else "-"
 
     return {key: (text(old, key), text(new, key)) for key in keys}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from importlib.util import find_spec
@@ -56,7 +56,7 @@ def main() -> tuple[Log, ComparisonResult]:
     """Measure the changed configurations, the reference and the fastest; compare all."""
     params, device = params_on(files.read_json(paths.MACHINE))
     bodies = params.bodies()
-    signatures = signatures_of(params, device, bodies.contents)
+    signatures = signatures_of(params, device, bodies)
     reference, users, load = params.comparison.reference, params.comparison.users, params.load
     last, candidate = read_last(), params.configurations().get(CANDIDATE)
     chosen, kept, budget_s = planned(params, device, signatures, last)
@@ -209,15 +209,14 @@ def _probe(kind: WorkKind, busy: int, threads: int | None = None) -> Work:
     return Work(kind, 1, 0.0, busy, threads)
 
 
-def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
+def signatures_of(params: Params, device: str, bodies: Bodies) -> dict[str, str]:
     """By configuration, a hash of all that its row depends on; ``bodies``: what users send."""
     common: dict[str, Any] = {
         **recorded_machine(),
         "model": params.served_card(),
         "code": code_digest(paths.DVC_FILE, "comparison"),
         "device": device,
-        "bodies": [files.digest(body) for body in bodies],
-        "content_type": params.load.content_type,
+        "bodies": bodies.digest,
         "headers": dict(params.load.headers),
         "request_body": params.load.request_body,
         "timeout_s": params.load.timeout_s,
@@ -226,13 +225,12 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "reference_name": params.comparison.reference,
         "reference": params.configuration(params.comparison.reference).identity(device),
     }
-    own = {
-        name: {"costs": repr(params.costs.get(name)), **serve.identity(device)}
-        for name, serve in params.configurations().items()
-    }
-    return {
-        name: files.digest(json.dumps(common | one, sort_keys=True).encode()) for name, one in own.items()
-    }
+    found = {}
+    for name, serve in params.configurations().items():
+        costs = params.costs.get(name)
+        own = {**common, **serve.identity(device), "costs": costs and costs.model_dump()}
+        found[name] = files.digest(json.dumps(own, sort_keys=True).encode())
+    return found
 
 
 def read_last() -> ComparisonResult | None:

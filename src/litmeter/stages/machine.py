@@ -2,24 +2,26 @@
 
 It runs first in every ``dvc repro``, so that a mistake is found before anything is trained. The fingerprint
 changes only with what bears on figures; then every stage that measures runs again. The stage ``compile``
-depends on another file, of what compiles alone. Hashes stand for files that params.yaml names and dvc.yaml
-cannot, downloaded photos among them; when one changes, the model is trained again.
+depends on another file, of what compiles alone. Hashes stand for what dvc.yaml cannot name: files and
+sections that params.yaml may have, and downloaded photos. When one changes, what rests on it is made again.
 """
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Any
 
 from litmeter.errors import LitmeterError, LoadError, ParamsError
+from litmeter.load.bodies import from_environment
 from litmeter.params import Params, load_params, params_on
-from litmeter.paths import DVC_FILE, MACHINE, left_out
+from litmeter.paths import DVC_FILE, INPUTS, MACHINE, left_out
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.stages import comparison
 from litmeter.stages.order import last_seconds
 from litmeter.system.device import resolve_device
 from litmeter.system.dvc_file import code_files
-from litmeter.system.files import read_json, write_json
+from litmeter.system.files import digest, read_json, write_json
 from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import fingerprint
 
@@ -39,6 +41,7 @@ def main() -> tuple[dict[str, Any], list[str]]:
     for kind in params.kinds:
         machine |= kind.facts(params)
     write_json(MACHINE, machine)
+    write_json(INPUTS, inputs(params))
     device = resolve_device(params.device, machine["gpu"] is not None)
     said = [
         sentence
@@ -51,13 +54,25 @@ def main() -> tuple[dict[str, Any], list[str]]:
     return machine, said
 
 
+def inputs(params: Params) -> dict[str, str]:
+    """Content of metrics/inputs.json: digests of what users send, and of the section ``costs``.
+
+    Headers count as params.yaml has them: the variables that they name may be secret, and change by
+    themselves. A kind's own bodies are files that dvc.yaml names.
+    """
+    load, costs = params.load, {name: one.model_dump() for name, one in params.costs.items()}
+    sent = load.request_body if load.bodies is None else params.bodies().digest
+    found = {"sent": [sent, load.content_type, dict(load.headers)], "costs": costs}
+    return {name: digest(json.dumps(one, sort_keys=True).encode()) for name, one in found.items()}
+
+
 def change_ahead(params: Params, device: str) -> str | None:
     """Which configurations changed since the last results, and how long they take.
 
     None where no row of the last results is kept. Raise LitmeterError or OSError where the model or the
     photos are missing.
     """
-    signatures = comparison.signatures_of(params, device, params.bodies().contents)
+    signatures = comparison.signatures_of(params, device, params.bodies())
     last = comparison.read_last()
     _, kept, budget_s = comparison.planned(params, device, signatures, last)
     if last is None or not kept:
@@ -71,6 +86,7 @@ def change_ahead(params: Params, device: str) -> str | None:
 def check_params(params: Params) -> None:
     """Raise ParamsError for a model, folder, file or device that does not exist on this machine."""
     device = resolve_device(params.device, cuda_available())
+    from_environment(params.load.headers)
     if params.load.bodies is not None:
         try:
             params.bodies()

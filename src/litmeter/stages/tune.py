@@ -44,7 +44,7 @@ def main() -> tuple[Outcome, Sequence[TurnRow]]:
     began = time.monotonic()
     with load_generator(*bodies) as generator:
         job = job_of(params, device, bodies)
-        log = unfinished_log("tune", key_of(params, device, bodies.contents))
+        log = unfinished_log("tune", key_of(params, device, bodies))
         subjects = subjects_of(job, generator, device)
         outcome = run(search(job), subjects, log, params.tune.max_s, spent_s=time.monotonic() - began)
     with files.all_or_nothing():
@@ -91,7 +91,7 @@ def subjects_of(job: Job, sender: LoadGenerator, device: str) -> dict[str, Subje
     return {name: Served(name, one, sender, device, job.load.timeout_s) for name, one in names.items()}
 
 
-def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
+def key_of(params: Params, device: str, bodies: Bodies) -> str:
     """Hash of all that the turns of a search depend on."""
     content: dict[str, Any] = {
         **recorded_machine(),
@@ -99,7 +99,7 @@ def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
         "packages": params.serve.search_identity(device),
         "code": code_digest(ON_DEMAND_DVC_FILE, "tune"),
         "device": device,
-        "bodies": files.digest(b"".join(bodies)),
+        "bodies": bodies.digest,
         "params": params.model_dump(include={"load", "objective", "serve", "tune"}),
     }
     return files.digest(json.dumps(content, sort_keys=True).encode())
