@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from litmeter.cli.main import main
+from litmeter.errors import ServerError
 from litmeter.kinds.configuration import Configuration, Host
 from litmeter.kinds.script import Script
 from litmeter.kinds.server import Start
@@ -247,6 +248,33 @@ def test_of_several_apis_the_path_is_named(capsys: pytest.CaptureFixture[str]) -
     assert "no API at /three; there are /one, /two" in said(capsys)
     assert main(["compare", "server.py /two:max_batch_size=4", "--path", "/two", *BRIEF]) == 0
     assert "Stub at /one: max_batch_size 1; Stub at /two: max_batch_size 4" in said(capsys)
+
+
+@pytest.mark.parametrize("given", ["[2, 3]", '{"/two": 3, "/one": 2}'])
+def test_workers_of_each_api_are_read_from_a_list_or_a_dict(given: str, folder: Path) -> None:
+    pytest.importorskip("litserve", "0.2.17")
+    Path("server.py").write_text(SEVERAL.replace("workers_per_device=workers", f"workers_per_device={given}"))
+    script = Script(script="server.py", folder=str(folder), path="/two")
+    assert script.with_knobs().workers_per_device == 3
+    assert "2 workers or 3 workers on each of 1 cpu" in script.ran().text
+    alone = script.model_copy(update={"workers_per_device": 1})
+    assert alone.running_keys()["workers_per_device"] == 1
+
+
+def test_settings_are_tried_without_another_start_for_the_port(folder: Path) -> None:
+    counting = SCRIPT.replace("    workers =", "    open('starts', 'a').write('.')\n    workers =")
+    Path("server.py").write_text(counting)
+    script = Script(script="server.py", folder=str(folder)).with_knobs()
+    for size in (2, 4):
+        with script.model_copy(update={"max_batch_size": size}).starting(Start("cpu", 10.0)) as server:
+            server.ready()
+    assert Path("starts").read_text() == "." * 3
+    unknown = script.model_copy(update={"apis": {"/other": {"max_batch_size": 2}}})
+    with (
+        pytest.raises(ServerError, match="no API at /other; there are /predict"),
+        unknown.starting(Start("cpu", 10.0)) as server,
+    ):
+        server.ready()
 
 
 WRONG = {

@@ -92,7 +92,8 @@ class Ran:
         if (own := self.litserve) is None:
             return f"{python}, port {self.port} moved"
         places = f"{own['devices']} {own['accelerator']}"
-        workers = f"{pluralise(own['workers_per_device'], 'worker')} on each of {places}"
+        counts = list(dict.fromkeys(api["workers_per_device"] for api in own["apis"]))
+        workers = f"{' or '.join(pluralise(count, 'worker') for count in counts)} on each of {places}"
         servers = own["num_api_servers"]
         parts = [
             f"{python}, LitServe {own['version']}, port {self.port} moved",
@@ -319,7 +320,7 @@ class Script(BatchConfiguration):
         path = self.served_path(ran)
         [api] = (one for one in own["apis"] if one["path"] == path)
         return {
-            "workers_per_device": own["workers_per_device"],
+            "workers_per_device": api["workers_per_device"],
             "max_batch_size": api["max_batch_size"],
             "batch_timeout_s": api["batch_timeout"],
         }
@@ -351,6 +352,11 @@ class Script(BatchConfiguration):
         """What the script starts, found once by running it up to there; raise ServerError."""
         return _ran(self)
 
+    @property
+    def _unchanged(self) -> Script:
+        """The script without changed settings, which decide neither its port nor its paths."""
+        return self.model_copy(update={**dict.fromkeys(KEYS), "apis": {}})
+
     def served_path(self, ran: Ran) -> str:
         """Where requests are sent; raise ServerError where that is not known."""
         if self.path is not None:
@@ -364,7 +370,7 @@ class Script(BatchConfiguration):
     @contextmanager
     def starting(self, how: Start) -> Iterator[Server]:
         """Run the script with its port moved; its log has all that it prints."""
-        path = self.served_path(ran := self.ran())
+        path = self.served_path(ran := _SEEN.get(self._unchanged) or self.ran())
         with (
             scratch() as folder,
             started(
@@ -469,7 +475,9 @@ class ScriptServer(CommandServer):
         return f"{super().answered}: {NOT_MOVED}" if not notes(self.noted) else super().answered
 
     def exit_hint(self, status: int) -> str:
-        """Another port of the script's may be taken."""
+        """A setting may be refused, or another port of the script's be taken."""
+        if refused := [note["reason"] for note in notes(self.noted) if note["what"] == "refused"]:
+            return f"; {refused[-1]}"
         with suppress(OSError):
             if TAKEN.search(self.log.read_text(errors="replace")):
                 return (
@@ -484,6 +492,10 @@ def notes(file: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         return []
+
+
+_SEEN: dict[Script, Ran] = {}
+"""What a script starts with one of its settings, by the script without changed ones."""
 
 
 @cache
@@ -525,6 +537,7 @@ def _ran(script: Script) -> Ran:
     elif release(ran.litserve["version"]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise ServerError(f"LitServe {ran.litserve['version']} is too old; allowed: {oldest} or newer")
+    _SEEN.setdefault(script._unchanged, ran)
     return ran
 
 

@@ -158,12 +158,17 @@ def patch_litserve(module):
             port=bound.arguments["port"],
             version=version("litserve"),
             apis=[
-                {**settings_of_api(api, given), "own_loop": loop_text(loop)} for api, loop in zip(apis, loops)
+                {
+                    **settings_of_api(api, given),
+                    "own_loop": loop_text(loop),
+                    "workers_per_device": workers_of(number, api, given["workers_per_device"]),
+                }
+                for number, (api, loop) in enumerate(zip(apis, loops))
             ],
             accelerator=getattr(connector, "accelerator", given["accelerator"]),
             devices=len(devices) if isinstance(devices, (list, tuple)) else devices,
             num_api_servers=bound.arguments.get("num_api_servers"),
-            **{key: given.get(key) for key in ("workers_per_device", "timeout", "fast_queue")},
+            **{key: given.get(key) for key in ("timeout", "fast_queue")},
         )
         if TASK["then"] == "end":
             end()
@@ -212,6 +217,13 @@ def settings_of_api(api, given):
         "spec": type(spec).__name__ if spec is not None else None,
         "async": bool(value("enable_async", False)),
     }
+
+
+def workers_of(number, api, given):
+    """The workers of an API on each device; of several APIs a list or a dict has them, one API each."""
+    if isinstance(given, (list, tuple)):
+        return given[number]
+    return given if isinstance(given, int) else given.get(api.api_path, 1)
 
 
 def loop_text(loop):
