@@ -202,12 +202,14 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     objective = params.objective.model_copy(update={"miss": 0.01})
     stricter = signatures_of(params.model_copy(update={"objective": objective}), "cpu", PHOTO)
     assert stricter["e7_tuned"] != found[1]["e7_tuned"]  # its row has another percentile
-    typed = params.load.model_copy(update={"content_type": "image/png"})
-    as_png = signatures_of(params.model_copy(update={"load": typed}), "cpu", [b"photo"])
+    as_png = signatures_of(params, "cpu", PHOTO._replace(content_type="image/png"))
     assert as_png["e7_tuned"] != found[1]["e7_tuned"]
-    assert signatures_of(params, "cpu", [b"a", b"bc"]) != signatures_of(params, "cpu", [b"ab", b"c"])
+    one, other = (
+        signatures_of(params, "cpu", Bodies(own, "image/jpeg")) for own in ([b"a", b"bc"], [b"ab", b"c"])
+    )
+    assert one != other
     known = params.model_copy(update={"costs": {"e7_tuned": Costs(flops=1e9)}})
-    costly = signatures_of(known, "cpu", [b"photo"])
+    costly = signatures_of(known, "cpu", PHOTO)
     assert [name for name in costly if costly[name] != found[1][name]] == ["e7_tuned"]
 
 
