@@ -41,6 +41,48 @@ def test_json_has_the_figures_of_each_and_of_each_pair(capsys: pytest.CaptureFix
     assert (found["users"], pair["name"], pair["verdict"]) == (2, "slow", "slower")
 
 
+REFUSING = """
+import sys
+
+import server
+
+class Handler(server.Handler):
+    tried, refused = 0, int(sys.argv[2])
+
+    def status(self):
+        if b"bad" not in self.body and self.refused:
+            return 200
+        Handler.tried += 1
+        return 422 if self.tried <= self.refused or (not self.refused and self.tried % 2 == 0) else 200
+
+server.serve(sys.argv[1], Handler)
+"""
+
+
+def test_a_server_that_fails_requests_is_no_winner_and_said_first(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("refusing.py").write_text(REFUSING)
+    servers = ["good=python server.py {port} 0.01", "half=python refusing.py {port} 0"]
+    assert main(["compare", *servers, *GIVEN]) == 1
+    out = capsys.readouterr().out
+    [row] = [line for line in out.splitlines() if line.startswith("| half")]
+    assert "requests fail" in row
+    said = [line for line in out.splitlines() if line and line[0] != "|" and "python" not in line]
+    assert said[0].startswith("Requests fail: half")
+
+
+def test_a_body_that_is_never_answered_ends_the_run_and_one_that_is_answered_later_does_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("refusing.py").write_text(REFUSING)
+    Path("bad.json").write_text('"bad"')
+    given = [*GIVEN, "--body", "bad.json"]
+    assert main(["compare", "python refusing.py {port} 4", *given]) == 0
+    assert main(["compare", "python refusing.py {port} 999999", *given]) != 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert "body 2 of 2 is never answered with 200" in error
+    assert "422" in error
+
+
 def test_what_is_compared_stands_below_the_table_within_the_terminals_width(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from litmeter.measure.comparison_rows import (
     rates_of,
 )
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.report.claims import partly_streamed
+from litmeter.report.claims import failures, partly_streamed
 from litmeter.stats.records import Floats
 
 Rounds = Mapping[str, Sequence[float | None]]
@@ -29,7 +29,8 @@ def turns_of(rates: Rounds, work: str = "served", begin: int = 0) -> list[TurnRo
     each = [(name, number, rate) for name, own in rates.items() for number, rate in enumerate(own)]
     return [
         TurnRow(
-            begin + turn, 0.0, 1.0, number, name, work, 8, rate_rps=rate, bound_rps=4.0, answers=20, failed=1
+            *(begin + turn, 0.0, 1.0, number, name, work, 8),
+            **{"rate_rps": rate, "bound_rps": 4.0, "answers": 200, "failed": 1},
         )
         for turn, (name, number, rate) in enumerate(each)
     ]
@@ -96,7 +97,7 @@ def test_two_turns_of_a_round_count_as_one() -> None:
     assert rates_of(turns, ["reference"]) == {"reference": pytest.approx([20.0, 40.0, 20.0])}
     answers = {turn.turn: np.full(40, 7.0) for turn in turns}
     [row] = comparison_rows(["reference"], "reference", turns, answers, 0.05)
-    assert (row.rounds, row.turns, row.answers, row.failed) == (3, 4, 80, 4)
+    assert (row.rounds, row.turns, row.answers, row.failed) == (3, 4, 800, 4)
     assert (row.p50_ms, row.p95_ms, row.p95_low_ms) == (7.0, 7.0, 7.0)
 
 
@@ -139,6 +140,34 @@ def test_a_turn_without_an_answer_leaves_no_efficiency() -> None:
     """The others alone would show those that had luck."""
     row = efficiency([80 * speed for speed in SPEEDS[:-1]] + [None], range(8))
     assert row.efficiency is row.efficiency_low is None
+
+
+@pytest.mark.parametrize("failing", ["reference", "bad"])
+def test_who_fails_requests_has_no_rank_and_no_p95_and_is_named_first(failing: str) -> None:
+    """Its rate counts good answers, so it may be the highest."""
+    rates = {"reference": 10.0, "good": 12.0, "slow": 8.0, "bad": 20.0}
+    turns = turns_of({name: noisy(rate, 0.01, seed) for seed, (name, rate) in enumerate(rates.items())})
+    turns = [replace(turn, failed=150) if turn.subject == failing else turn for turn in turns]
+    times = latencies(turns, "slow")
+    rows = {row.experiment: row for row in comparison_rows([*rates], "reference", turns, times, 0.05)}
+    own = rows.pop(failing)
+    assert own.fails
+    assert (own.rank, own.share_of_fastest, own.p50_ms, own.p95_ms, own.objective_ms) == (None,) * 5
+    assert own.ratio == pytest.approx(rates[failing] / 10, rel=0.05)
+    ranked = sorted((row for row in rows.values()), key=lambda row: row.rank)
+    assert [row.rank for row in ranked] == [1, 2, 3]
+    assert [row.experiment for row in ranked] == sorted(rows, key=rates.__getitem__, reverse=True)
+    assert ranked[0].share_of_fastest == 1
+    assert all(row.p95_ms for row in ranked)
+    claim = failures([own, *ranked])
+    assert claim is not None
+    assert failing in claim.plain
+    assert failures(ranked) is None
+    for pair in pairs([*rates], "reference", turns, times):
+        fails = failing in (pair.name, pair.other)
+        assert (pair.p95_ratio is None) == fails
+        won = pair.name if (pair.ratio or 0) > 1 else pair.other
+        assert (pair.verdict == "no difference resolved") == (won == failing)
 
 
 def streaming(turns: Sequence[TurnRow], parts: Mapping[int, float]) -> list[TurnRow]:

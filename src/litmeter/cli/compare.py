@@ -24,7 +24,7 @@ from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.params import Params, params_here
-from litmeter.report.claims import claims, disturbances, partly_streamed, unexpected_streams
+from litmeter.report.claims import claims, disturbances, failures, partly_streamed, unexpected_streams
 from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
 from litmeter.report.snapshot import read_snapshot
@@ -52,6 +52,7 @@ def compare(
     """Compare servers: which is faster, by how much, and how sure that is.
 
     All are served at once and loaded in turn. A server may be given twice: the two differ by chance alone.
+    The exit status is 1 if a server fails more than 1% of its requests.
 
     Args:
         servers: configurations of params.yaml; or your own, NAME=SPEC, where SPEC is a script (FILE.py) or
@@ -73,7 +74,7 @@ def compare(
     else:
         print(found.table)
         print_wrapped("\n".join([*differences(found.settings, found.device), *found.said]))
-    return 0
+    return int(any(row.fails for row in found.rows))
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     unit = counted(rows)
     streamed = (*unexpected_streams(bodies.contents, log.rows), *partly_streamed(rows))
     doubts = (*streamed, *disturbances(log.rows))
-    said = [claim.plain for claim in doubts]
+    said = [claim.plain for claim in (failures(rows), *doubts) if claim]
     return Found(
         settings, device, users, rows, {}, found, unit, pairs_table(found, unit, bool(times_ms)), said
     )

@@ -53,7 +53,7 @@ def check_first_request(
     if answer.status_code != 200 and answer.status_code not in others:
         sent = f"{len(body):,} bytes of {content_type}, beginning with {body[:24]!r}"
         text = " ".join(answer.text.split())[:200]
-        message = f"{url} answered the first request ({sent}) with {answer.status_code}: {text}"
+        message = f"{url} answered a request ({sent}) with {answer.status_code}: {text}"
         raise BadAnswerError(message, answer.status_code)
     return answer.status_code
 

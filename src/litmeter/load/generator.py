@@ -90,11 +90,11 @@ class LoadGenerator:
         folder: holds the request bodies, and the files that the process writes.
 
     Attributes:
-        first: the first body, in a list, its content type, and the other headers.
+        sent: the bodies, their content type, and the other headers.
         record_path: the record of the last load.
     """
 
-    first: tuple[Sequence[bytes], str, Mapping[str, str]]
+    sent: tuple[Sequence[bytes], str, Mapping[str, str]]
 
     def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
         self._folder = folder
@@ -186,7 +186,7 @@ def load_generator(
         for number, body in enumerate(bodies):
             (folder / f"{number:06}.body").write_bytes(body)
         with closing(LoadGenerator(folder, {"Content-Type": content_type, **(headers or {})})) as generator:
-            generator.first = bodies[:1], content_type, headers or {}
+            generator.sent = bodies, content_type, headers or {}
             yield generator
 
 

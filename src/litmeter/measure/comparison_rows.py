@@ -12,7 +12,7 @@ from typing import Any, Literal
 from litmeter.kinds.configuration import RanAs
 from litmeter.kinds.costs import CostCeiling
 from litmeter.measure.figures import COMPARED, StreamTimes, stream_figures
-from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.measure.rows import ComparisonRow, TurnRow, fails
 from litmeter.paths import COMPARISON
 from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
 from litmeter.stats.ratios import (
@@ -144,9 +144,15 @@ def comparison_rows(
     for name, own_rates in (rates if reference_rps and unit else {}).items():
         shared[name] = sum(bool(a and b) for a, b in zip(own_rates, rates[reference], strict=True))
     needed = min(RANKED_FROM_ROUNDS, shared.get(reference, 0))
-    enough = {name: rates[name] for name in shared if shared[name] >= needed}
+    failing = _failing(turns)
+    enough = {
+        name: rates[name] for name in shared if shared[name] >= needed and name not in failing - {reference}
+    }
     to_reference, rank_of = ratios(enough, reference), ranks(enough, reference)
-    fastest = max(to_reference, key=lambda name: to_reference[name].ratio, default=reference)
+    if reference in failing & rank_of.keys():
+        del rank_of[reference]
+        rank_of = {name: 1 + sum(rank < own for rank in rank_of.values()) for name, own in rank_of.items()}
+    fastest = max(rank_of, key=lambda name: to_reference[name].ratio, default=reference)
     to_fastest = ratios(enough, fastest, reference)
     found = []
     for name in names:
@@ -161,8 +167,9 @@ def comparison_rows(
         if name not in rates and unit == "requests":  # rounds without an answer count as bounds
             beside = [turn for turn in own if turn.round in reference_rps]
             high = rounded(_mean([turn.highest_rps / reference_rps[turn.round] for turn in beside]), 4)
-        share, share_low, share_high = interval(to_fastest.get(name))
-        blocks = _blocks([latencies_ms[turn.turn] for turn in own if turn.turn in latencies_ms])
+        share, share_low, share_high = interval(to_fastest.get(name) if name in rank_of else None)
+        timed = [] if name in failing else [turn.turn for turn in own if turn.turn in latencies_ms]
+        blocks = _blocks([latencies_ms[turn] for turn in timed])
         p50_ms, p50_low_ms, p50_high_ms = _percentile(blocks, 50)
         p95_ms, p95_low_ms, p95_high_ms = _percentile(blocks, 95)
         in_process = _in_process(name, rows)
@@ -197,7 +204,7 @@ def comparison_rows(
                 efficiency=efficiency,
                 efficiency_low=efficiency_low,
                 efficiency_high=efficiency_high,
-                stream=_stream(own, times_ms, short),
+                stream=_stream(own, {} if name in failing else times_ms, short),
             )
         )
     return found
@@ -214,17 +221,18 @@ def pairs(
 
     Args:
         reference: compares two that share no round.
+        rows: of a server that fails requests there is no p95, and no verdict that it is faster.
         waited_ms: by number of the turn, the times that have percentiles, see ``Log.first_ms``.
         p95_error: error of the intervals of p95, if not the common one.
     """
     chosen = list(itertools.combinations(names, 2))
     turns, error = _served_turns(rows), simultaneous(len(chosen))
-    answered = _always_answered(turns)
+    answered, failing = _always_answered(turns), _failing(turns)
     can_compare = counted(itertools.chain.from_iterable(turns.values())) is not None
     rates = rates_of(rows, [name for name in turns if name in answered and can_compare])
     nothing = joined([])
     latencies: dict[str, dict[int, Floats]] = {name: {} for name in turns}
-    for turn in itertools.chain.from_iterable(turns.values()):
+    for turn in itertools.chain.from_iterable(own for name, own in turns.items() if name not in failing):
         before = latencies[turn.subject].get(turn.round, nothing)
         latencies[turn.subject][turn.round] = joined([before, waited_ms.get(turn.turn, nothing)])
     found = []
@@ -236,6 +244,7 @@ def pairs(
         ours, theirs = ([each[number] for number in both] for each in (own, others))
         p95 = percentile_ratio(ours, theirs, 95, p95_error or error)
         times, low, high = interval(rate)
+        won = None if rate and (name if rate.ratio > 1 else other) in failing else rate
         p95_ratio, p95_low, p95_high = interval(p95)
         found.append(
             Pair(
@@ -244,7 +253,7 @@ def pairs(
                 ratio=times,
                 low=low,
                 high=high,
-                verdict=verdict(rate),
+                verdict=verdict(won),
                 p95_ms=rounded(percentile(joined(own.values()), 95), 2),
                 other_p95_ms=rounded(percentile(joined(others.values()), 95), 2),
                 p95_ratio=p95_ratio,
@@ -362,6 +371,12 @@ def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
 
 def _always_answered(turns: Mapping[str, Sequence[TurnRow]]) -> set[str]:
     return {name for name, own in turns.items() if all(turn.rate_rps for turn in own)}
+
+
+def _failing(turns: Mapping[str, Sequence[TurnRow]]) -> set[str]:
+    """Servers that fail requests."""
+    failed = {name: sum(turn.failed + turn.timed_out for turn in own) for name, own in turns.items()}
+    return {name for name, own in turns.items() if fails(failed[name], sum(turn.answers for turn in own))}
 
 
 def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:

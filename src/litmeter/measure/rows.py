@@ -143,6 +143,21 @@ class ComparisonRow:
     efficiency_high: float | None = None
     stream: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def fails(self) -> bool:
+        """Whether its server fails requests, see ``fails``."""
+        return fails(self.failed, self.answers)
+
+
+FAILING = 0.01
+"""Share of failed requests above which a server has no rank and no percentiles: those of its good answers,
+which have fewer requests beside them than others' have."""
+
+
+def fails(failed: int, answers: int) -> bool:
+    """Whether more requests failed than FAILING allows beside so many good answers."""
+    return failed > FAILING * (failed + answers)
+
 
 def named_others(cores: Mapping[str, float]) -> str:
     """Names of the busiest other processes; in a container none is visible."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +27,7 @@ from litmeter.load.first_request import LOADING, BadAnswerError, check_first_req
 from litmeter.load.senders import Sender
 from litmeter.measure.figures import Scrape, read_scrape
 from litmeter.measure.turn import Turn, Work, WorkKind, in_process
-from litmeter.stats.records import Floats, LoadRecord
+from litmeter.stats.records import FAILED, OK, Floats, LoadRecord
 from litmeter.system.cores import available_cores
 from litmeter.system.http import direct_session
 from litmeter.system.processes import JsonLinesProcess, json_lines_process
@@ -80,12 +81,17 @@ class Subject(ABC):
         """
 
 
+MOST_TRIED = 3
+"""Bodies that are sent alone after a turn, at most."""
+
+
 @dataclass(eq=False)
 class Served(Subject):
     """A configuration behind HTTP.
 
     Its processes are stopped (SIGSTOP) between turns, as LitServe polls while it is idle. A null model, which
-    does nothing, is served on the CPU.
+    does nothing, is served on the CPU. If it ``tries_bodies``, one that a turn had only refusals of is sent
+    alone.
     """
 
     name: str
@@ -94,7 +100,9 @@ class Served(Subject):
     device: str
     timeout_s: float
     null: bool = False
+    tries_bodies: bool = True
     server: Server = field(init=False)
+    _good: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.workers, self.client_pid = self.configuration.workers, self.sender.pid
@@ -120,10 +128,15 @@ class Served(Subject):
 
             yield ready
 
-    def _ask(self, others: Collection[int] = ()) -> int:
-        """Send one request; return its status, or raise ServerError if it is not 200 or one of ``others``."""
+    def _ask(self, others: Collection[int] = (), body: int = 0) -> int:
+        """Send one request, with the ``body`` of this index.
+
+        Return its status, or raise ServerError if it is not 200 or one of ``others``.
+        """
         try:
-            return check_first_request(self.server.target, *self.sender.first, self.timeout_s, others)
+            bodies, content_type, headers = self.sender.sent
+            sent_with = (bodies[body:], content_type, headers)
+            return check_first_request(self.server.target, *sent_with, self.timeout_s, others)
         except ServerError as error:
             self.server.check(DYING_S)  # raises if the server's death is the cause
             if isinstance(error, BadAnswerError) and error.status >= 500:
@@ -166,10 +179,26 @@ class Served(Subject):
 
         with named(self.name):
             try:
-                return self.sender.run(self.server.target, turn.load, on_progress=on_progress)
+                record = self.sender.run(self.server.target, turn.load, on_progress=on_progress)
             except LoadError:
                 self.server.check()  # raises if the server's death is the cause
                 raise
+            if self.tries_bodies:
+                self._try_refused(record)
+            return record
+
+    def _try_refused(self, record: LoadRecord) -> None:
+        """Raise ServerError for a body of several that is not answered with 200, not even alone."""
+        refused = Counter(record.body[(record.status == FAILED) & (record.code >= 400)].tolist())
+        self._good.update(record.body[record.status == OK].tolist())
+        doubtful = [body for body, times in refused.most_common() if times > 1 and body not in self._good]
+        for body in doubtful[:MOST_TRIED]:
+            try:
+                self._ask(body=body)
+            except ServerError as error:
+                number = f"body {body + 1} of {len(self.sender.sent[0])}"
+                raise ServerError(f"{number} is never answered with 200: {error}") from error
+            self._good.add(body)
 
 
 @contextmanager

@@ -45,14 +45,16 @@ class Claim:
     """A sentence about the results.
 
     Attributes:
-        kind: "change": the effect of changed settings of serve:; "fastest"; "form": of what users send;
-            "limit": what holds the fastest back; "first": what the first piece of a streamed answer waits
-            for; "next": what to try; "objective": which configuration keeps to it; "capacity": traffic that a
-            configuration takes; "doubt": a caveat.
+        kind: "failures": of requests; "change": the effect of changed settings of serve:; "fastest"; "form":
+            of what users send; "limit": what holds the fastest back; "first": what the first piece of a
+            streamed answer waits for; "next": what to try; "objective": which configuration keeps to it;
+            "capacity": traffic that a configuration takes; "doubt": a caveat.
         sentence: with names between backticks.
     """
 
-    kind: Literal["change", "fastest", "form", "limit", "first", "next", "objective", "capacity", "doubt"]
+    kind: Literal[
+        "failures", "change", "fastest", "form", "limit", "first", "next", "objective", "capacity", "doubt"
+    ]
     sentence: str
 
     @property
@@ -61,13 +63,14 @@ class Claim:
         return self.sentence.replace("`", "")
 
 
-ANSWER = ("change", "fastest", "limit", "first", "next", "capacity")
+ANSWER = ("failures", "change", "fastest", "limit", "first", "next", "capacity")
 """Kinds of claims that a reader came for."""
 
 
 def claims(snapshot: Snapshot) -> list[Claim]:
     """All claims, the most important first."""
     found = [
+        failures(snapshot.compared),
         change(snapshot.comparison.over_before),
         fastest(snapshot.compared, snapshot.reference),
         carried(snapshot),
@@ -79,6 +82,16 @@ def claims(snapshot: Snapshot) -> list[Claim]:
         objective(snapshot.compared, snapshot.params.objective),
     ]
     return [*filter(None, found), *doubts(snapshot)]
+
+
+def failures(rows: Sequence[ComparisonRow]) -> Claim | None:
+    """Servers that fail requests, which have no rank and no p95; None without any."""
+    names = ", ".join(
+        f"`{row.experiment}` ({row.failed} failed, {row.answers} answered)"
+        for row in rows
+        if row.fails and not row.earlier
+    )
+    return Claim("failures", f"Requests fail: {names}: no rank, no p95.") if names else None
 
 
 def change(found: OverBefore, how: str = "") -> Claim | None:
@@ -111,7 +124,8 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     if counted(new) is None:
         return Claim("fastest", f"{ONE_STREAMS.capitalize()}.")
     if not ranked(rows):
-        return Claim("fastest", "No configuration could be compared: the reference answered nothing.")
+        why = "all fail requests" if all(row.fails for row in new) else "the reference answered nothing"
+        return Claim("fastest", f"No configuration could be compared: {why}.")
     first, *others = ranked(rows)
     tied = [row for row in others if row.rank == first.rank]
     name = f"`{first.experiment}`"
@@ -405,7 +419,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             row.experiment: "" for row in rows if row.rate_rps is None
         },
         "Requests failed, and count in no rate": {
-            row.experiment: f"({row.failed})" for row in rows if row.failed
+            row.experiment: f"({row.failed})" for row in rows if row.failed and not row.fails
         },
         OUTDATED: dict.fromkeys(map(str, snapshot.outdated), ""),
         "Kept from an earlier run, as nothing that they depend on has changed": {

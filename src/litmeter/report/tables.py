@@ -117,7 +117,7 @@ def comparison_table(
             ratio_text(row, reference),
             "-" if share is None else share_cell(Ratio(share, row.share_low, row.share_high)),
             f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
-            f"n/a ({row.answers} of {P95_ANSWERS} answers)"
+            f"n/a ({'requests fail' if row.fails else f'{row.answers} of {P95_ANSWERS} answers'})"
             if row.p95_ms is None
             else f"{row.p95_ms:,.0f} ms",
         ]
