@@ -270,12 +270,17 @@ def test_an_interval_over_runs_holds_what_runs_vary_about() -> None:
     assert over_runs(runs[:2]) is None
 
 
-def test_the_interval_over_runs_is_that_of_the_literature() -> None:
-    """Without variance between runs and with equal errors it is Student's t about the mean."""
-    logs = np.array([0.00, 0.01, 0.02])
-    runs = [Ratio(*np.exp([log, log - 0.2, log + 0.2])) for log in logs]
+@pytest.mark.parametrize(
+    ("half", "error"),
+    [
+        (0.01, 0.01 / math.sqrt(3)),  # runs differ by more than their intervals say: Student's t about the mean
+        (0.2, 0.1 / math.sqrt(3)),  # or agree by chance: never narrower than by their own intervals
+    ],
+)
+def test_the_interval_over_runs_is_that_of_the_literature(half: float, error: float) -> None:
+    runs = [Ratio(*np.exp([log, log - half, log + half])) for log in (0.00, 0.01, 0.02)]
     found = over_runs(runs)
     assert found is not None
     assert found.high is not None
     assert found.ratio == pytest.approx(math.exp(0.01))
-    assert math.log(found.high) == pytest.approx(0.01 + 4.302653 * 0.01 / math.sqrt(3), rel=1e-4)
+    assert math.log(found.high) == pytest.approx(0.01 + 4.302653 * error, rel=1e-4)
