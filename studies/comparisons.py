@@ -1,44 +1,84 @@
 """How far a comparison can be trusted: ``python -m studies.comparisons`` and a study's name.
 
 ``known_ratio`` compares stub servers of known speeds, while all of them become slower and faster again.
-``streams`` compares those that stream, some equally fast and some slower, twenty times. ``twins`` compares
-three servers of the candidate and the reference, ten times. ``runs`` repeats `dvc repro --force` five times,
-in a clone, as it replaces results; further arguments are those of `dvc repro`.
+``streams`` compares those that stream, some equally fast and some slower, twenty times. ``short_queue``
+compares turns of Python's own server, which drops some of the connections that are opened at once, with
+longer loads. ``twins`` compares three servers of the candidate and the reference, ten times. ``runs`` repeats
+`dvc repro --force` five times, in a clone, as it replaces results; further arguments are those of
+`dvc repro`.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import combinations
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
+from litmeter.kinds.command import Command
 from litmeter.load import load_generator
 from litmeter.load.stub import BODY, running_stub
 from litmeter.measure.comparison_rows import pairs
 from litmeter.measure.log import Log
-from litmeter.measure.rounds import head_to_head
+from litmeter.measure.rounds import head_to_head, turn_plan
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import run
-from litmeter.measure.subjects import Target
+from litmeter.measure.subjects import Served, Target
+from litmeter.measure.turn import Schedule, Turn, make_ready, measure
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON
 from litmeter.stats.ratios import Ratio, ranks, ratio, ratios, simultaneous
 from litmeter.system.files import digest, read_rows
 from litmeter.system.machine import exclusive_machine, fingerprint
-from studies.harness import TIMEOUT_S, Case, compare_cases, keep_runs, rates, start, write_result
+from studies.harness import (
+    DEVICE,
+    SERVER,
+    TIMEOUT_S,
+    Case,
+    check_answered,
+    compare_cases,
+    keep_runs,
+    rates,
+    start,
+    summary,
+    write_result,
+)
+from studies.harness import ratios as harness_ratios
 
 TIMES = {"reference": 1.0, "5% slower": 1.05, "20% slower": 1.2}
 SERVICE_S, SLOTS, SLOW_EVERY_S, SECONDS = 0.02, 2, 20.0, 330.0
 USERS = 8
 STREAMED = {"reference": 1.0, "equal": 1.0, "5% slower": 1.05}
 STREAM_RUNS, FIRST_S, PIECE_S, PIECES = 20, 0.05, 0.005, 20
+PAIRS, LOAD_S = 12, 5.0
+PYTHONS = """
+import sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(0.01)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_):
+        pass
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+"""A server of threads; it writes head and body apart, which takes 40 ms more (Nagle)."""
 TWIN_RUNS, TWIN_SECONDS = 10, 90.0
 TWINS = ("twin 1", "twin 2", "twin 3")
 WHOLE_RUNS = 5
@@ -102,6 +142,30 @@ def streams() -> None:
             )
 
 
+def short_queue() -> None:
+    """Serve PYTHONS by a command; keep and print each turn's rate over that of a longer load beside it."""
+    short = turn_plan(USERS, TIMEOUT_S, 0, 0)
+    plans = {"turn": short, "load": replace(short, give_up_s=None, min_s=LOAD_S, max_s=LOAD_S)}
+
+    def in_turn() -> Schedule[dict[str, list[float]]]:
+        yield from make_ready([SERVER])
+        rates_of: dict[str, list[float]] = {name: [] for name in plans}
+        for number in range(PAIRS):
+            for name in list(plans)[:: -1 if number % 2 else 1]:
+                sample = yield from measure(Turn(SERVER, replace(plans[name], repeat=number), number))
+                check_answered([sample.row])
+                rates_of[name] += rates([sample.row])
+        return rates_of
+
+    words = shlex.join([sys.executable, "-c", PYTHONS]) + " {port}"
+    with exclusive_machine(), load_generator([BODY], "application/json") as generator:
+        subject = Served(SERVER, Command(command=words), generator, DEVICE, TIMEOUT_S)
+        found = run(in_turn(), {SERVER: subject}, Log(), PAIRS * LOAD_S)
+    ratio_of = summary(harness_ratios(found["turn"], found["load"]))
+    write_result("short_queue", {"turn over load": ratio_of, "rates": found})
+    print(ratio_of)
+
+
 def twins() -> None:
     """Compare equals TWIN_RUNS times, and say how many comparisons found a difference."""
     params = load_params()
@@ -155,4 +219,4 @@ def runs(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    start(__doc__, known_ratio, streams, twins, runs)
+    start(__doc__, known_ratio, streams, short_queue, twins, runs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,9 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn
 from litmeter.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
+from litmeter.system.processes import process_group
 from tests.support.load import plan
-from tests.support.servers import free_port
+from tests.support.servers import APIS, free_port, healthy
 
 JSON = CONTENT_TYPES["json"]
 BODIES = [b"%d" % number for number in range(12)]
@@ -159,6 +162,23 @@ def test_of_a_slow_server_the_whole_load_is_measured(requests: int, max_s: float
     assert opened <= level.start.min()
     assert closed >= level.end.max()
     assert row_of(level).rate_rps == pytest.approx(4.0, rel=0.15)
+
+
+def test_users_whose_connections_were_dropped_do_not_make_a_server_slow() -> None:
+    """Python's own server keeps six connections until it accepts them; two users try again after a second."""
+    turn = plan(8, requests=24, give_up_s=1.0, max_s=8.0)
+    words = [sys.executable, str(APIS / "stub_server.py"), str(port := free_port()), "0.05"]
+    with process_group(words, stop_s=0.0) as process, load_generator(BODIES, JSON) as generator:
+        url = f"http://127.0.0.1:{port}"
+        while not healthy(url):
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGSTOP)
+        level = generator.run(url, turn, on_progress=lambda _: os.kill(process.pid, signal.SIGCONT))
+        whole = generator.run(url, replace(turn, give_up_s=None))
+    assert np.diff(np.sort([level.end[level.user == user].min() for user in range(8)])).max() > 0.5
+    assert len(level.window_edges) == 4
+    assert row_of(level).void == ""
+    assert row_of(level).rate_rps == pytest.approx(row_of(whole).rate_rps, rel=0.1)
 
 
 def test_timeouts_are_counted_apart() -> None:

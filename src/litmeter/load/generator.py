@@ -42,8 +42,9 @@ class LoadPlan:
         bodies: indices of the bodies to send, in this order, repeated; None: all, in a random order.
         keep_answers: whether the record holds the answers' bodies, which may take much memory.
         give_up_s: how long the users of a closed loop wait for their first answers; None: ``timeout_s``. If a
-            user waits longer, the load has a single window, from its first request to its last answer, and
-            ends after ``requests`` requests or ``max_s``.
+            user waits longer, and there are fewer good answers than users, the load has a single window, from
+            its first request to its last answer, and ends after ``requests`` requests or ``max_s``. With more
+            answers the server is not slow: a user may wait for ``max_s``.
         begin_at: when the users start, on their machine's monotonic clock; ``warmup_s`` later, three windows
             open, ``min_s`` long together. None: at once, and windows by the rules above.
         sender, senders: number of this sender, and of all senders. Each sender sends every ``senders``-th of
