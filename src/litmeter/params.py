@@ -201,10 +201,7 @@ class Params(Section):
         return "serve" if name == CANDIDATE else f"experiments.{name}"
 
     def bodies(self) -> Bodies:
-        """What users send: what ``load`` names, else what a kind has of its own; raise LoadError without.
-
-        Raise UsageError where a header names a variable that the environment has not.
-        """
+        """What users send: what ``load`` names, else what a kind has of its own; raise LoadError without."""
         headers = from_environment(self.load.headers)
         if self.load.bodies is not None:
             return read_bodies(Path(self.load.bodies), self.load.content_type)._replace(headers=headers)

@@ -17,7 +17,7 @@ from litmeter.measure.rows import ComparisonRow
 from litmeter.report.changes import beyond_intervals, changes, ratio_change, runs_table, widened
 from litmeter.report.claims import verdict
 from litmeter.report.pages import markdown, marked, render
-from litmeter.report.snapshot import Snapshot
+from litmeter.report.snapshot import HOURS_APART, Snapshot
 from litmeter.settings import CANDIDATE
 from litmeter.stats.ratios import Ratio
 from tests.support.results_project import searched
@@ -129,6 +129,22 @@ def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
     assert "max_batch_size 4 -> 16" in claim.sentence
     assert "2.00 (" in claim.sentence
     assert changes(snapshot, faster(snapshot))[0] == []  # no key of serve has changed
+
+
+def test_a_gain_of_changed_code_is_no_chance(snapshot: Snapshot) -> None:
+    """Though no key of params.yaml has changed; and nothing tells how far the two runs can be compared."""
+    signatures = {name: f"{name}'s of new code" for name in snapshot.comparison.signatures}
+    comparison = snapshot.comparison.model_copy(update={"signatures": signatures})
+    lock = [
+        {"deps": [{"path": "server.py", "md5": md5}, {"path": "same.py", "md5": "0"}]} for md5 in ("1", "2")
+    ]
+    before = replace(snapshot, measured_with=lock[0])
+    after = replace(faster(snapshot), comparison=comparison, measured_with=lock[1])
+    _, text = changes(before, after)
+    assert "Files that have changed: `server.py`." in text
+    assert "chance" not in text
+    [found] = re.findall(r"\| `candidate` \|.*\| 2.00 \((.*) to (.*)\), faster \|", text)
+    assert float(found[0]) < 2 * math.exp(-HOURS_APART) < 2 * math.exp(HOURS_APART) < float(found[1])
 
 
 def test_configurations_that_did_not_change_tell_how_far_two_runs_can_be_compared(snapshot: Snapshot) -> None:

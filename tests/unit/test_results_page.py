@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 import yaml
 
 from litmeter.errors import ReportError
+from litmeter.measure.comparison_rows import read_comparison
+from litmeter.measure.rows import TurnRow
+from litmeter.params import params_on
 from litmeter.paths import (
     CAPACITY_PICTURE,
+    MACHINE,
     README,
     RESULTS_PAGE,
     TUNE_KNOBS,
@@ -40,7 +45,7 @@ from litmeter.settings import CANDIDATE
 from litmeter.system.files import read_json, write_json, write_rows
 from litmeter.system.machine import recorded_machine
 from litmeter.tune.rows import KnobRow, TuneRow
-from tests.support.capacity import write_capacity
+from tests.support.capacity import PROBES, probe, write_capacity
 from tests.support.results_project import AVX2, BFLOAT16, searched, write_project
 
 
@@ -150,6 +155,46 @@ def test_a_capacity_of_this_machine_and_these_settings_is_drawn_and_told(
     assert ("`candidate` takes 290 to 310 requests a second" in text) is told
     assert ("| `candidate` | 290 to 310 | 4 | 5 |" in text) is told
     assert (f"{OUTDATED}: `{CapacityPaths(CANDIDATE).metrics}`" in text) is ("environment" in changes)
+
+
+@pytest.mark.parametrize(
+    ("then", "told"), [(1.0, True), (0.85, True), (1.2, True), (1 / 1.7, False), (1.7, False)]
+)
+def test_what_was_found_at_another_speed_is_no_answer(then: float, told: bool) -> None:
+    """`make capacity` tries 4 and 16 users, the comparison 8; a search has the rate of `serve:` itself."""
+    [row] = [one for one in read_comparison().rows if one.experiment == CANDIDATE]
+    rate_rps, serve, found = then * (row.rate_rps or 0.0), params_on(read_json(MACHINE))[0].serve, searched()
+    write_capacity(CANDIDATE)
+    loops = [
+        replace(probe(1, 0), users=users, offered_rps=None, rate_rps=rate_rps * share)
+        for users, share in ((4, 0.97), (16, 1.03))
+    ]
+    write_rows(CapacityPaths(CANDIDATE).probes, TurnRow, [*loops, *PROBES])
+    write_json(TUNE_METRICS, found.metrics.model_copy(update=recorded_machine()).model_dump(mode="json"))
+    knobs = {key: str(getattr(serve, key)) for key in serve.knobs}
+    rows = [
+        found.rows[0],
+        replace(found.rows[0], name="serve", incumbent=True, rate_rps=rate_rps, knobs=knobs),
+    ]
+    write_rows(TUNE_TABLE, TuneRow, rows)
+    write_rows(TUNE_KNOBS, KnobRow, found.knobs)
+    said = [claim.sentence for claim in claims(read_snapshot())]
+    assert any("takes 290 to 310 requests a second" in one for one in said) is told
+    assert any("searched 2026" in one for one in said) is told
+    [left_out] = [one for one in said if one.startswith("Left out")] or [""]
+    assert (
+        all(text in left_out for text in ("the capacity of `candidate`", "the search", "`make capacity`"))
+        is not told
+    )
+
+
+def test_a_patch_release_is_no_other_environment() -> None:
+    machine = read_json(MACHINE)
+    for version, same in (("2.0.1", True), ("2.1.0", False)):
+        write_json(MACHINE, machine | {"torch": "2.0.0"})
+        before = recorded_machine()
+        write_json(MACHINE, machine | {"torch": version})
+        assert (recorded_machine() == before) is same
 
 
 def test_a_capacity_that_other_code_has_written_costs_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,17 +95,7 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
         print_wrapped(
             f"deps in {DVC_FILE} may be incomplete: {read.missed}; add what your server reads there"
         )
-    for name, value in references(sent.header).items():
-        print_wrapped(f"the header {name} is {value} in {PARAMS_FILE}: set this variable before each run")
     print("next:", *next_commands(), sep="\n  ")
-
-
-def references(lines: Sequence[str]) -> dict[str, str]:
-    """Headers for params.yaml, which git keeps: a value that names no variable becomes ``${HEADER_NAME}``."""
-    return {
-        name: value if REFERENCE.search(value) else f"${{HEADER_{re.sub('[^A-Z0-9]', '_', name.upper())}}}"
-        for name, value in request_headers(lines).items()
-    }
 
 
 def params_text(
@@ -123,7 +113,10 @@ def params_text(
     if sent.content_type:
         load["content_type"] = sent.content_type
     if sent.header:
-        load["headers"] = references(sent.header)
+        load["headers"] = headers = request_headers(sent.header)
+        for name in (name for name, value in headers.items() if not REFERENCE.search(value)):
+            headers[name] = f"${{HEADER_{re.sub('[^A-Z0-9]', '_', name.upper())}}}"  # git keeps the file
+        print_wrapped(f"set in the environment of a run: {', '.join(REFERENCE.findall(str(headers)))}")
     return Template(text).substitute(
         serve=block({"serve": found.get(CANDIDATE)}),
         experiments=block({"experiments": experiments}) + other,

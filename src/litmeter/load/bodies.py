@@ -87,16 +87,11 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
 
 
 def from_environment(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers with the values of the variables that ``${NAME}`` stands for.
-
-    Raise UsageError, which shows no value, where one is not set, or cannot stand in a header.
-    """
+    """Headers with variables for ``${NAME}``; raise UsageError, which shows no value, where one cannot be."""
     found = {}
     for name, value in headers.items():
-        for variable in REFERENCE.findall(value):
-            if variable not in os.environ:
-                raise UsageError(f"header {name}: the environment has no variable {variable}; it must be set")
-        found[name] = REFERENCE.sub(lambda match: os.environ[match[1]], value)
+        found[name] = REFERENCE.sub(lambda match: os.environ.get(match[1], "\n"), value)
         if not HEADER.fullmatch(f"{name}: {found[name]}"):
-            raise UsageError(f"header {name}: its value from the environment is not printable ASCII")
+            named = ", ".join(REFERENCE.findall(value))
+            raise UsageError(f"header {name}: {named} must be set in the environment, in printable ASCII")
     return found

@@ -25,9 +25,7 @@ class LoadSettings(Section):
     )
     bodies: str | None = Field(None, description="sent instead: a file, JSON lines, or a folder of files")
     content_type: str | None = Field(None, description="of the bodies; absent: by the files' names")
-    headers: Mapping[str, str] = Field(
-        {}, description="request headers; in a value ${NAME} stands for a variable of the environment"
-    )
+    headers: Mapping[str, str] = Field({}, description="request headers; ${NAME} is of the environment")
     seed: Seed = Field(description="seed of the order in which users send them")
 
     @model_validator(mode="after")

@@ -15,10 +15,10 @@ from scipy.special import stdtrit
 from litmeter.measure.comparison_rows import OverBefore, verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import changed_settings
-from litmeter.paths import COMPARISON, SUMMARY
+from litmeter.paths import COMPARISON, MACHINE, SUMMARY
 from litmeter.report.claims import Claim, change, times_text
 from litmeter.report.machines import describe_machine
-from litmeter.report.snapshot import Snapshot
+from litmeter.report.snapshot import HOURS_APART, Snapshot
 from litmeter.report.tables import ratio_text
 from litmeter.say.progress import print_wrapped, terminal_width
 from litmeter.say.tables import fitted_table, markdown_table, markdown_text, rate_cell
@@ -34,13 +34,19 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
 
     Rates are not compared, as they were measured at different times. Ratios to the same reference are, at the
     same load, with the same model and photos. Their intervals include the variance between runs, which is
-    estimated from configurations that did not change.
+    estimated from configurations of which nothing changed, code included; without any it is HOURS_APART.
     """
     changed = changed_params(*(one.params.model_dump(mode="json") for one in (before, after)))
     keys = [[f"`{key}`", *values] for key, values in changed.items()]
     blocks = ["No key of params.yaml has changed."]
     if keys:
         blocks = [markdown_table(["key of params.yaml", "before", "after"], keys, 3)]
+    if before.measured_with and after.measured_with:
+        lock = [{dep["path"]: dep for dep in one.measured_with["deps"] or ()} for one in (before, after)]
+        files = [
+            f"`{path}`" for path, own in lock[1].items() if path != str(MACHINE) and own != lock[0].get(path)
+        ]
+        blocks.append(f"Files that have changed: {', '.join(files) or 'none'}.")
     if before.machine != after.machine:
         blocks.append(markdown_text(machine_change(before.machine, after.machine)))
     conditions = _conditions(after)
@@ -50,9 +56,11 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     old, new = ({row.experiment: row for row in one.compared} for one in (before, after))
     ratios = {} if other else {name: ratio_change(old.get(name), row) for name, row in new.items()}
     found = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    settings = [one.params.configurations() for one in (before, after)]
-    unchanged = {name for name in found if settings[0].get(name) == settings[1].get(name)}
-    half_width = beyond_intervals([found[name] for name in unchanged])
+    rest = [(one.params.configurations(), one.comparison.signatures) for one in (before, after)]
+    unchanged = {
+        name for name in found if all(a.get(name) == b.get(name) for a, b in zip(*rest, strict=True))
+    }
+    half_width = beyond_intervals([found[name] for name in unchanged]) if unchanged else HOURS_APART
     found |= {name: widened(found[name], half_width) for name in found.keys() - unchanged}
 
     def cell(row: ComparisonRow | None, reference: str) -> str:
@@ -192,10 +200,7 @@ def runs_table(snapshots: Sequence[Snapshot]) -> str:
 
 
 def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Values before and after of each dotted key that differs; a dash where there is no such key.
-
-    Values of headers are not shown, as they may be secret.
-    """
+    """Values before and after of each dotted key that differs, no header's; a dash where there is none."""
     old, new = _flat(before), _flat(after)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
 

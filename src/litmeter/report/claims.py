@@ -79,7 +79,7 @@ def claims(snapshot: Snapshot) -> list[Claim]:
         *first_pieces(snapshot.results),
         *short_answers(snapshot.results),
         *capacities(snapshot),
-        objective(snapshot.compared, snapshot.params.objective),
+        None if snapshot.by_command else objective(snapshot.compared, snapshot.params.objective),
     ]
     return [*filter(None, found), *doubts(snapshot)]
 
@@ -389,8 +389,15 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     rows = snapshot.compared
     rounds = max(row.rounds for row in rows)
     if rounds < FEW_ROUNDS:
-        yield Claim("doubt", f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
+        key = "--seconds" if snapshot.by_command else "comparison.seconds"
+        yield Claim("doubt", f"With only {rounds} rounds the intervals are wide: raise `{key}`.")
     yield from partly_streamed([row for row in rows if not row.earlier])
+    if snapshot.left_out:
+        make = "make" if snapshot.params.stages else "litmeter stage"
+        what = ", ".join(f"{one} ({why})" for one, why in snapshot.left_out.items())
+        yield Claim(
+            "doubt", f"Left out: {what}. Measure beside the comparison: `{make} capacity`, `{make} tune`."
+        )
     yield from disturbances([row for result in snapshot.results for row in result.turns])
     if snapshot.results[0].device == "cuda" and not BLOCKING:
         yield Claim(

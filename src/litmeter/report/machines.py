@@ -105,7 +105,7 @@ def read_offers(label: str, price: float, configuration: str | None = None) -> l
     with reading(MACHINE, "dvc repro", ReportError):
         machine = read_json(MACHINE)
         params, _ = params_on(machine)
-    known = read_capacities(params)
+    known, _ = read_capacities(params)
     found = {name: one for name, one in known.items() if configuration in (None, name)}
     if not found:
         what = configuration or ", ".join(params.objective.configurations)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -29,13 +30,18 @@ from litmeter.report.git import commit_of
 from litmeter.report.results import Result, fastest_first
 from litmeter.report.tables import comparison_table
 from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import significant
 from litmeter.settings import PARAMS_FILE
+from litmeter.stats.rates import Z95
 from litmeter.system.files import digest, read_json, read_rows
 from litmeter.system.machine import recorded_machine
 from litmeter.system.temporary import scratch
 from litmeter.tune.rows import KnobRow, TuneMetrics, TuneRow
 
 OUTDATED = "Measured with other libraries, cores or environment variables than metrics/machine.json has"
+HOURS_APART = Z95 * math.sqrt(2) * 0.067
+"""Half a 95% interval of ln(ratio) between two runs at other hours, beyond their own intervals: of twelve
+runs on one machine the standard deviation was 0.067."""
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
 """Files and folders of a revision that reading its results needs."""
 
@@ -63,8 +69,10 @@ class Snapshot:
         comparison: metrics/comparison.json, with rows of configurations that params.yaml no longer has.
         measured_with: dependencies and params of the comparison in dvc.lock; None where it is not there.
         changes, packages: effects of each precision on the answers, and times of compiled models.
-        tuned: the last search, if it was for this machine and model.
-        capacities: by configuration, those for this machine, model and settings.
+        tuned: the last search, unless left out.
+        capacities: by configuration, those for its settings that are not left out.
+        left_out: why the search, or a capacity, is no answer here.
+        by_command: whether `litmeter compare` measured servers, whose users have no params.yaml.
         outdated: files of searches and capacities that are OUTDATED.
     """
 
@@ -83,6 +91,8 @@ class Snapshot:
     packages: Sequence[PackageRow]
     tuned: Tuned | None
     capacities: Mapping[str, CapacityResult]
+    left_out: Mapping[str, str]
+    by_command: bool
     outdated: Sequence[Path]
 
     @property
@@ -134,7 +144,8 @@ def read_snapshot(label: str = "") -> Snapshot:
         ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
         # A search is for the exported model, which git does not keep.
-        tuned, capacities = None if label else _tuned_here(params), read_capacities(params)
+        capacities, left_out = read_capacities(params)
+        tuned = None if label else _tuned_here(params, left_out)
         shown = [paths.CapacityPaths(name).metrics for name in capacities]
         shown += [paths.TUNE_METRICS] if tuned else []
         return Snapshot(
@@ -155,6 +166,8 @@ def read_snapshot(label: str = "") -> Snapshot:
             packages=packages,
             tuned=tuned,
             capacities=capacities,
+            left_out=left_out,
+            by_command=not paths.BENCHMARKS.exists(),
             outdated=outdated(*shown),
         )
     except OSError as error:
@@ -243,50 +256,76 @@ def read_tuned() -> Tuned:
     return Tuned(metrics, rows, knobs)
 
 
-def _tuned_here(params: Params) -> Tuned | None:
-    """The last search, if it was for this model on this machine."""
+def _tuned_here(params: Params, left_out: dict[str, str]) -> Tuned | None:
+    """The last search; where it is no answer here, None, and the reason in ``left_out``."""
     try:
         tuned = read_tuned()
-        return tuned if is_of_this_tree(tuned.metrics.machine, tuned.metrics.weights_sha256, params) else None
+        rates = [
+            (name, tuned.metrics.users, row.rate_rps)
+            for name, one in params.configurations().items()
+            for row in tuned.rows
+            if all(str(getattr(one, key, None)) == value for key, value in row.knobs.items())
+        ]
+        why = why_not_here(tuned.metrics.machine, tuned.metrics.weights_sha256, params, rates)
     except (OSError, KeyError, ValueError):
         return None
+    if why:
+        left_out["the search"] = why
+    return None if why else tuned
 
 
-def is_of_this_tree(machine: str | None, model: str | None, params: Params) -> bool:
-    """Whether a result of ``machine`` and ``model`` is of this machine, and of the served or compared model.
+def why_not_here(
+    machine: str | None, model: str | None, params: Params, rates: Iterable[tuple[str, int, float | None]]
+) -> str:
+    """Why a result is no answer here: of another machine, model (weights_sha256) or speed; empty if it is.
 
-    A model is its weights_sha256.
+    ``rates`` of closed loops tell the speed: configuration, users, requests/s. That of as many users as in
+    the comparison lies between those of the next fewer and the next more. The comparison's may differ by the
+    range of its rounds, and by HOURS_APART.
     """
-    served = params.served_digest()
-    if served is None and paths.COMPARISON.exists():  # git does not keep the model
-        served = read_comparison().model
-    return machine == read_json(paths.MACHINE)["id"] and served in (None, model)
+    last = read_comparison() if paths.COMPARISON.exists() else None
+    served = params.served_digest() or (last and last.model)  # git does not keep the model
+    if machine != read_json(paths.MACHINE)["id"] or served not in (None, model):
+        return "of another machine or model"
+    for row in last.rows if last else ():
+        loops = sorted((users, rate) for name, users, rate in rates if name == row.experiment and rate)
+        ends = [rate for users, rate in loops if users <= row.users][-1:]
+        ends += [rate for users, rate in loops if users >= row.users][:1] or [math.inf]
+        if len(ends) == 2 and row.rate_rps and row.lowest_rps and row.highest_rps:
+            factor = math.exp(math.hypot(math.log(row.highest_rps / row.lowest_rps) / 2, HOURS_APART))
+            if not min(ends) / factor <= row.rate_rps <= max(ends) * factor:
+                then = f"`{row.experiment}` did {' to '.join(map(significant, sorted({*ends} - {math.inf})))}"
+                return f"{then} requests/s then, {significant(row.rate_rps)} in the comparison"
+    return ""
 
 
 def outdated(*results: Path) -> list[Path]:
     """The files among ``results``, metrics of searches and capacities, that are OUTDATED."""
-    now = recorded_machine()["environment"]
-    return [path for path in results if read_json(path).get("environment") != now]
+    now = recorded_machine()["environment"], digest(paths.MACHINE.read_bytes())
+    return [path for path in results if read_json(path).get("environment") not in now]
 
 
-def read_capacities(params: Params) -> dict[str, CapacityResult]:
-    """Capacities of ``objective.configurations`` for this machine, model and ``params``.
+def read_capacities(params: Params) -> tuple[dict[str, CapacityResult], dict[str, str]]:
+    """Capacities of ``objective.configurations`` for ``params``; and why others are no answer here.
 
     A line is printed for a capacity that another version of litmeter wrote.
     """
-    found = {}
+    found, left_out = dict[str, CapacityResult](), dict[str, str]()
     for name in params.objective.configurations:
         settings = digest(params.configuration(name).model_dump_json().encode())
         try:
-            measured = read_json(paths.CapacityPaths(name).metrics)
+            measured, own = read_json(paths.CapacityPaths(name).metrics), read_capacity(name)
+            rates = [(name, row.users or 0, row.rate_rps) for row in own.rows if row.offered_rps is None]
             found_for = measured.get("machine"), measured.get("weights_sha256")
-            if is_of_this_tree(*found_for, params) and measured.get("settings") == settings:
-                found[name] = read_capacity(name)
+            if why := why_not_here(*found_for, params, rates):
+                left_out[f"the capacity of `{name}`"] = why
+            elif measured.get("settings") == settings:
+                found[name] = own
         except FileNotFoundError:
             continue
         except (ReportError, ValueError) as error:
             print_wrapped(str(error))
-    return found
+    return found, left_out
 
 
 def read_capacity(name: str) -> CapacityResult:

@@ -38,7 +38,6 @@ from litmeter.settings import CANDIDATE
 from litmeter.system import files
 from litmeter.system.cores import allowed_cpus, available_cores, whole_cores
 from litmeter.system.dvc_file import code_digest
-from litmeter.system.machine import recorded_machine
 from litmeter.system.processes import json_lines_process
 
 BEFORE = "before"
@@ -212,7 +211,7 @@ def _probe(kind: WorkKind, busy: int, threads: int | None = None) -> Work:
 def signatures_of(params: Params, device: str, bodies: Bodies) -> dict[str, str]:
     """By configuration, a hash of all that its row depends on; ``bodies``: what users send."""
     common: dict[str, Any] = {
-        **recorded_machine(),
+        "machine": files.read_json(paths.MACHINE),
         "model": params.served_card(),
         "code": code_digest(paths.DVC_FILE, "comparison"),
         "device": device,
@@ -227,8 +226,7 @@ def signatures_of(params: Params, device: str, bodies: Bodies) -> dict[str, str]
     }
     found = {}
     for name, serve in params.configurations().items():
-        costs = params.costs.get(name)
-        own = {**common, **serve.identity(device), "costs": costs and costs.model_dump()}
+        own = common | serve.identity(device) | {"costs": str(params.costs.get(name))}
         found[name] = files.digest(json.dumps(own, sort_keys=True).encode())
     return found
 

@@ -8,7 +8,6 @@ sections that params.yaml may have, and downloaded photos. When one changes, wha
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from typing import Any
 
@@ -55,15 +54,11 @@ def main() -> tuple[dict[str, Any], list[str]]:
 
 
 def inputs(params: Params) -> dict[str, str]:
-    """Content of metrics/inputs.json: digests of what users send, and of the section ``costs``.
-
-    Headers count as params.yaml has them: the variables that they name may be secret, and change by
-    themselves. A kind's own bodies are files that dvc.yaml names.
-    """
-    load, costs = params.load, {name: one.model_dump() for name, one in params.costs.items()}
-    sent = load.request_body if load.bodies is None else params.bodies().digest
-    found = {"sent": [sent, load.content_type, dict(load.headers)], "costs": costs}
-    return {name: digest(json.dumps(one, sort_keys=True).encode()) for name, one in found.items()}
+    """Digests of what users send, with headers as params.yaml has them, and of ``costs``."""
+    sent = params.load.model_dump_json(include={"request_body", "content_type", "headers"})
+    sent += params.bodies().digest if params.load.bodies else ""
+    found = {"sent": sent, "costs": params.model_dump_json(include={"costs"})}
+    return {name: digest(own.encode()) for name, own in found.items()}
 
 
 def change_ahead(params: Params, device: str) -> str | None:

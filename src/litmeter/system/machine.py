@@ -33,6 +33,8 @@ COMPILERS = ("torch", "timm", "openvino")
 """Libraries that make the packages of a compiled model."""
 VARIABLES = re.compile("((OMP|MKL)_[^=]*|ONEDNN_MAX_CPU_ISA|LD_PRELOAD|CUDA_VISIBLE_DEVICES)=.")
 """Environment variables that affect speed."""
+PATCH = re.compile(rb'(": "\d+\.\d+)\.\d+')
+"""A version in metrics/machine.json, up to its patch number."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instruction sets that affect the speed of matrix products."""
 
@@ -68,8 +70,9 @@ def fingerprint(sources: Iterable[Path] = (), *more: str) -> dict[str, Any]:
 
 
 def recorded_machine() -> dict[str, str]:
-    """From metrics/machine.json: the machine's ``id``, and a hash of everything that affects figures."""
-    return {"machine": read_json(MACHINE)["id"], "environment": digest(MACHINE.read_bytes())}
+    """From metrics/machine.json: the machine's ``id``, and a hash of all that affects figures but patches."""
+    releases = PATCH.sub(rb"\1", MACHINE.read_bytes())
+    return {"machine": read_json(MACHINE)["id"], "environment": digest(releases)}
 
 
 def _cores() -> dict[str, float]:
