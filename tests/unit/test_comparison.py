@@ -273,7 +273,10 @@ def test_an_interval_over_runs_holds_what_runs_vary_about() -> None:
 @pytest.mark.parametrize(
     ("half", "error"),
     [
-        (0.01, 0.01 / math.sqrt(3)),  # runs differ by more than their intervals say: Student's t about the mean
+        (
+            0.01,
+            0.01 / math.sqrt(3),
+        ),  # more than their intervals say: Student's t about the mean
         (0.2, 0.1 / math.sqrt(3)),  # or agree by chance: never narrower than by their own intervals
     ],
 )
