@@ -83,7 +83,7 @@ def test_what_is_broken_is_one_line(others: dict[str, Any], text: str) -> None:
 )
 def test_what_hangs_is_ended(method: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "AT_START_S", 20.0)
-    broken = settings("Broken", api_kwargs={"method": method, "how": "hangs"})
+    broken = settings("Broken", ready_s=20.0, api_kwargs={"method": method, "how": "hangs"})
     found = check_apis({"e1": broken}, BODIES, "cpu", 5.0)
     assert fault_of(found, "e1") == f"e1: {text}"
 

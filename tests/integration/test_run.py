@@ -8,9 +8,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -22,8 +23,18 @@ from litmeter.load.bodies import Bodies
 from litmeter.load.stub import running_stub
 from litmeter.measure.log import Log
 from litmeter.measure.run import Memory, run
-from litmeter.measure.subjects import InProcess, Served, Subject, Target, pipelines_of
-from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, make_ready, measure
+from litmeter.measure.subjects import Done, InProcess, Served, Subject, Target, pipelines_of
+from litmeter.measure.turn import (
+    LeftOut,
+    Sample,
+    Schedule,
+    Turn,
+    Work,
+    attempt,
+    in_process,
+    make_ready,
+    measure,
+)
 from litmeter.paths import ModelFolders
 from litmeter.system.cores import available_cores
 from tests.integration.asking import wait_for
@@ -240,6 +251,50 @@ def test_a_pipeline_that_cannot_start_is_left_out_and_said(
     assert "nowhere/model.json: No such file" in printed
     with pytest.raises(LitmeterError, match="broken in-process"):
         run(turns(["broken in-process"], WORK), all_subjects, Log(), 10.0, lambda *_: None)
+
+
+class Failing(Target):
+    """A pipeline whose third turn fails."""
+
+    essential, begun, turns = False, 0, 0
+
+    def start(self) -> AbstractContextManager[Callable[[], None]]:
+        """Find it ready, and count."""
+        self.begun += 1
+        return super().start()
+
+    def load(self, turn: Turn, tick: Callable[[], None]) -> Done:
+        """Work, or fail."""
+        self.turns += 1
+        if self.turns == 3:
+            raise LitmeterError("a worker died; its log ends: ...")
+        return Done(np.ones(10), 1.0)
+
+
+def test_a_pipeline_that_fails_is_left_out_and_the_run_goes_on_also_after_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def schedule() -> Schedule[list[Sample | LeftOut]]:
+        answers = []
+        for name in ("a", "a", "stub", "a", "twin", "stub", "a"):
+            yield from make_ready(["stub", "a", "twin"])
+            answers.append((yield from attempt(Turn(name, LOAD if name == "stub" else WORK))))
+        return answers
+
+    with running_stub(0.01) as stub, load_generator([b"{}"], "application/json") as sender:
+        failing = Failing(stub.url, sender)
+        subjects = {"stub": Target(stub.url, sender), "a": failing, "twin": failing}
+        path = tmp_path / "stage-key.jsonl"
+        answers = run(schedule(), subjects, log := Log(path), 10.0, lambda *_: None)
+        assert [type(answer) for answer in answers] == [Sample] * 3 + [LeftOut] * 2 + [Sample, LeftOut]
+        assert (failing.begun, failing.turns) == (1, 3)
+        assert " ".join(capsys.readouterr().out.split()).count("without a, twin: a worker died") == 1
+        assert set(log.left_out) == {"a", "twin"}
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:-3]))  # killed after both were left out
+        again = run(schedule(), subjects, Log(path), 10.0, lambda *_: None)
+        assert [type(answer) for answer in again] == [type(answer) for answer in answers]
+        assert (failing.begun, failing.turns) == (1, 3)
 
 
 def test_names_of_the_same_pipeline_share_its_processes(subjects: dict[str, Subject]) -> None:

@@ -213,8 +213,11 @@ def test_failures_silence_and_earlier_rows_are_doubts(
 
 
 def test_few_rounds_errors_and_void_turns_are_doubts(snapshot: Snapshot) -> None:
-    few = with_rows(snapshot, replace(REFERENCE, rounds=3), replace(SHIPPED, rounds=3))
+    wide = replace(SHIPPED, rounds=3, ratio_low=0.8 * SHIPPED.ratio, ratio_high=1.2 * SHIPPED.ratio)
+    few = with_rows(snapshot, replace(REFERENCE, rounds=3), wide)
     assert "3 rounds" in of_kind(few, "doubt")[-1]
+    narrow = with_rows(snapshot, replace(REFERENCE, rounds=3), replace(SHIPPED, rounds=3))
+    assert not any("3 rounds" in said for said in of_kind(narrow, "doubt"))
     wrong = Bound("served", 120.0, "pipeline", 100.0, Ratio(1.2, 1.1, 1.3), is_error=True)
     bounds = dict(snapshot.bounds) | {CANDIDATE: [Bound("pipeline", 100.0), wrong]}
     said = of_kind(replace(snapshot, bounds=bounds), "doubt")[-1]

@@ -13,12 +13,14 @@ from litmeter.measure.log import Log, unfinished_log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
 from litmeter.measure.turn import (
+    LeftOut,
     MakeReady,
     Ready,
     Sample,
     Schedule,
     Turn,
     Work,
+    attempt,
     in_process,
     make_ready,
     measure,
@@ -115,6 +117,29 @@ def test_another_key_begins_anew_and_what_is_done_is_removed() -> None:
     assert len(machine.turns) == TURNS + 1
     log.remove_unfinished()
     assert list(path.parent.iterdir()) == [other.path]
+
+
+def test_what_was_left_out_is_left_out_again() -> None:
+    """And why, by its subject; a turn that alone was left out says nothing of the subject."""
+
+    def schedule() -> Schedule[list[str]]:
+        turns = [Turn(in_process(name), Work("pipeline", 1, 0.1)) for name in "ab"]
+        answers = [(yield from attempt(turns[0])), (yield from attempt(turns[1]))]
+        return [answer.reason for answer in answers if isinstance(answer, LeftOut)]
+
+    class Failing(Machine):
+        def __call__(self, asked: Turn | MakeReady, number: int) -> LeftOut:
+            assert isinstance(asked, Turn)
+            self.asked.append(asked)
+            return LeftOut(asked.subject, f"no {asked.subject}", 7.0, takes_others=asked.subject[0] == "b")
+
+    machine = Failing(lambda turn: 1.0)
+    result = drive(schedule(), machine, log := unfinished_log("stage", "key"))
+    again = unfinished_log("stage", "key")
+    assert drive(schedule(), machine, again) == result == ["no a in-process", "no b in-process"]
+    assert len(machine.asked) == 2
+    assert again.left_out == log.left_out == {"a in-process": "no a in-process"}
+    assert again.reached_s == 7.0
 
 
 def test_where_something_else_is_asked_the_rest_is_dropped() -> None:

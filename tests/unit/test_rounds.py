@@ -15,7 +15,17 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rounds import ANSWERS, BLOCK_S, FEWEST_ROUNDS, comparison, head_to_head, restarted
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import MakeReady, Ready, Sample, Schedule, Turn, Work, configuration_of, in_process
+from litmeter.measure.turn import (
+    LeftOut,
+    MakeReady,
+    Ready,
+    Sample,
+    Schedule,
+    Turn,
+    Work,
+    configuration_of,
+    in_process,
+)
 
 USERS, MUTE = 8, 0.05
 AMX = {"e1": 21.0, "e2": 24.0, "e3": 4.2, "e4": 4.2, "e5": 4.2, "e6": 4.2, "e7": 210.0, "candidate": 124.0}
@@ -30,11 +40,13 @@ class Machine:
     Attributes:
         holds: number of servers that memory has room for.
         fastest_size: in-process, smaller and larger batches are slower.
+        fails: turns that end their subject.
     """
 
     rates: Mapping[str, float]
     holds: int = 99
     fastest_size: int = 4
+    fails: Callable[[Turn], bool] = lambda turn: False
     start_s: float = 4.0
     now_s: float = 0.0
     rows: list[TurnRow] = field(default_factory=list)
@@ -43,7 +55,7 @@ class Machine:
     result: object = None
 
     def run(self, schedule: Schedule[object]) -> Machine:
-        answer: Sample | Ready | None = None
+        answer: Sample | Ready | LeftOut | None = None
         ready: set[str] = set()
         try:
             while True:
@@ -58,6 +70,9 @@ class Machine:
                 else:
                     assert asked.subject in ready
                     answer = self.sample(asked)
+                    if self.fails(asked):
+                        ready.discard(asked.subject)
+                        answer = LeftOut(asked.subject, "it fails", self.now_s)
         except StopIteration as end:
             self.result = end.value
             return self
@@ -187,6 +202,25 @@ def test_who_does_not_start_in_process_is_compared_without() -> None:
     assert machine.serves[1][1] == ("e1", "e2", in_process("e1"), in_process("e2"))
     assert len(list(beside(machine, "e1"))) >= 4
     assert not list(beside(machine, "e2"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"), [("pipeline", -1), ("crowded", -1), ("model", 1), ("pipeline", 4)]
+)
+def test_who_fails_in_process_is_compared_without(kind: str, number: int) -> None:
+    """Whether in the search for its batch size, in a probe, or beside a served turn."""
+
+    def fails(turn: Turn) -> bool:
+        return turn.subject == in_process("e2") and turn.round >= number and turn.load.kind == kind  # type: ignore[union-attr]
+
+    rates, largest = {"e1": 20.0, "e2": 40.0}, {"e1": 1, "e2": USERS}
+    probed = {"e2": [Work("crowded", 1, 0.0, 4)]}
+    schedule = comparison([*rates], "e1", USERS, 120.0, 1, 60.0, largest, probed=probed)
+    machine = Machine(rates, fails=fails).run(schedule)
+    of_e2 = [turn for turn in machine.turns if turn.subject == in_process("e2")]
+    assert [turn for turn in of_e2 if fails(turn)] == of_e2[-1:]
+    assert len(list(beside(machine, "e1"))) >= 4
+    assert len(machine.served("e2")) == len(machine.served("e1"))
 
 
 def test_in_groups_each_has_the_reference_beside_it_and_its_share_of_the_time() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from litmeter.errors import StorageError
 from litmeter.measure.figures import StreamTimes, latencies_ms, stream_times_ms
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import MakeReady, Ready, Sample, Turn
+from litmeter.measure.turn import Answer, LeftOut, MakeReady, Ready, Sample, Turn
 from litmeter.stats.records import OK, STATUS_NAMES, Floats, LoadRecord
 from litmeter.stats.streams import CHUNKS, EVENTS, Streams
 from litmeter.system.files import append_line, write_csv, write_rows, write_text
@@ -36,6 +36,7 @@ class Log:
 
     Attributes:
         samples: the samples of all turns, without the answers' bodies.
+        left_out: why a subject was left out, by its name.
         reached_s: seconds from the log's begin to its last entry.
     """
 
@@ -43,6 +44,7 @@ class Log:
         """Read an unfinished log; without ``path`` the log is in memory alone."""
         self.path = path
         self.samples: list[Sample] = []
+        self.left_out: dict[str, str] = {}
         self.reached_s = 0.0
         self._lines = read_lines(path) if path is not None and path.exists() else []  # of a stopped run
         self._repeated = 0  # of these
@@ -85,7 +87,7 @@ class Log:
             turn: sum(count < longest.get(body, 0) for body, count in own) for turn, own in counts.items()
         }
 
-    def repeated(self, asked: Turn | MakeReady) -> Sample | Ready | None:
+    def repeated(self, asked: Turn | MakeReady) -> Answer | None:
         """The stopped run's answer to the same request; None if it must be measured.
 
         If the request differs from the stopped run's, the rest of that log is dropped.
@@ -103,20 +105,20 @@ class Log:
         self._keep(answer)
         return answer
 
-    def add(self, asked: Turn | MakeReady, answer: Sample | Ready) -> None:
+    def add(self, asked: Turn | MakeReady, answer: Answer) -> None:
         """Keep what was measured; raise StorageError if the unfinished log cannot be written."""
         self._keep(answer)
         if self.path is not None:
             append_line(self.path, json.dumps({"asked": _asked_line(asked), **_answer_line(answer)}))
 
-    def _keep(self, answer: Sample | Ready) -> None:
+    def _keep(self, answer: Answer) -> None:
         if isinstance(answer, Sample):
             if answer.record is not None and answer.record.answers:
                 answer = replace(answer, record=replace(answer.record, answers=()))
             self.samples.append(answer)
-            self.reached_s = answer.ended_s
-        else:
-            self.reached_s = answer.at_s
+        if isinstance(answer, LeftOut) and not answer.takes_others:
+            self.left_out[answer.subject] = answer.reason
+        self.reached_s = answer.at_s if isinstance(answer, Ready) else answer.ended_s
 
     def write(self, table: Path, samples: Path) -> None:
         """Write the row of each turn, and of each request."""
@@ -144,9 +146,11 @@ def _asked_line(asked: Turn | MakeReady) -> dict[str, Any]:
     return found
 
 
-def _answer_line(answer: Sample | Ready) -> dict[str, Any]:
+def _answer_line(answer: Answer) -> dict[str, Any]:
     if isinstance(answer, Ready):
         return asdict(answer)
+    if isinstance(answer, LeftOut):
+        return {"left_out": asdict(answer)}
     line: dict[str, Any] = {"row": asdict(answer.row)}
     if answer.record is not None:
         # In full: a schedule decides again by these samples.
@@ -160,9 +164,11 @@ def _answer_line(answer: Sample | Ready) -> dict[str, Any]:
     return line
 
 
-def _read_answer(asked: Turn | MakeReady, line: dict[str, Any]) -> Sample | Ready:
+def _read_answer(asked: Turn | MakeReady, line: dict[str, Any]) -> Answer:
     if isinstance(asked, MakeReady):
         return Ready(tuple(line["names"]), line["at_s"], line["ready_s"])
+    if "left_out" in line:
+        return LeftOut(**line["left_out"])
     record = None
     if kept := line.get("record"):
         found: dict[str, Any] = {key: np.array(v) if isinstance(v, list) else v for key, v in kept.items()}

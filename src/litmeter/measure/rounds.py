@@ -19,7 +19,17 @@ from types import MappingProxyType
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_process, make_ready, measure
+from litmeter.measure.turn import (
+    Sample,
+    Schedule,
+    Turn,
+    Work,
+    WorkKind,
+    attempt,
+    configuration_of,
+    in_process,
+    make_ready,
+)
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import significant
 from litmeter.stats.rates import samples_needed
@@ -254,7 +264,7 @@ class _Rounds:
         self.ready = {name for name, key in key_of.items() if key in ready.names}
         for name in [name for name in self.group if name in self.ready - self.batch_size.keys()]:
             self.batch_size[name] = yield from self._fastest_size(name)
-            for work in self.probed.get(name, ()):
+            for work in self.probed.get(name, ()) if name in self.ready else ():
                 work = replace(work, batch_size=self.batch_size[name], seconds=WORK_S)
                 yield from self._measure(in_process(name), work, PROBES)
 
@@ -271,6 +281,7 @@ class _Rounds:
                 yield from self._measure_work(name, ("model", "pipeline"))
             began_s = self.now_s
             sample = yield from self._measure(name, self._plan(name), self.number, note)
+            assert sample is not None  # a server that fails ends the comparison
             self.rows[name].append(sample.row)
             self.cost_s[name] = self.now_s - began_s
             if beside and not before:
@@ -399,6 +410,8 @@ class _Rounds:
             probes: list[float] = []
             while not probes or (len(probes) < 2 and self.now_s - began_s < 2 * WORK_S):
                 sample = yield from self._measure(in_process(name), Work("pipeline", size, WORK_S), PROBES)
+                if sample is None:
+                    return 1
                 probes.append(sample.row.highest_rps)
             rates[size] = sum(probes) / len(probes)
         return max(rates, key=lambda size: rates[size])
@@ -414,11 +427,19 @@ class _Rounds:
     def _measure_work(self, name: str, kinds: Sequence[WorkKind]) -> Schedule[None]:
         began_s = self.now_s
         for kind in kinds:
-            work = Work(kind, self.batch_size[name], WORK_S)
-            yield from self._measure(in_process(name), work, self.number)
+            if name in self.ready:
+                work = Work(kind, self.batch_size[name], WORK_S)
+                yield from self._measure(in_process(name), work, self.number)
         self.work_s[name] = self.now_s - began_s
 
-    def _measure(self, subject: str, load: LoadPlan | Work, number: int, note: str = "") -> Schedule[Sample]:
-        sample = yield from measure(Turn(subject, load, number, note=note, end_s=self._end_s()))
-        self.now_s = sample.ended_s
-        return sample
+    def _measure(
+        self, subject: str, load: LoadPlan | Work, number: int, note: str = ""
+    ) -> Schedule[Sample | None]:
+        """Measure a turn; None if it is left out, with its subject unless that takes others."""
+        answer = yield from attempt(Turn(subject, load, number, note=note, end_s=self._end_s()))
+        self.now_s = answer.ended_s
+        if isinstance(answer, Sample):
+            return answer
+        if not answer.takes_others:
+            self.ready.discard(configuration_of(subject))
+        return None

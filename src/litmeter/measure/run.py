@@ -21,7 +21,7 @@ from litmeter.measure.figures import inprocess_row, served_row
 from litmeter.measure.log import Log
 from litmeter.measure.subjects import Done, Subject
 from litmeter.measure.telemetry import Telemetry
-from litmeter.measure.turn import MakeReady, Ready, Sample, Schedule, Turn
+from litmeter.measure.turn import Answer, LeftOut, MakeReady, Ready, Sample, Schedule, Turn
 from litmeter.say.progress import bar, print_wrapped
 from litmeter.system.gpu import read_gpu
 from litmeter.system.memory import ScatteredMemory, available_memory
@@ -87,6 +87,7 @@ starting, this multiple of the largest worker's memory is free, and a fifth of i
 STARTED_AT_ONCE = 5
 """Subjects that start side by side, once the first is ready: each starts its processes one after another and
 leaves a core idle. On a GPU one, as its free memory says nothing about one of several that load."""
+NO_MEMORY = "there is no memory for it"
 TAKING_S, TAKING_SHARE = 10.0, 1 / 10
 """Longest time that taking scattered memory may last, in seconds and as a share of the budget."""
 
@@ -135,6 +136,7 @@ class _Loop:
         self.began: float | None = None
         self.stacks: dict[Subject, ExitStack] = {}
         self.wanted: tuple[str, ...] = ()
+        self.left_out: dict[Subject, str] = {}  # that failed, and why
         self.telemetry = Telemetry(on_gpu)
 
     @property
@@ -148,7 +150,7 @@ class _Loop:
         """Show what is being done."""
         self._show(text, self.seconds, self.end_s)
 
-    def answer(self, asked: Turn | MakeReady) -> Sample | Ready:
+    def answer(self, asked: Turn | MakeReady) -> Answer:
         """Answer from the log, or else by measuring."""
         answer = self.log.repeated(asked)
         if answer is None:
@@ -161,16 +163,24 @@ class _Loop:
             self.log.add(asked, answer)
         if isinstance(answer, Ready):
             self.wanted = answer.names
+        for name in self.log.left_out.keys() & self.subjects.keys():  # also of a stopped run
+            self.left_out.setdefault(self.subjects[name], self.log.left_out[name])
         return answer
 
-    def measure(self, turn: Turn) -> Sample:
-        """Wake a subject, load it, put it to sleep; raise LitmeterError if it cannot be started."""
+    def measure(self, turn: Turn) -> Sample | LeftOut:
+        """Wake a subject, load it, put it to sleep.
+
+        If it cannot be started, or fails, it is left out, or raises LitmeterError if it is essential.
+        """
         at_s, subject = self.seconds, self.subjects[turn.subject]
-        if subject not in self.live:
+        if subject not in self.live and subject not in self.left_out:
             self.make_ready(dict.fromkeys([*self.wanted, turn.subject]))
             self.began = monotonic() - at_s  # a stopped run had it ready: no time of the log
         if subject not in self.live:
-            raise LitmeterError(f"{turn.subject} cannot be measured: there is no memory for it")
+            reason = self.left_out.get(subject, NO_MEMORY)
+            if subject.essential:
+                raise LitmeterError(f"{turn.subject} cannot be measured: {reason}")
+            return LeftOut(turn.subject, reason, round(self.seconds, 3))
         text = f"{turn.note}, now {turn.subject}" if turn.note else turn.subject
 
         def tick() -> None:
@@ -179,13 +189,17 @@ class _Loop:
 
         self.end_s = turn.end_s or self.budget_s
         self.show(text)
-        with subject.awake():
-            before = subject.scrape()
-            self.telemetry.begin(subject.pid, subject.client_pid)
-            found = subject.load(turn, tick)
-            usage = self.telemetry.end()
-            after = subject.scrape()
-            own_bytes = None if subject.pid is None else memory_alone(subject.pid)
+        try:
+            with subject.awake():
+                before = subject.scrape()
+                self.telemetry.begin(subject.pid, subject.client_pid)
+                found = subject.load(turn, tick)
+                usage = self.telemetry.end()
+                after = subject.scrape()
+                own_bytes = None if subject.pid is None else memory_alone(subject.pid)
+        except LitmeterError as error:
+            self._failed(subject, error)
+            return LeftOut(turn.subject, self.left_out[subject], round(self.seconds, 3))
         number, seconds = len(self.log.samples), self.seconds - at_s
         if isinstance(found, Done):
             times = found.blocks, found.cpu_ms, found.first_ms
@@ -195,7 +209,8 @@ class _Loop:
 
     def make_ready(self, names: Iterable[str]) -> tuple[str, ...]:
         """Have only these subjects ready, as many as memory holds; return the names of the ready ones."""
-        wanted = dict.fromkeys(self.subjects[name] for name in names)
+        subjects = (self.subjects[name] for name in names)
+        wanted = dict.fromkeys(subject for subject in subjects if subject not in self.left_out)
         for subject in [one for one in self.live if one not in wanted]:
             self._end(subject)
         waiting = deque(subject for subject in wanted if subject not in self.live)
@@ -210,7 +225,7 @@ class _Loop:
                 self._wait(first, starting.pop(first))
         for subject in waiting:
             if not subject.essential:
-                print_wrapped(f"without {', '.join(self._names(subject))}: there is no memory for it")
+                print_wrapped(f"without {', '.join(self._names(subject))}: {NO_MEMORY}")
         return tuple(name for name in names if self.subjects[name] in self.live)
 
     def _start(self, subject: Subject, starting: dict[Subject, Callable[[], None]]) -> None:
@@ -243,6 +258,7 @@ class _Loop:
         if subject.essential:
             raise error if isinstance(error, LitmeterError) else ServerError(f"{names}: {error}") from error
         print_wrapped(f"without {names}: {error}")
+        self.left_out[subject] = str(error)
 
     def _names(self, subject: Subject) -> list[str]:
         return [name for name, one in self.subjects.items() if one is subject]

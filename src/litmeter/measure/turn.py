@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import Limits, LoadRecord
@@ -89,6 +90,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Answer to a turn that could not be measured, of a subject without which a measurement goes on.
+
+    Attributes:
+        ended_s: when that was known, seconds since the log's begin.
+        takes_others: whether the subject can take other turns; else each gets such an answer.
+    """
+
+    subject: str
+    reason: str
+    ended_s: float
+    takes_others: bool = False
+
+
+@dataclass(frozen=True)
 class MakeReady:
     """Request to have these subjects ready, as many as memory holds, in this order; all others stop."""
 
@@ -108,13 +124,22 @@ class Ready:
 
 
 Result = TypeVar("Result")
-Schedule = Generator[Turn | MakeReady, Sample | Ready, Result]
+Answer = Sample | LeftOut | Ready
+Schedule = Generator[Turn | MakeReady, Answer, Result]
+
+
+def attempt(turn: Turn) -> Schedule[Sample | LeftOut]:
+    """Ask for a turn, and return its sample, or why there is none."""
+    answer = yield turn
+    assert not isinstance(answer, Ready)
+    return answer
 
 
 def measure(turn: Turn) -> Schedule[Sample]:
-    """Ask for a turn, and return its sample."""
-    sample = yield turn
-    assert isinstance(sample, Sample)
+    """Ask for a turn, and return its sample; raise LitmeterError where there is none."""
+    sample = yield from attempt(turn)
+    if isinstance(sample, LeftOut):
+        raise LitmeterError(f"{sample.subject} cannot be measured: {sample.reason}")
     return sample
 
 

@@ -30,8 +30,9 @@ from litmeter.stats.ratios import Ratio
 from litmeter.stats.records import Limits
 from litmeter.system.device import BLOCKING
 
-FEW_ROUNDS = 10
-"""Rounds below which wide intervals are pointed out: with ten they are about as wide as a round's noise."""
+FEW_ROUNDS, WIDE = 10, 1.2
+"""Rounds below which wide intervals are pointed out: with ten they are about as wide as a round's noise; a
+wide interval's ratio of ends."""
 DISTURBED = 0.05
 """Share of disturbed turns above which the disturbance is pointed out."""
 OTHER_TOKENS = 0.03
@@ -388,7 +389,8 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     """Caveats: few rounds, disturbances, rows without figures of this run, errors."""
     rows = snapshot.compared
     rounds = max(row.rounds for row in rows)
-    if rounds < FEW_ROUNDS:
+    ends = [(row.ratio_low, row.ratio_high) for row in ranked(rows)]
+    if rounds < FEW_ROUNDS and any(not low or not high or high > WIDE * low for low, high in ends):
         key = "--seconds" if snapshot.by_command else "comparison.seconds"
         yield Claim("doubt", f"With only {rounds} rounds the intervals are wide: raise `{key}`.")
     yield from partly_streamed([row for row in rows if not row.earlier])

@@ -31,14 +31,14 @@ from litmeter.measure.rounds import comparison
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served, pipelines_of
-from litmeter.measure.turn import Work, WorkKind
+from litmeter.measure.turn import Work, WorkKind, configuration_of
 from litmeter.params import Params, changed_settings, params_on
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import CANDIDATE
 from litmeter.system import files
 from litmeter.system.cores import allowed_cpus, available_cores, whole_cores
 from litmeter.system.dvc_file import code_digest
-from litmeter.system.processes import json_lines_process
+from litmeter.system.processes import LOG_END, json_lines_process
 
 BEFORE = "before"
 """Name of the subject with the candidate's settings of the last results."""
@@ -86,6 +86,9 @@ def main() -> tuple[Log, ComparisonResult]:
         served = {name: Served(name, serve, sender, device, load.timeout_s) for name, serve in chosen.items()}
         pipelines = pipelines_of(beside, device, bodies)
         run(schedule, {**served, **pipelines}, log, budget_s, show)
+    timed = {row.subject for row in log.rows if row.work == "pipeline" and row.round >= 0}
+    for name, why in ((configuration_of(name), why) for name, why in log.left_out.items()):
+        unavailable |= {} if name in timed else {name: why.partition(LOG_END)[0]}
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
     ran = {name: one for name, one in last.ran.items() if name in earlier} if last else {}

@@ -256,7 +256,10 @@ def log_tail(log: Path) -> str:
             f": no space is left for temporary files ({log.parent.parent}); {FREE_SPACE}, then run it again"
         )
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    return "; its log ends:" + "".join(f"\n    {line}" for line in lines) if lines else ""
+    return LOG_END + "".join(f"\n    {line}" for line in lines) if lines else ""
+
+
+LOG_END = "; its log ends:"
 
 
 class JsonLinesProcess:
