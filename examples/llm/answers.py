@@ -1,7 +1,9 @@
 """Answers of each configuration, as served, beside those of float32 in-process: metrics/answers.json."""
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 
 import model
@@ -9,7 +11,7 @@ import requests
 from server import ChatAPI
 
 from litmeter.kinds.server import Start
-from litmeter.params import load_params
+from litmeter.params import params_here
 
 ASKED, AT_ONCE, TIMEOUT_S = 6, 4, 120.0
 """Prompts of all, evenly chosen; requests in flight at once."""
@@ -24,23 +26,37 @@ def expected(bodies):
     return [[token for [own] in api.tokens(batch) for token in own] for batch in batches]
 
 
-def served(configuration, bodies, words):
-    """Tokens of a server's answers."""
+def served(configuration, bodies, device):
+    """The text of a server's answers, and how many tokens each has (pieces, where it does not say)."""
 
     def ask(body):
-        reply = requests.post(server.target, json=body | {"stream": False}, timeout=TIMEOUT_S)
-        reply.raise_for_status()
-        return words.encode(reply.json()["choices"][0]["message"]["content"], add_special_tokens=False)
+        pieces, count = [], None
+        asked = body | {"stream": True}  # otherwise LitServe adds up the usage of all pieces
+        with requests.post(server.target, json=asked, stream=True, timeout=TIMEOUT_S) as reply:
+            reply.raise_for_status()
+            for line in reply.iter_lines():
+                event = json.loads(line[6:]) if line.startswith(b"data: {") else {"choices": []}
+                if "error" in event:
+                    sys.exit(f"{configuration.spec}: an answer failed: {event['error']}")
+                pieces += [one["delta"].get("content") or "" for one in event["choices"]]
+                count = (event.get("usage") or {}).get("completion_tokens", count)
+        return "".join(pieces), sum(map(bool, pieces)) if count is None else count
 
-    with configuration.starting(Start("cpu", TIMEOUT_S)) as server, ThreadPoolExecutor(AT_ONCE) as pool:
+    with configuration.starting(Start(device, TIMEOUT_S)) as server, ThreadPoolExecutor(AT_ONCE) as pool:
         server.ready()
         return [*pool.map(ask, bodies)]
 
 
-def agreement(expected, tokens):
-    """Share of the tokens up to the first that differs."""
-    alike = (one == other for one, other in zip(expected, tokens, strict=False))
-    return next((place for place, same in enumerate(alike) if not same), len(expected)) / len(expected)
+def agreement(expected, answer, words):
+    """Share of the tokens, of the longer of both, with which the served answer begins as the expected one.
+
+    Servers send text, which has other tokens where it is split anew: so texts are compared, token by token.
+    """
+    text, count = answer
+    longest = max(len(expected), count)
+    begun = (words.decode(expected[:end], skip_special_tokens=True) for end in range(1, longest + 1))
+    alike = [*takewhile(lambda own: text.startswith(own.rstrip("\ufffd")), begun)]
+    return min(len(alike), len(expected), count) / longest if longest else 1.0
 
 
 def main():
@@ -48,8 +64,10 @@ def main():
     bodies = model.bodies()
     bodies = bodies[:: max(1, len(bodies) // ASKED)][:ASKED]
     reference, words, found = expected(bodies), model.tokenizer(), {}
-    for name, configuration in load_params().configurations().items():
-        shares = map(agreement, reference, served(configuration, bodies, words))
+    params, device = params_here()
+    for name, configuration in params.configurations().items():
+        answers = served(configuration, bodies, device)
+        shares = [agreement(*both, words) for both in zip(reference, answers, strict=True)]
         found[name] = round(sum(shares) / len(bodies), 3)
         print(f"{name}: {found[name]:.0%} of the tokens up to the first other one", flush=True)
     Path("metrics").mkdir(exist_ok=True)

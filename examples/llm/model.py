@@ -39,10 +39,13 @@ def prompt(words, request):
     from fastapi import HTTPException
 
     messages = [message.model_dump(include={"role", "content"}) for message in request.messages]
-    ids, most = words.apply_chat_template(messages, **TEMPLATE)["input_ids"], request.max_tokens
-    most = MAX_TOKENS if most is None else most
+    ids = words.apply_chat_template(messages, **TEMPLATE)["input_ids"]
+    given = {
+        name: getattr(request, name) for name in ("max_completion_tokens", "max_tokens")
+    }  # new, old name
+    name, most = next((one for one in given.items() if one[1] is not None), ("max_tokens", MAX_TOKENS))
     if most < 1:
-        raise HTTPException(400, f"max_tokens: got {most}; allowed: 1 or more")
+        raise HTTPException(400, f"{name}: got {most}; allowed: 1 or more")
     if len(ids) + most > CONTEXT:
         raise HTTPException(400, f"{len(ids)} tokens of prompt and {most} of answer exceed {CONTEXT}")
     return ids, most

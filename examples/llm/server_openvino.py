@@ -1,7 +1,13 @@
 """The same chat server by OpenVINO, in 4 bits: one answer after another, or each token of all in one step."""
 
 import asyncio
+import itertools
+import os
 import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 
 import litserve
@@ -23,20 +29,27 @@ def greedy(most):
 
 
 class Tokens(openvino_genai.StreamerBase):
-    """Puts each token into a queue."""
+    """Puts each token into a queue; ``abandoned`` ends the generation."""
 
     def __init__(self, queue):
         super().__init__()
-        self.queue = queue
+        self.queue, self.abandoned = queue, False
 
     def write(self, token):
         """Called in the thread that generates."""
         self.queue.put([token] if isinstance(token, int) else token)
-        return openvino_genai.StreamingStatus.RUNNING
+        status = openvino_genai.StreamingStatus
+        return status.CANCEL if self.abandoned else status.RUNNING
 
     def end(self):
-        """Called at the end."""
-        self.queue.put([])
+        """Called at the end, but not where the generation fails."""
+
+
+def checked(found):
+    """Tokens; raise what was found instead."""
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 class FourBitAPI(litserve.LitAPI):
@@ -62,10 +75,34 @@ class FourBitAPI(litserve.LitAPI):
         """A piece for each token."""
         ids, most = prompt
         answer, queue = Answer(self.tokenizer, ids), SimpleQueue()
-        arguments = openvino.Tensor(numpy.array([ids])), greedy(most), Tokens(queue)
-        threading.Thread(target=self.pipeline.generate, args=arguments).start()
-        while tokens := queue.get():
-            yield answer.piece(*tokens)
+        streamer = Tokens(queue)
+
+        def generate():
+            try:
+                self.pipeline.generate(openvino.Tensor(numpy.array([ids])), greedy(most), streamer)
+                queue.put([])
+            except Exception as error:
+                queue.put(error)
+
+        thread = threading.Thread(target=generate)
+        thread.start()
+        try:
+            while tokens := checked(queue.get()):
+                yield answer.piece(*tokens)
+        finally:  # the pipeline has one generation at a time
+            streamer.abandoned = True
+            thread.join()
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt, the most tokens that may follow, and what takes them, none at the end, or an error."""
+
+    ids: list
+    most: int
+    put: Callable
+    handle: object = None
+    abandoned: bool = False
 
 
 class ContinuousAPI(litserve.LitAPI):
@@ -80,11 +117,15 @@ class ContinuousAPI(litserve.LitAPI):
 
     def setup(self, device):
         """Load the model, and begin to step."""
-        self.tokenizer, scheduler = tokenizer(), openvino_genai.SchedulerConfig()
+        self.tokenizer, self.came = tokenizer(), SimpleQueue()
+        self.begin()
+
+    def begin(self):
+        """Load the model, and step in a thread."""
+        scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GB
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(weights_file()), scheduler, "CPU")
-        self.under_way, self.came, self.number = {}, threading.Event(), 0
-        threading.Thread(target=self.step, daemon=True).start()
+        threading.Thread(target=self.steps, daemon=True).start()
 
     async def decode_request(self, request):
         """The tokens of the prompt, and the most that may follow."""
@@ -92,28 +133,51 @@ class ContinuousAPI(litserve.LitAPI):
 
     async def predict(self, prompt):
         """A piece for each token."""
-        ids, most = prompt
-        answer, queue, self.number = Answer(self.tokenizer, ids), asyncio.Queue(), self.number + 1
-        number, loop = self.number, asyncio.get_running_loop()
-        handle = self.pipeline.add_request(number, openvino.Tensor(numpy.array([ids])), greedy(most))
-        self.under_way[number] = handle, lambda tokens: loop.call_soon_threadsafe(queue.put_nowait, tokens)
-        self.came.set()
-        while tokens := await queue.get():
-            yield answer.piece(*tokens)
+        answer, queue = Answer(self.tokenizer, prompt[0]), asyncio.Queue()
+        request = Request(*prompt, partial(asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait))
+        self.came.put(request)
+        try:
+            while tokens := checked(await queue.get()):
+                yield answer.piece(*tokens)
+        finally:
+            request.abandoned = True
 
-    def step(self):
-        """Make tokens while answers are under way, and hand them over."""
-        while self.came.wait():
-            self.came.clear()
-            while self.under_way:
-                self.pipeline.step()
-                for number, (handle, put) in [*self.under_way.items()]:
-                    while handle.can_read():
-                        [output] = handle.read().values()
-                        put([*output.generated_ids])
-                    if handle.get_status() != openvino_genai.GenerationStatus.RUNNING:
-                        put([])
-                        del self.under_way[number]
+    def steps(self):
+        """Step until that fails: then all under way get the error, and the model is loaded anew."""
+        numbers, under_way = itertools.count(), []
+        try:
+            while True:
+                self.step(numbers, under_way)
+        except Exception as error:
+            traceback.print_exc()
+            for request in under_way:
+                request.put(error)
+        try:
+            self.begin()
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)  # all requests would wait: the worker ends
+
+    def step(self, numbers, under_way):
+        """Make a token for all answers under way, and hand them over; wait for a request if there is none."""
+        while not under_way or not self.came.empty():
+            under_way.append(request := self.came.get())
+            tokens = openvino.Tensor(numpy.array([request.ids]))
+            request.handle = self.pipeline.add_request(next(numbers), tokens, greedy(request.most))
+        self.pipeline.step()
+        for request in [*under_way]:
+            handle, status = request.handle, request.handle.get_status()
+            while handle.can_read():
+                [output] = handle.read().values()
+                request.put(output.generated_ids)
+            if request.abandoned:
+                handle.cancel()
+            elif status == openvino_genai.GenerationStatus.RUNNING:
+                continue
+            else:
+                ended = status == openvino_genai.GenerationStatus.FINISHED
+                request.put([] if ended else RuntimeError(f"the answer was cut short: {status.name}"))
+            under_way.remove(request)
 
 
 if __name__ == "__main__":

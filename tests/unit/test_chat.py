@@ -18,6 +18,7 @@ def test_each_line_is_a_request_that_streams(tmp_path: Path) -> None:
         '"two\\nlines"',
         "42",
         "",
+        '{"prompt": "one\u2028line"}',
         '{"prompt": "old", "stream": false, "max_tokens": 3}',
     ]
     (file := tmp_path / "prompts.txt").write_text("\n".join(lines))
@@ -25,10 +26,11 @@ def test_each_line_is_a_request_that_streams(tmp_path: Path) -> None:
     requests = [json.loads(body) for body in bodies]
     assert content_type == "application/json"
     prompts = ["Why is the sky blue?", "two\nlines", "42"]
-    assert [one["messages"] for one in requests[:-1]] == [
+    assert [one["messages"] for one in requests[:-2]] == [
         [{"role": "user", "content": text}] for text in prompts
     ]
     assert all(one["stream"] and one["model"] for one in requests[:-1])
+    assert requests[-2]["prompt"] == "one\u2028line"
     assert requests[-1] == {"model": "default", "prompt": "old", "stream": False, "max_tokens": 3}
 
 

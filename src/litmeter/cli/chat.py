@@ -31,7 +31,7 @@ def chat_bodies(files: Sequence[Path]) -> Bodies:
     found = []
     for file in files:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8").split("\n")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
             raise UsageError(f"--chat {file}: {reason}") from error
