@@ -60,18 +60,19 @@ class Machine:
 class Noise:
     """What changes a machine's speed: a ``factor``, about every ``changes_s``, and bursts of other load.
 
-    All times are means of exponential ones.
+    All times are means of exponential ones. ``slow_first``: the machine begins slow.
     """
 
     factor: float
     changes_s: float
     burst_every_s: float
     burst_s: float
+    slow_first: bool = False
 
     def machine(self, seconds: float, rng: np.random.Generator) -> Machine:
         """A machine for ``seconds`` at least."""
         count = 20 + math.ceil(3 * seconds / self.changes_s)
-        slow = np.arange(count) % 2 == (rng.random() >= SLOW_SHARE)
+        slow = np.arange(count) % 2 == (rng.random() >= SLOW_SHARE and not self.slow_first)
         changes = np.cumsum(rng.exponential(2 * self.changes_s * np.where(slow, SLOW_SHARE, 1 - SLOW_SHARE)))
         count = 20 + math.ceil(3 * seconds / self.burst_every_s)
         lengths = rng.exponential(self.burst_s, count)
@@ -168,6 +169,7 @@ NOISES = {
     "by 1.2": Noise(1.2, 30.0, 30.0, 0.3),
     "by 1.4, every 15 s": Noise(1.4, 15.0, 12.0, 0.6),
     "by 1.4, every 60 s": Noise(1.4, 60.0, 12.0, 0.6),
+    "by 1.4, every 60 s, slow at first": Noise(1.4, 60.0, 12.0, 0.6, slow_first=True),
 }
 QUEUES = {
     "D/2, 5 ms, 50 ms": Server(2, 0.005, 0.05),

@@ -17,6 +17,7 @@ import numpy as np
 
 from litmeter.errors import LoadError
 from litmeter.load import LoadPlan, Trace
+from litmeter.measure.figures import CLIENT_BOUND
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Result, Sample, Schedule, Turn, make_ready, measure
 from litmeter.params import ObjectiveSettings
@@ -38,7 +39,7 @@ FEWEST_DUE, FEWEST_OBJECTIVES, WARMUP_OBJECTIVES = 50, 20, 5
 the
 objective; its warm-up then lasts WARMUP_OBJECTIVES times the objective."""
 LONGEST_SHARE = 1 / 16
-"""Largest share of the whole time for a probe, so that each block of the jackknife has at least two."""
+"""Largest share of the whole time for a probe, so that each block of probes has one at least."""
 FIRST_SHARE, LOWEST_SHARE = 0.75, 0.03
 """Shares of the peak: the first probe's rate, and the lowest rate that is searched."""
 RAISE, MOST_RAISE, LOWER = 0.12, 0.24, -0.15
@@ -162,7 +163,7 @@ def search(
         seed=objective.seed,
         burstiness=burstiness,
     )
-    users, best_rps, rate_rps = 1, 0.0, math.inf
+    users, best_rps, rate_rps, kept_rps = 1, 0.0, math.inf, 0.0
     while users <= MOST_USERS and rate_rps > PEAK_GAIN * best_rps:
         best_rps = rate_rps if rows else 0.0
         own = replace(plan, users=users, requests=2 * users)
@@ -171,17 +172,21 @@ def search(
             raise LoadError(f"{name} answered no request well: {row.void}")
         rows.append(row)
         users, rate_rps = MORE_USERS * users, row.rate_rps or 0.0
+        if not _surely_misses(row, objective.miss):
+            kept_rps = max(kept_rps, row.highest_rps)
+        elif kept_rps:
+            break
     while (end := _end_of(rows, overloaded, objective.miss)) is None:
         probes, curve = _counted(rows, evenly), curve_of(rows, objective.miss, evenly)
         if curve is not None:
-            rate_rps = curve.capacity_rps * math.exp(STEPS[len(probes) % len(STEPS)])
+            rate_rps = curve.capacity_rps * math.exp(_step(probes, objective.miss, evenly))
         elif len(probes):
             double = 2 ** (len(probes) - 1)
             kept = probes.shares[-1] <= objective.miss
             step = min(RAISE * double, MOST_RAISE) if kept else LOWER * double
             rate_rps = float(probes.rates_rps[-1]) * math.exp(step)
         else:
-            rate_rps = FIRST_SHARE * _peak_rps(rows)
+            rate_rps = FIRST_SHARE * kept_rps
         settled_s = 0.0 if curve is None else slo_s
         if limits.slo_ms is None:  # an answer takes longer than its pieces
             settled_s = max(settled_s, (rows[0].mean_ms or 0.0) / 1000)
@@ -222,13 +227,20 @@ def of_trace(plan: LoadPlan, trace: Trace) -> LoadPlan:
 
 
 def probe_row(sample: Sample, objective: ObjectiveSettings) -> TurnRow:
-    """The row of a probe without the load generator's lateness; void if the verdict depends on lateness."""
+    """The row of a probe without the load generator's lateness; void if the verdict may be its own.
+
+    That is where it depends on lateness, or where the objective is missed by a load generator that is full.
+    """
     missed = sample.row.missed
     if missed is None:
         return replace(sample.row, void="no request was due")
     own = missed - missed_by_lateness(sample.requests, objective.limits)
-    late = (missed > objective.miss) != (own > objective.miss)
-    return replace(sample.row, missed=round(own, 5), void="the load generator was late" if late else "")
+    void = ""
+    if (missed > objective.miss) != (own > objective.miss):
+        void = "the load generator was late"
+    elif own > objective.miss:
+        void = next((why for why in sample.row.void.split("; ") if why.startswith(CLIENT_BOUND)), "")
+    return replace(sample.row, missed=round(own, 5), void=void)
 
 
 def missed_by_lateness(record: LoadRecord, limits: Limits) -> float:
@@ -245,6 +257,25 @@ def missed_by_lateness(record: LoadRecord, limits: Limits) -> float:
 
 def _peak_rps(rows: Sequence[TurnRow]) -> float:
     return max(row.highest_rps for row in rows if row.offered_rps is None)
+
+
+def _surely_misses(row: TurnRow, miss: float) -> bool:
+    """Whether a closed loop missed the objective, and not by chance."""
+    if not row.answers or row.missed is None:
+        return True
+    return wilson_interval(round(row.missed * row.answers), row.answers)[0] > miss
+
+
+def _step(probes: Probes, miss: float, evenly: bool) -> float:
+    """Distance of the next probe from the estimate, in ln(rate); wider upwards while probes keep to it.
+
+    A slow spell keeps the estimate low for long: that a machine is faster again, only higher rates show. Not
+    so where few stretches of a trace have bursts (``evenly``), as all others keep to it.
+    """
+    step = STEPS[len(probes) % len(STEPS)]
+    missed = np.flatnonzero(probes.shares > miss)
+    streak = len(probes) - 1 - int(missed[-1]) if len(missed) else len(probes)
+    return step if evenly or step < 0 else min(MOST_RAISE, step * (1 + streak // len(STEPS)))
 
 
 def _counted(rows: Sequence[TurnRow], evenly: bool = False) -> Probes:
@@ -266,17 +297,14 @@ def _end_of(rows: Sequence[TurnRow], overloaded: Sequence[bool], miss: float) ->
     """Status and reason that end a search before its time is over; None if it goes on."""
     probes = _counted(rows)
     kept = probes.shares <= miss
-    # Unless a closed loop kept the objective, or missed it by chance:
-    if not any(
-        wilson_interval(round(row.missed * row.answers), row.answers)[0] <= miss
-        for row in rows
-        if row.offered_rps is None and row.answers and row.missed is not None
-    ):
+    if all(_surely_misses(row, miss) for row in rows if row.offered_rps is None):
         return "slo_unreachable", "a lone user's requests take longer, and so do those of more users"
     if len(kept) and not kept.any() and probes.rates_rps.min() <= LOWEST_SHARE * _peak_rps(rows):
         return "slo_unreachable", "the objective is missed at all rates"
     if kept.all() and overloaded[-2:] == [True, True]:
         return "above_range", "the objective is kept though more is offered than is answered"
+    if kept.any() and kept.all() and all(row.void.startswith(CLIENT_BOUND) for row in rows[-2:]):
+        return "above_range", f"more than that is the load generator's limit ({rows[-1].void})"
     return None
 
 
@@ -291,9 +319,10 @@ def _result_of(
     if end is not None:
         status, reasons = end[0], [end[1]]
         if status == "above_range":
-            low_rps = max(row.rate_rps or 0.0 for row in offered)
+            low_rps = max(row.rate_rps or 0.0 for row in offered if not row.void)
     elif curve is not None and len(probes) >= FEWEST_PROBES:
         low_rps, high_rps = interval(probes, objective.miss)
+        high_rps = min(high_rps, max(_peak_rps(rows), curve.capacity_rps))
         spread = math.sqrt(high_rps / low_rps) - 1
         reasons = [f"its interval is wide, {spread:.0%} of it to either side (objective.tolerance)"]
         if spread <= objective.tolerance:
@@ -302,7 +331,7 @@ def _result_of(
         did = "kept" if probes.shares[-1] <= objective.miss else "missed"
         reasons = [f"all {len(probes)} probes {did} the objective in {objective.max_s:g} s (objective.max_s)"]
     if 2 * (late := len(offered) - len(probes)) > len(offered):
-        reasons.append(f"the load generator was late in {late} of {pluralise(len(offered), 'probe')}")
+        reasons.append(f"the load generator was late or full in {late} of {pluralise(len(offered), 'probe')}")
     metrics = CapacityMetrics(
         status=status,
         reason="; ".join(reasons),

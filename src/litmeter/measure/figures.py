@@ -35,8 +35,8 @@ from litmeter.stats.records import (
 )
 from litmeter.system.files import rounded
 
-CLIENT_BUSY = 0.9
-"""Share of a core: the load generator is a single thread, and may limit the rate above this."""
+CLIENT_BOUND, CLIENT_BUSY = "client-bound", 0.9
+"""A turn's word for a load generator that may limit the rate, as its one thread takes more of a core."""
 IDLE_SHARE = 0.05
 """A closed loop is void if users were without a request in flight for a larger share of the time."""
 SLOWDOWN_SHARE = 0.1
@@ -322,7 +322,7 @@ def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *
     elif len(record.window_edges) > WINDOWS:
         reasons += _closed_loop_reasons(record, settles=settles)
     if record.cores > CLIENT_BUSY:
-        reasons.append(f"client-bound: the load generator used {record.cores:.0%} of a core")
+        reasons.append(f"{CLIENT_BOUND}: the load generator used {record.cores:.0%} of a core")
     return reasons
 
 

@@ -170,9 +170,9 @@ def capacity_text(metrics: CapacityMetrics) -> str:
     if metrics.status == "slo_unreachable":
         text = f"has no rate of requests with {within}"
     elif metrics.status == "resolved":
-        text = f"takes {low} to {high} requests a second (95% certain), {within}"
+        text = f"takes {low} to {high} requests a second (90% certain), {within}"
     elif high:
-        text = f"takes {rate} requests a second (95% certain: {low} to {high}), {within}"
+        text = f"takes {rate} requests a second (90% certain: {low} to {high}), {within}"
     elif low:
         text = f"takes at least {low} requests a second, {within}"
     else:
