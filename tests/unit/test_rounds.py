@@ -41,12 +41,14 @@ class Machine:
         holds: number of servers that memory has room for.
         fastest_size: in-process, smaller and larger batches are slower.
         fails: turns that end their subject.
+        streams: whether answers stream.
     """
 
     rates: Mapping[str, float]
     holds: int = 99
     fastest_size: int = 4
     fails: Callable[[Turn], bool] = lambda turn: False
+    streams: bool = False
     start_s: float = 4.0
     now_s: float = 0.0
     rows: list[TurnRow] = field(default_factory=list)
@@ -107,6 +109,7 @@ class Machine:
             rate_rps=rate if answers else None,
             bound_rps=None if answers else USERS / seconds,
             answers=answers,
+            stream={"chunks_rps": 1.0} if self.streams else {},
         )
         self.now_s += seconds + 0.05
         self.rows.append(row)
@@ -202,6 +205,23 @@ def test_who_does_not_start_in_process_is_compared_without() -> None:
     assert machine.serves[1][1] == ("e1", "e2", in_process("e1"), in_process("e2"))
     assert len(list(beside(machine, "e1"))) >= 4
     assert not list(beside(machine, "e2"))
+
+
+def test_the_search_for_batch_sizes_keeps_to_its_share_of_the_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of streams, whose largest batches take six seconds; minimum turns take twice the budget."""
+    rates = {f"e{number}": 2.0 for number in range(1, 13)}
+    schedule = comparison([*rates], "e1", USERS, 200.0, 1, 60.0, dict.fromkeys(rates, USERS))
+    machine = Machine(rates, streams=True).run(schedule)
+    begun_s = machine.serves[1][0]
+    searches = [row for row in machine.rows if row.round == -1]
+    ended_s = searches[-1].at_s + searches[-1].seconds
+    began_s = begun_s + 12 * machine.start_s
+    assert ended_s - began_s < (400.0 - began_s) / 3 + max(row.seconds for row in searches)
+    left_out = " ".join(capsys.readouterr().out.split()).count("no time is left")
+    assert 0 < left_out <= 12
+    assert len([name for name in rates if list(beside(machine, name))]) == 12 - left_out
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ PROBES = -1
 """Round number of probes of batch sizes, which stand beside no served turn."""
 LONGEST_BATCH_S, LONGEST_STREAMS_S = 1.0, 6.0
 """Batches that would take longer are not probed; where answers stream, the second."""
-START_SHARE = 1 / 3
-"""Largest share of the time left that starting in-process subjects may take."""
+START_SHARE, PROBE_SHARE = 1 / 3, 1 / 3
+"""Largest shares of the time left that starting in-process subjects may take, and then probing them."""
 SLOWLY_EVERY, OFTEN_EVERY = 3, 2
 """In-process rates are measured beside every third turn of a configuration, every second turn if it has few
 turns, and every turn if it has fewer than the minimum or short ones."""
@@ -252,21 +252,32 @@ class _Rounds:
         fewest_s = sum(self._turns_needed(name) * self.cost_s[name] for name in answering)
         end_s = max(until_s, min(self.now_s + fewest_s, _latest_s(until_s)))
         if starts_s < START_SHARE * (end_s - self.now_s):
-            yield from self._start_beside()
+            yield from self._start_beside(end_s)
         while taking := self._taking_turns(until_s):
             yield from self.run_round(self._sequence(taking))
 
-    def _start_beside(self) -> Schedule[None]:
-        """Start in-process subjects of the group, as far as memory holds them, and find their batch sizes."""
+    def _start_beside(self, end_s: float) -> Schedule[None]:
+        """Start in-process subjects of the group, as far as memory holds them, and find their batch sizes.
+
+        Each may take an equal share of what others have left of PROBE_SHARE of the time until ``end_s``.
+        """
         key_of = {name: in_process(name) for name in self.group if name in self.largest_batch}
         ready = yield from make_ready((*self.group, *key_of.values()))
         self.now_s = ready.at_s
         self.ready = {name for name, key in key_of.items() if key in ready.names}
-        for name in [name for name in self.group if name in self.ready - self.batch_size.keys()]:
-            self.batch_size[name] = yield from self._fastest_size(name)
-            for work in self.probed.get(name, ()) if name in self.ready else ():
-                work = replace(work, batch_size=self.batch_size[name], seconds=WORK_S)
-                yield from self._measure(in_process(name), work, PROBES)
+        until_s = self.now_s + PROBE_SHARE * (end_s - self.now_s)
+        new = [name for name in self.group if name in self.ready - self.batch_size.keys()]
+        for place, name in enumerate(new):
+            own_s = self.now_s + (until_s - self.now_s) / (len(new) - place)
+            size = yield from self._fastest_size(name, own_s)
+            if size is None:
+                self.ready.discard(name)
+                continue
+            self.batch_size[name] = size
+            for work in self.probed.get(name, ()):
+                if name in self.ready and self.now_s < until_s:
+                    work = replace(work, batch_size=size, seconds=WORK_S)
+                    yield from self._measure(in_process(name), work, PROBES)
 
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
         """Load each configuration of ``order`` once, some also in-process before or after that turn."""
@@ -395,8 +406,11 @@ class _Rounds:
         plan = turn_plan(self.users, self.timeout_s, self.seed, self.number)
         return replace(plan, requests=requests, min_s=self.turn_s, max_s=most_s)
 
-    def _fastest_size(self, name: str) -> Schedule[int]:
-        """Find the fastest batch size of the pipeline among 1, 2, 4 and so on, and the largest."""
+    def _fastest_size(self, name: str, until_s: float) -> Schedule[int | None]:
+        """Find the fastest batch size of the pipeline among 1, 2, 4 and so on, and the largest.
+
+        None if that fails or would take longer than ``until_s``: a smaller size would be no bound.
+        """
         largest = self.largest_batch[name]
         longest_s = LONGEST_STREAMS_S if self.rows[name][0].stream else LONGEST_BATCH_S
         rates: dict[int, float] = {}
@@ -407,11 +421,14 @@ class _Rounds:
             if rates and size > longest_s * best:
                 break
             began_s = self.now_s
+            if began_s + (2 * max(WORK_S, size / best) if best else 0.0) > until_s:
+                print_wrapped(f"without {in_process(name)}: no time is left to find its fastest batches")
+                return None
             probes: list[float] = []
             while not probes or (len(probes) < 2 and self.now_s - began_s < 2 * WORK_S):
                 sample = yield from self._measure(in_process(name), Work("pipeline", size, WORK_S), PROBES)
                 if sample is None:
-                    return 1
+                    return None
                 probes.append(sample.row.highest_rps)
             rates[size] = sum(probes) / len(probes)
         return max(rates, key=lambda size: rates[size])
