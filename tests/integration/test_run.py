@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +297,26 @@ def test_a_pipeline_that_fails_is_left_out_and_the_run_goes_on_also_after_it_was
         again = run(schedule(), subjects, Log(path), 10.0, lambda *_: None)
         assert [type(answer) for answer in again] == [type(answer) for answer in answers]
         assert (failing.begun, failing.turns) == (1, 3)
+
+
+def test_a_turn_whose_workers_memory_does_not_hold_is_left_out_alone(
+    subjects: dict[str, Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_bytes = [math.inf]
+    monkeypatch.setattr("litmeter.measure.run.available_memory", lambda: free_bytes[0])
+    name, crowded = in_process("direct"), replace(WORK, kind="crowded", busy=3)
+
+    def schedule() -> Schedule[list[Sample | LeftOut]]:
+        yield from make_ready([name])
+        hosts = descendants_mentioning(HOST)
+        answers = [(yield from attempt(Turn(name, crowded)))]
+        assert descendants_mentioning(HOST) == hosts  # they have ended
+        free_bytes[0] = 0.0
+        answers += [(yield from attempt(Turn(name, crowded))), (yield from attempt(Turn(name, WORK)))]
+        return answers
+
+    answers = run(schedule(), subjects, Log(), 10.0, lambda *_: None)
+    assert [type(answer) for answer in answers] == [Sample, LeftOut, Sample]
 
 
 def test_names_of_the_same_pipeline_share_its_processes(subjects: dict[str, Subject]) -> None:

@@ -1,8 +1,9 @@
 """The workers of an in-process subject: ``python -m litmeter.measure.inprocess_workers``.
 
 ``subjects.InProcess`` starts this process, writes jobs as lines of JSON, and reads a line for each job. At
-first as many workers start as there are cores, and more as soon as a job asks for them. The kind says whether
-workers are forked, after loading its libraries, or spawned.
+first as many workers start as there are cores, and more as soon as a job asks for them; they ``stay`` for
+the next, or end with that job. The kind says whether workers are forked, after loading its libraries, or
+spawned.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from statistics import median
 from time import perf_counter, process_time, sleep
 from typing import Any
@@ -137,26 +139,35 @@ def main() -> None:
     workers, threads = start(min(configuration.workers, math.ceil(available_cores())))
     print(json.dumps(threads), file=answers, flush=True)
     for line in sys.stdin:
-        job = json.loads(line)
-        if (missing := job["busy"] - len(workers)) > 0:
+        job, had = json.loads(line), len(workers)
+        if (missing := job["busy"] - had) > 0:
             workers += start(missing)[0]
         kind, size, seconds, threads = (job[key] for key in ("kind", "batch_size", "seconds", "threads"))
-        result = measure(workers[: job["busy"]], kind, size, seconds, threads=threads)
+        busy = [connection for _, connection in workers[: job["busy"]]]
+        result = measure(busy, kind, size, seconds, threads=threads)
+        if not job["stay"]:
+            for process, connection in workers[had:]:
+                process.terminate()
+                process.join()
+                connection.close()
+            del workers[had:]
         print(json.dumps(result), file=answers, flush=True)
 
 
-def start_workers(method: str, build: Callable[[], Pipeline], number: int) -> tuple[list[Connection], int]:
-    """Start workers, which load the model; return a connection to each, and the number of a worker's
-    threads."""
+def start_workers(
+    method: str, build: Callable[[], Pipeline], number: int
+) -> tuple[list[tuple[BaseProcess, Connection]], int]:
+    """Start workers, which load the model; return each with a connection, and one's number of threads."""
     context: Any = multiprocessing.get_context(method)
     workers = []
     for _ in range(number):
         connection, worker_end = context.Pipe()
         arguments = (worker_end, build, *([connection] if method == "fork" else []))
-        context.Process(target=run_worker, args=arguments, daemon=True).start()
+        process = context.Process(target=run_worker, args=arguments, daemon=True)
+        process.start()
         worker_end.close()
-        workers.append(connection)
-    threads = [receive(connection) for connection in workers]
+        workers.append((process, connection))
+    threads = [receive(connection) for _, connection in workers]
     return workers, threads[0]
 
 

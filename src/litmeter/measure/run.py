@@ -19,7 +19,7 @@ import pynvml
 from litmeter.errors import LitmeterError, ServerError
 from litmeter.measure.figures import inprocess_row, served_row
 from litmeter.measure.log import Log
-from litmeter.measure.subjects import Done, Subject
+from litmeter.measure.subjects import Done, NoRoomError, Subject
 from litmeter.measure.telemetry import Telemetry
 from litmeter.measure.turn import Answer, LeftOut, MakeReady, Ready, Sample, Schedule, Turn
 from litmeter.say.progress import bar, print_wrapped
@@ -197,6 +197,9 @@ class _Loop:
                 usage = self.telemetry.end()
                 after = subject.scrape()
                 own_bytes = None if subject.pid is None else memory_alone(subject.pid)
+        except NoRoomError as error:
+            print_wrapped(f"without a turn of {turn.subject}: {error}")
+            return LeftOut(turn.subject, str(error), round(self.seconds, 3), takes_others=True)
         except LitmeterError as error:
             self._failed(subject, error)
             return LeftOut(turn.subject, self.left_out[subject], round(self.seconds, 3))
@@ -231,6 +234,7 @@ class _Loop:
     def _start(self, subject: Subject, starting: dict[Subject, Callable[[], None]]) -> None:
         self.show(f"starting {self._names(subject)[0]}")
         stack = self.stacks[subject] = ExitStack()
+        subject.room = self._has_room
         if subject.workers:  # it starts processes
             self.scattered.take()
         try:
@@ -271,9 +275,13 @@ class _Loop:
             *(sum(one.gpu_workers for one in each) for each in (new, self.live))
         ):
             return False
-        starting, ready = (sum(one.workers for one in each) for each in (new, self.live))
-        fits = self.memory.fits(starting, ready)
-        return fits or (self.scattered.give_back() and self.memory.fits(starting, ready))
+        return self._has_room(sum(one.workers for one in new))
+
+    def _has_room(self, further: int) -> bool:
+        """Whether memory holds so many further workers."""
+        ready = sum(one.workers for one in self.live)
+        fits = self.memory.fits(further, ready)
+        return fits or (self.scattered.give_back() and self.memory.fits(further, ready))
 
     def _end(self, subject: Subject) -> None:
         self.live = [one for one in self.live if one is not subject]

@@ -18,7 +18,7 @@ from itertools import takewhile
 import numpy as np
 import requests
 
-from litmeter.errors import LoadError, ServerError
+from litmeter.errors import LitmeterError, LoadError, ServerError
 from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.server import DYING_S, Server, Start
 from litmeter.load import LoadGenerator, LoadPlan
@@ -43,10 +43,15 @@ class Done:
     first_ms: float | None = None
 
 
+class NoRoomError(LitmeterError):
+    """Memory does not hold the further workers that a turn takes."""
+
+
 class Subject(ABC):
     """What can be started, woken, loaded and put to sleep. A subject may have several names.
 
     Attributes:
+        room: whether memory holds so many further workers.
         workers, gpu_workers: number of processes that hold a model, and that hold a model on a GPU.
         essential: whether the measurement must fail without the subject.
         pid: root of the subject's processes, once it is ready; None if they run elsewhere.
@@ -54,6 +59,7 @@ class Subject(ABC):
         ready_s: seconds from start to ready; None if the subject ran already.
     """
 
+    room: Callable[[int], bool] = staticmethod(lambda further: True)
     workers: int = 0
     gpu_workers: int = 0
     essential: bool = True
@@ -283,11 +289,18 @@ class InProcess(Subject):
         assert isinstance(turn.load, Work)
         tick()  # a short turn has no other
         kind: WorkKind = turn.load.kind if turn.load.kind in ("model", "preprocess") else "pipeline"
-        return self._run(replace(turn.load, kind=kind, busy=turn.load.busy or self.busiest()), tick)
+        if turn.load.busy is None:
+            return self._run(replace(turn.load, kind=kind, busy=self.busiest()), tick)
+        further = turn.load.busy - self.workers
+        if further > 0 and not self.room(further):
+            raise NoRoomError(f"there is no memory for {turn.load.busy} workers")
+        return self._run(replace(turn.load, kind=kind), tick, stay=False)
 
-    def _run(self, work: Work, tick: Callable[[], None] = lambda: None) -> Done:
-        self.talk.send(asdict(work))
+    def _run(self, work: Work, tick: Callable[[], None] = lambda: None, *, stay: bool = True) -> Done:
+        """Run batches; workers that start for them ``stay``, or end afterwards."""
+        self.talk.send({**asdict(work), "stay": stay})
         blocks, cpu_ms, first_ms = self.talk.answer(tick)
+        self.workers = max(self.workers, work.busy or 0) if stay else self.workers
         return Done(np.array(blocks), cpu_ms, first_ms)
 
     def busiest(self) -> int:
@@ -303,7 +316,8 @@ class InProcess(Subject):
             choices, rates = sorted({*doubled, self.workers, most}), dict[int, float]()
             used = 0.0  # cores, by the last number of workers
             for busy in choices if len(choices) > 1 else []:
-                if busy > self.workers and used > WAITING * max(rates):
+                further = busy - self.workers
+                if further > 0 and (used > WAITING * max(rates) or not self.room(further)):
                     break
                 fastest_rps = max(rates.values(), default=0.0)
                 probes: list[float] = []
