@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from litmeter.kinds.classifier import Classifier
-from litmeter.kinds.configuration import Configuration
 from litmeter.measure.rounds import turn_plan
 from litmeter.params import load_params
 from litmeter.tune.search import TURN_S, Race, Racer, finalists, race
@@ -62,15 +61,17 @@ def rate_lost(seed: int) -> float:
     rates, rng, settings = np.exp(surface(seed)), np.random.default_rng(1000 + seed), list(NUMBERS)
     racing = Race(PARAMS.tune.model_copy(update={"seed": seed}))
 
-    def neighbours_of(centre: Configuration) -> list[Racer]:
-        near = np.flatnonzero((POINTS[NUMBERS[centre]] != POINTS).sum(axis=1) == 1)
-        new = [one for one in near if str(one) not in racing.racers]
-        return [NumberedRacer(settings[one], 1.0) for one in rng.permutation(new)]
+    def next_racers() -> list[Racer]:
+        for centre in racing.centres():
+            near = np.flatnonzero((POINTS[NUMBERS[centre]] != POINTS).sum(axis=1) == 1)
+            if new := [one for one in near if str(one) not in racing.racers]:
+                return [NumberedRacer(settings[one], 1.0) for one in rng.permutation(new)]
+        return []
 
     racing.join([NumberedRacer(settings[int(rng.integers(len(rates)))], 1.0)])
     slowness = float(np.log(1.4))
     machine = MadeUpMachine(lambda turn: rates[int(turn.subject)], noise=0.1, slowness=slowness, seed=seed)
-    machine.run(race(racing, PLAN, 720.0, neighbours_of))
+    machine.run(race(racing, PLAN, 720.0, next_racers))
     return float(1 - rates[int(finalists(racing)[0])] / rates.max())
 
 

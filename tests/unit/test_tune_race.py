@@ -10,7 +10,6 @@ import pytest
 
 from litmeter.errors import ServerError
 from litmeter.kinds.classifier import Classifier
-from litmeter.kinds.configuration import Configuration
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Turn
 from litmeter.params import load_params
@@ -38,14 +37,16 @@ def raced(
         own = rates[LETTER_OF[turn.subject]]
         return own if isinstance(own, float) else own[turn.round]
 
-    def neighbours_of(centre: Configuration) -> list[Racer]:
-        letters = (neighbours or {"s": "".join(rates)}).get(LETTER_OF[centre.search_name], "")
-        return [Racer(LETTERS[one], 1.0) for one in letters if NAMES[one] not in racing.racers]
+    def next_racers() -> list[Racer]:
+        steps = neighbours or {"s": "".join(rates)}
+        near = (steps.get(LETTER_OF[centre.search_name], "") for centre in racing.centres())
+        new = ([one for one in letters if NAMES[one] not in racing.racers] for letters in near)
+        return [Racer(LETTERS[one], 1.0) for one in next(filter(None, new), [])]
 
     racing = Race(PARAMS.tune.model_copy(update=dict(limits)))
     racing.join([Racer(LETTERS["s"], 1.0)])
     made_up = MadeUpMachine(rate_rps, **machine)
-    made_up.run(race(racing, PLAN, max_s, neighbours_of))
+    made_up.run(race(racing, PLAN, max_s, next_racers))
     return racing, made_up
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from litmeter.params import load_params
 from litmeter.report.tables import tune_table
 from litmeter.system.files import read_rows, write_rows
 from litmeter.tune.rows import TuneRow
-from litmeter.tune.search import Job, Outcome, search
+from litmeter.tune.search import FEWEST_ROUNDS, Job, Outcome, search
 from litmeter.tune.space import space_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
@@ -103,6 +104,44 @@ def test_the_fastest_wins_and_every_configuration_is_accounted_for() -> None:
     assert incumbent.rounds == outcome.rounds
 
 
+def test_the_winner_is_rated_by_rounds_that_did_not_choose_it() -> None:
+    """Of equals the one with most luck leads; turns of later rounds have none of it."""
+    job, found_rps = job_of(), list[float]()
+    for seed in range(8):
+        outcome, machine = searched(job, rps=equally_fast, noise=0.2, seed=seed)
+        own = [turn.round for turn in machine.turns if turn.subject == outcome.rows[0].name]
+        assert sum(number >= outcome.rounds for number in own) == outcome.fresh_rounds >= FEWEST_ROUNDS
+        found_rps.append(outcome.rows[0].rate_rps or 0.0)
+    assert geometric_mean(found_rps) == pytest.approx(100.0, rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.9])
+def test_workers_are_tried_as_far_as_they_leave_the_cores_idle_and_pairs_of_keys_that_interact(
+    share: float,
+) -> None:
+    """Batches are worth something only with a timeout and many workers."""
+    params, machine = load_params(ROOT / "params.yaml"), Host("cpu", 2)
+    tune, serve = LitApiTuneSettings(max_s=300.0, threads_per_worker=(1,), transport=("direct",)), OWN
+    job = Job(tune, serve, params.load, params.objective, space_of(tune, serve, machine), None, 2)
+    settings = {one.search_name: one for one in job.configurations}
+
+    def rps(one: Configuration) -> float:
+        own = min(one.workers, 2 / share) ** 0.5
+        return (
+            50 * own * (1.3 if one.workers >= 4 and one.max_batch_size == 2 and one.batch_timeout_s else 1.0)
+        )
+
+    def cores(turn: Turn) -> dict[str, float]:
+        return {"memory_mib": 300.0, "server_cores": min(share * settings[turn.subject].workers, 2.0)}
+
+    made_up = MadeUpMachine(lambda turn: rps(settings[turn.subject]), cores, noise=0.01)
+    outcome = made_up.run(search(job))
+    tried = {settings[turn.subject].workers for turn in made_up.turns}
+    assert max(tried) == (8 if share < 0.5 else 4)
+    best = [one for one in job.configurations if one.workers <= max(tried)]
+    assert rps(outcome.winner) >= 0.97 * max(map(rps, best))
+
+
 @pytest.mark.parametrize("max_s", [20.0, 60.0, 140.0])
 def test_its_time_is_kept_and_none_of_it_goes_into_a_capacity(max_s: float) -> None:
     for seed in range(3):
@@ -168,7 +207,7 @@ def test_a_search_repeats_its_decisions_from_what_it_was_answered() -> None:
 
 def test_a_search_for_an_api_reports_its_knobs_alone(tmp_path: Path) -> None:
     params, machine, tune = load_params(ROOT / "params.yaml"), Host("cpu", 2), LitApiTuneSettings()
-    job = Job(tune, OWN, params.load, params.objective, space_of(tune, OWN, machine), None)
+    job = Job(tune, OWN, params.load, params.objective, space_of(tune, OWN, machine), None, machine.cores)
 
     def rps(one: Configuration) -> float:
         waits = 0.8 if one.batch_timeout_s else 1.0

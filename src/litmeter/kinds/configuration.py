@@ -471,6 +471,9 @@ class Configuration(Section):
         """The key by which cheaper and simpler settings sort first."""
         return ()
 
+    search_name_parts: ClassVar[str] = ""
+    """What the parts of ``search_name`` are."""
+
     # ---- `litmeter init` and `litmeter serve`
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:

@@ -21,7 +21,7 @@ class BatchTuneSettings(TuneSettings):
     """What a search seeks, and the numbers of workers and the batches to try."""
 
     workers_per_device: OneOrMore[StrictCount] | None = Field(
-        None, description="absent: 1, 2, 4 and so on to twice the cores, on a GPU to 4"
+        None, description="absent: 1, 2, 4 and so on to users, on a GPU to 4"
     )
     max_batch_size: OneOrMore[StrictCount] | None = Field(
         None, description="absent: 1, 2, 4 and so on to users"
@@ -50,10 +50,11 @@ class BatchConfiguration(Configuration):
     }
     tune_section: ClassVar[type[TuneSettings]] = BatchTuneSettings
     knobs: ClassVar[tuple[str, ...]] = ("workers_per_device", "max_batch_size", "batch_timeout_s")
+    search_name_parts: ClassVar[str] = "workers x threads, b and max_batch_size, batch_timeout_s in ms"
 
     def default_values(self, knob: str, machine: Host, users: int) -> list[Any]:
-        """1, 2, 4 and so on, and the most that may be useful."""
-        workers = 2 * machine.cores if machine.device == "cpu" else GPU_WORKERS
+        """1, 2, 4 and so on, and the most that may be useful: more workers than users are never all busy."""
+        workers = users if machine.device == "cpu" else min(GPU_WORKERS, users)
         most = {"workers_per_device": workers, "threads_per_worker": machine.cores, "max_batch_size": users}
         return sorted({*(2**power for power in range(most[knob].bit_length())), most[knob]})
 

@@ -82,7 +82,9 @@ def job_of(params: Params, device: str, bodies: Bodies) -> Job:
         print_wrapped(
             f"{excluded.reason}\n{serve.search_name} takes the place of serve:, with which all are compared"
         )
-    return replace(every, serve=serve, space=space, agreement=serve.agreement(device))
+    named = getattr(tune, serve.lever("workers") or "", None) or device != "cpu"
+    cores = None if named else machine.cores
+    return replace(every, serve=serve, space=space, agreement=serve.agreement(device), cores=cores)
 
 
 def subjects_of(job: Job, sender: LoadGenerator, device: str) -> dict[str, Subject]:
@@ -130,6 +132,7 @@ def metrics_of(params: Params, outcome: Outcome, seconds: float) -> TuneMetrics:
         raced=len(outcome.rows),
         rounds=outcome.rounds,
         settled=outcome.settled,
+        fresh_rounds=outcome.fresh_rounds,
         seconds=round(seconds),
         **recorded_machine(),
         measured_at=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",

@@ -23,6 +23,8 @@ class TuneMetrics(Record):
         equal, not_resolved, raced: numbers of configurations; ``raced`` counts all.
         combinations: number of combinations of knobs, those that were left out among them.
         settled: whether the search ended before its time did.
+        fresh_rounds: of the winner and ``serve`` alone, after it was chosen: the winner's rate and ratio to
+            ``serve`` are of these, or, where there are none, of the rounds that chose it.
         machine, environment: of metrics/machine.json, see ``system.machine.recorded_machine``.
         weights_sha256: digest of the served model; None for a model that litmeter does not know.
         left_out: number of combinations that did not race, by reason.
@@ -45,6 +47,7 @@ class TuneMetrics(Record):
     raced: int
     rounds: int
     settled: bool
+    fresh_rounds: int = 0
     seconds: int
     machine: str
     environment: str
@@ -62,7 +65,8 @@ class TuneRow:
             from it; "slower"; or "excluded" by a constraint. By goal capacity, finalists are "equal" to the
             winner where the intervals of their capacities overlap, else "slower".
         incumbent: whether it is the section ``serve``.
-        rate_rps, p95_ms: geometric mean over its rounds; p95 of all its answers, None where too few came.
+        rate_rps, p95_ms: geometric mean over its rounds (see TuneMetrics.fresh_rounds); p95 of all its
+            answers, None where too few came.
         ratio, over_serve: its rate over the fastest one's, and over that of ``serve``, in rounds of both,
             each with its 95% interval (not simultaneous).
         agreement: share of the photos that the model was not fitted to, with the label of full precision;

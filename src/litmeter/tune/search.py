@@ -3,8 +3,10 @@
 The section ``serve`` begins alone. Every third round some neighbours of the leader join; a neighbour has
 another value of one knob. All racers are served at once and take short turns in rounds. Rates are compared
 within rounds, because a machine that drifts changes all of them (``stats.ratios``). After each round the
-racers that are slower than the leader are eliminated. The race ends when all that remain are equally fast and
-every neighbour of the leader, and of racers that came near it, has raced; or when time is up.
+racers that are slower than the leader are eliminated. When every neighbour of the leader, and of racers that
+came near it, has raced, others join, as knobs interact: those first whose values were fastest one by one. The
+race ends when all that remain are equally fast and none is left that may be faster; or when time is up. Then
+the winner and ``serve`` alone take turns: by these rounds the winner was not chosen.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf, prod
 from statistics import fmean, geometric_mean
 
 import numpy as np
@@ -49,9 +52,15 @@ FAR_BEHIND_ROUNDS, FAR_BEHIND = 2, 0.8
 JOIN_EVERY, JOIN_MOST, JOIN_ROUNDS = 3, 6, 6
 """All neighbours of the reference join after its first round, then every JOIN_EVERY rounds JOIN_MOST of the
 leader's at most; but only as many as there is time for JOIN_ROUNDS with them."""
-NOT_RACED = "no neighbour of a leader, or no time for it"
+NOT_RACED = "surely slower by the values that raced, or no time for it"
 NEAR = 0.9
 """Where all neighbours of the leader have raced, those of racers with this share of its rate join."""
+SURELY_SLOWER = 0.5
+"""Others do not join where each of their values alone would bring the leader, together, below this share."""
+MORE_WORKERS = 4
+"""The step of numbers of workers beyond twice the cores: memory is spent only where more workers do more."""
+FRESH_SHARE = 1 / 10
+"""Share of the time for rounds of the winner and ``serve`` alone."""
 FAR_LATE = 90
 """A limit of the p95 is missed beyond doubt where even this percentile is above it."""
 CAPACITIES, CAPACITIES_SHARE = 3, 1 / 2
@@ -72,6 +81,7 @@ class Racer:
             0 where it did not answer, None where it took no part.
         requests_rps: of each turn with an answer.
         latencies_ms: of the good answers of each of its turns.
+        server_cores: cores that its processes used, of each turn.
         failed: requests that were refused, failed or timed out.
         constraint_violation: the constraint that it violates, or empty.
     """
@@ -81,6 +91,7 @@ class Racer:
     rates: list[float | None] = field(default_factory=list)
     requests_rps: list[float] = field(default_factory=list)
     latencies_ms: list[Floats] = field(default_factory=list)
+    server_cores: list[float] = field(default_factory=list)
     memory_mib: float | None = None
     failed: int = 0
     constraint_violation: str = ""
@@ -110,6 +121,7 @@ class Racer:
         row = sample.row
         self.rates[-1] = rate_alone(row) if row.rate_rps else 0.0
         self.requests_rps += [row.rate_rps] if row.rate_rps else []
+        self.server_cores += [] if row.server_cores is None else [row.server_cores]
         self.memory_mib = max(self.memory_mib or 0.0, row.memory_mib or 0.0) or None
         self.failed += row.failed + row.timed_out
         if sample.record is not None:
@@ -174,11 +186,11 @@ class Race:
         self.rounds += 1
         for name in order:
             self._judge(self.racers[name])
-        if self.rounds >= FEWEST_ROUNDS and not any(self.racers[self.reference].rates):
+        if (own := self.racers[self.reference]).rounds >= FEWEST_ROUNDS and not any(own.rates):
             raise ServerError("serve: does not answer; all others are compared with it")
-        answered, own = self._answered(), self.reference
+        answered, reference = self._answered(), self.reference
         may_lead = [name for name in self.remaining if name in answered]
-        means = {name: difference(answered, name, own, own).mean for name in may_lead}
+        means = {name: difference(answered, name, reference, reference).mean for name in may_lead}
         self.leader = leader = max(means, key=means.__getitem__, default=None)
         for name in self.remaining:
             if leader is not None and name != leader and self._has_lost(name, leader, answered):
@@ -203,6 +215,28 @@ class Race:
         for name in sorted(ratios, key=lambda name: -ratios[name]):
             if ratios[name] >= NEAR:
                 yield self.racers[name].settings
+
+    def promises(self, configurations: Iterable[Configuration]) -> dict[Configuration, float]:
+        """The share of the leader's rate that each reaches if all its knobs' values bring what each brought
+        alone; a value that did not race alone changes nothing."""
+        leader = self.racers[self.leader or self.reference].settings
+        alone = {}
+        for racer in self.racers.values():
+            changed = changed_knobs(racer.settings, leader)
+            own = self.over_leader(racer.name) if len(changed) == 1 else None
+            if own is not None:
+                alone[changed[0], knob_values(racer.settings)[changed[0]]] = own.ratio
+        return {
+            one: prod(alone.get((knob, knob_values(one)[knob]), 1.0) for knob in changed_knobs(one, leader))
+            for one in configurations
+        }
+
+    def most_workers(self, cores: int) -> float:
+        """The most workers worth a try: they keep the cores busy twice over, by what each used at most."""
+        served = [one for one in self.racers.values() if one.server_cores]
+        shares = [fmean(one.server_cores) / one.settings.workers for one in served]
+        most = MORE_WORKERS * max((one.settings.workers for one in served), default=0)
+        return max(2 * cores, min(2 * cores / max([*shares, 0.001]), most))
 
     def settled(self) -> bool:
         """Whether more rounds change nothing: all that remain, and are served, are equally fast."""
@@ -251,13 +285,13 @@ class Race:
 
 
 def race(
-    racing: Race, plan: LoadPlan, until_s: float, neighbours_of: Callable[[Configuration], Sequence[Racer]]
+    racing: Race, plan: LoadPlan, until_s: float, next_racers: Callable[[], Sequence[Racer]]
 ) -> Schedule[None]:
-    """Run rounds until all that remain are equally fast and no neighbours join, or until time is up.
+    """Run rounds until all that remain are equally fast and none join, or until time is up.
 
     Args:
-        until_s: when time is up, seconds since the log's begin.
-        neighbours_of: the neighbours of a configuration that have not raced.
+        until_s: when the time for the race and for fresh rounds is up, seconds since the log's begin.
+        next_racers: those that have not raced and may be the fastest, the most promising first.
 
     Raises:
         ServerError: the reference does not answer, or memory has no room for it.
@@ -274,15 +308,16 @@ def race(
             order = rng.sample(present, len(present))
         began_s, now_s = now_s, (yield from racing.run_round(order, plan))
         round_s, enough = now_s - began_s, racing.rounds >= FEWEST_ROUNDS
-        if enough and now_s + round_s > until_s:
+        fresh_s = max(FRESH_SHARE * until_s, 2 * FEWEST_ROUNDS * round_s / len(order))
+        spare_s = until_s - fresh_s - now_s
+        if enough and round_s > spare_s:
             return
         done = enough and (racing.leader is None or racing.settled())
         if done or racing.rounds % JOIN_EVERY == 1:
-            spare_s = until_s - now_s - JOIN_ROUNDS * round_s
-            count = int(spare_s / (start_s + JOIN_ROUNDS * round_s / len(order)))
+            count = int((spare_s - JOIN_ROUNDS * round_s) / (start_s + JOIN_ROUNDS * round_s / len(order)))
             # However short the time, one joins the reference.
             most = max(1, count) if len(racing.racers) == 1 else max(0, min(JOIN_MOST, count))
-            new = next(filter(None, map(neighbours_of, racing.centres())), [])[:most]
+            new = next_racers()[:most]
             if done and not new:
                 return
             racing.join(new)
@@ -306,6 +341,7 @@ class Job:
 
     Attributes:
         agreement: the share of answers that stay those of full precision; None where that is not known.
+        cores: that workers share, which bounds how many are tried; None: all in ``space`` are.
     """
 
     tune: TuneSettings
@@ -314,6 +350,7 @@ class Job:
     objective: ObjectiveSettings
     space: Space
     agreement: Callable[[Configuration], float] | None
+    cores: int | None = None
 
     @property
     def incumbent(self) -> Configuration:
@@ -340,6 +377,8 @@ class Outcome:
         left_out: number of configurations that did not race, by reason.
         combinations: of the knobs' values, those that cannot run among them.
         settled: whether the race ended by itself.
+        fresh_rounds: of the winner and ``serve`` alone, after the race; of them are the winner's rate and its
+            ratio to ``serve``. 0: of the race.
     """
 
     winner: Configuration
@@ -349,6 +388,7 @@ class Outcome:
     combinations: int
     rounds: int
     settled: bool
+    fresh_rounds: int
     capacity: CapacityMetrics | None
 
 
@@ -368,12 +408,13 @@ def search(job: Job) -> Schedule[Outcome]:
     print_wrapped(f"1. {len(space.configurations)} configurations can run; left out: {reasons or 'none'}")
     racing = Race(tune)
     racing.join([job.racer(job.incumbent)])
-    print_wrapped("2. serve: races, then its neighbours, then those of the fastest")
+    print_wrapped("2. serve: races, then its neighbours, then those of the fastest, then others")
+    if job.serve.search_name_parts:
+        print_wrapped(f"   names have {job.serve.search_name_parts}")
     plan = replace(turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0), min_s=TURN_S)
     by_capacity = tune.goal == "capacity"
     each_s = min(job.objective.max_s, CAPACITIES_SHARE * tune.max_s / CAPACITIES) if by_capacity else 0.0
-    neighbours_of = partial(_new_neighbours, job, racing)
-    yield from race(racing, plan, tune.max_s - CAPACITIES * each_s, neighbours_of)
+    yield from race(racing, plan, tune.max_s - CAPACITIES * each_s, partial(_next_racers, job, racing))
     print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
     capacities: dict[str, CapacityMetrics] = {}
     if by_capacity:
@@ -389,29 +430,63 @@ def search(job: Job) -> Schedule[Outcome]:
     if highest:
         statuses |= {name: "equal" if name in highest else "slower" for name in capacities}
     statuses[winner] = "winner"
+    fresh = yield from _fresh_rounds(racing, winner, plan, FRESH_SHARE * tune.max_s)
     stayed = {name: one.eliminated_after_rounds for name, one in racing.racers.items()}
     longest = sorted(stayed, key=lambda name: -(racing.rounds if (own := stayed[name]) is None else own))
     unraced = [one for one in space.configurations if one.search_name not in racing.racers]
     in_order = dict.fromkeys([winner, *finalists(racing), *longest])
     return Outcome(
         winner=racing.racers[winner].settings,
-        rows=[_tune_row(racing, one, statuses[one], capacities.get(one)) for one in in_order],
+        rows=[
+            _tune_row(racing, one, statuses[one], capacities.get(one), fresh if one == winner else racing)
+            for one in in_order
+        ],
         knobs=_knob_rows(racing, winner),
         left_out=Counter(space.left_out) + Counter({NOT_RACED: len(unraced)}),
         combinations=len(space.configurations) + sum(space.left_out.values()),
         rounds=racing.rounds,
         settled=racing.settled(),
+        fresh_rounds=fresh.rounds - racing.rounds,
         capacity=capacities.get(winner),
     )
 
 
-def _new_neighbours(job: Job, racing: Race, centre: Configuration) -> list[Racer]:
-    """The neighbours of a configuration that have not raced and agree enough, in an order by chance."""
-    near = neighbours(centre, job.space.configurations)
-    racers = [job.racer(one) for one in near if one.search_name not in racing.racers]
-    agreeing = [one for one in racers if one.agreement is None or one.agreement >= job.tune.min_agreement]
-    random.Random(f"{job.tune.seed}/{racing.rounds}").shuffle(agreeing)
-    return agreeing
+def _fresh_rounds(racing: Race, winner: str, plan: LoadPlan, seconds: float) -> Schedule[Race]:
+    """A race of the winner and the reference alone for ``seconds``.
+
+    ``racing`` itself where the reference has won, or memory has no room for both.
+    """
+    fresh = Race(racing.limits, rounds=racing.rounds)
+    settings = [racing.racers[name].settings for name in (racing.reference, winner)]
+    fresh.join(Racer(one, None) for one in settings)
+    ready = yield from make_ready(order := list(fresh.racers))
+    if len(ready.names) < 2:
+        return racing
+    now_s, until_s, round_s = ready.at_s, ready.at_s + seconds, 0.0
+    while fresh.rounds < racing.rounds + FEWEST_ROUNDS or now_s + round_s <= until_s:
+        before_s, now_s = now_s, (yield from fresh.run_round(order, plan))
+        round_s = now_s - before_s
+        order.reverse()
+    return fresh
+
+
+def _next_racers(job: Job, racing: Race) -> list[Racer]:
+    """Those that have not raced: neighbours of the first centre that has any, in an order by chance; or of
+    all others those that are not surely slower, the most promising first."""
+    most = inf if job.cores is None else racing.most_workers(job.cores)
+    every = [one for one in job.space.configurations if one.workers <= most]
+
+    def new(settings: Iterable[Configuration]) -> list[Racer]:
+        racers = [job.racer(one) for one in settings if one.search_name not in racing.racers]
+        return [one for one in racers if one.agreement is None or one.agreement >= job.tune.min_agreement]
+
+    near = next(filter(None, (new(neighbours(one, every)) for one in racing.centres())), [])
+    random.Random(f"{job.tune.seed}/{racing.rounds}").shuffle(near)
+    if near or racing.leader is None:
+        return near
+    promises = racing.promises(every)
+    may = [one for one in every if promises[one] >= SURELY_SLOWER]
+    return new(sorted(may, key=lambda one: -promises[one]))
 
 
 def highest_capacities(capacities: Mapping[str, CapacityMetrics]) -> list[str]:
@@ -452,16 +527,18 @@ def _status_of(racing: Race, name: str) -> Status:
     return "equal" if own.equal else "not resolved"
 
 
-def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics | None) -> TuneRow:
+def _tune_row(
+    racing: Race, name: str, status: Status, capacity: CapacityMetrics | None, rated: Race
+) -> TuneRow:
     racer = racing.racers[name]
     ratio, ratio_low, ratio_high = interval(racing.over_leader(name))
-    over_serve, over_serve_low, over_serve_high = interval(racing.ratio(name, racing.reference))
+    over_serve, over_serve_low, over_serve_high = interval(rated.ratio(name, rated.reference))
     return TuneRow(
         name=name,
         status=status,
         incumbent=name == racing.reference,
         knobs={knob: getattr(racer.settings, knob) for knob in racer.settings.knobs},
-        rate_rps=round(geometric_mean(own), 1) if (own := racer.requests_rps) else None,
+        rate_rps=round(geometric_mean(own), 1) if (own := rated.racers[name].requests_rps) else None,
         ratio=ratio,
         ratio_low=ratio_low,
         ratio_high=ratio_high,
