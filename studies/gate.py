@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,12 @@ def stub_settings(service_s: float, slow_every_s: float) -> str:
 
 @dataclass(frozen=True)
 class Round:
-    """A round of twins: their rates, and the latencies of their answers in milliseconds."""
+    """A round of twins: their rates, and the latencies of their answers in milliseconds.
 
+    ``block`` is 0 or 1 by turns: the other one begins where both were started anew.
+    """
+
+    block: int
     rates: Floats  # shape (2,)
     latencies_ms: tuple[Floats, Floats]
 
@@ -77,7 +81,7 @@ class Round:
 def recorded(case: str) -> list[list[Round]]:
     """An hour of checks of twins, one after another, those that were made before read from files.
 
-    Return the rounds of each pair of blocks, in which each twin starts first once.
+    Return the rounds of each pair of starts, in which each twin starts first once.
     """
     pairs: list[list[Round]] = []
     for number in range(RUNS):
@@ -86,8 +90,9 @@ def recorded(case: str) -> list[list[Round]]:
         with np.load(path) as kept:
             turns = np.split(kept["latencies_ms"], np.cumsum(kept["answers"])[:-1])
             both = zip(turns[::2], turns[1::2], strict=True)
-            rounds = [Round(*one) for one in zip(kept["rates"], both, strict=True)]
-            pair_of = (kept["at_s"] / PAIR_S).astype(int).clip(max=PAIRS - 1)
+            block_of = (kept["at_s"] / BLOCK_S).astype(int).clip(max=2 * PAIRS - 1)
+            rounds = [Round(*one) for one in zip(block_of % 2, kept["rates"], both, strict=True)]
+            pair_of = block_of // 2
         pairs += [list(compress(rounds, pair_of == pair)) for pair in range(PAIRS)]
     return pairs
 
@@ -126,14 +131,16 @@ def judged(rounds: Sequence[Round], old: Sequence[int], truth: float) -> int:
         old: in each round, which of both is the old one; the other's rate is multiplied by ``truth``.
     """
     rates: dict[str, list[float]] = {OLD: [], NEW: []}
-    latencies: dict[str, list[Floats]] = {OLD: [], NEW: []}
-    for one, place in zip(rounds, old, strict=True):
+    latencies: dict[str, dict[int, Floats]] = {OLD: {}, NEW: {}}
+    for number, (one, place) in enumerate(zip(rounds, old, strict=True)):
         rates[OLD].append(one.rates[place])
         rates[NEW].append(truth * one.rates[1 - place])
-        latencies[OLD].append(one.latencies_ms[place])
-        latencies[NEW].append(one.latencies_ms[1 - place] / truth)
-    p95 = percentile_ratio(latencies[OLD], latencies[NEW], 95, P95_ERROR)
-    return exit_status(verdict(ratio(rates, NEW, OLD, OLD), MARGIN), verdict(p95, MARGIN))
+        latencies[OLD][number] = one.latencies_ms[place]
+        latencies[NEW][number] = one.latencies_ms[1 - place] / truth
+    new = (number for number, (one, then) in enumerate(pairwise(rounds), 1) if one.block != then.block)
+    starts = [0, *new]
+    p95 = percentile_ratio(latencies[OLD], latencies[NEW], 95, P95_ERROR, starts)
+    return exit_status(verdict(ratio(rates, NEW, OLD, OLD, starts=starts), MARGIN), verdict(p95, MARGIN))
 
 
 def drawn(pairs: Sequence[Sequence[Round]], minutes: int, truth: float, rng: np.random.Generator) -> int:

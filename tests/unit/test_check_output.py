@@ -20,7 +20,7 @@ SETTINGS = Command(command="serve {port}")
 REVISIONS = Revisions(
     "f" * 40, (SETTINGS, SETTINGS), ["models"], " a.py | 2 +-", ["serve.max_batch_size: 1 -> 4"]
 )
-FOUND = Found(REVISIONS, 8, 180.0, Limits(0.05, None, None), OLD, NEW, SLOWER)
+FOUND = Found(REVISIONS, 8, 180.0, 6, Limits(0.05, None, None), OLD, NEW, SLOWER)
 
 
 def with_ratio(ratio: float, low: float, high: float) -> Found:
@@ -38,8 +38,8 @@ def test_a_sentence_with_both_rates_the_interval_and_the_bound() -> None:
 def test_an_open_one_says_what_it_would_take() -> None:
     found = with_ratio(1.0, 0.93, 1.075)
     assert found.exit_code == 3
-    assert "--seconds 690 would probably tell" in found.sentence()
-    assert "--seconds 690" in found.markdown()
+    assert "--seconds 600 would probably tell" in found.sentence()
+    assert "--seconds 600" in found.markdown()
     assert "more than an hour" in with_ratio(0.951, 0.9, 1.005).sentence()
 
 

@@ -109,7 +109,7 @@ def test_intervals_hold_all_truths_though_neighbouring_rounds_are_alike() -> Non
 def test_blocks_are_alike_and_a_round_more_changes_them_little() -> None:
     """Ten of them for twenty rounds and five for twenty-one made t jump by a fifth."""
     for rounds in range(2, 120):
-        lengths = np.diff(block_edges(rounds))
+        lengths = np.diff(block_edges(range(rounds)))
         assert (lengths.sum(), len(lengths)) == (rounds, min(rounds, 10))
         assert lengths.max() - lengths.min() <= 1
 
@@ -249,13 +249,14 @@ def test_equals_are_told_apart_by_their_p95_in_few_runs_and_a_quarter_is_seen() 
         twins = [
             [np.repeat(50 * speed * np.exp(rng.normal(0, 0.12, 6)), 8) for speed in speeds] for _ in range(2)
         ]
-        found = percentile_ratio(*twins, 95)
-        slower = percentile_ratio([1.5 * own for own in twins[0]], twins[1], 95)
+        one, other = (dict(enumerate(each)) for each in twins)
+        found = percentile_ratio(one, other, 95)
+        slower = percentile_ratio({number: 1.5 * own for number, own in one.items()}, other, 95)
         held += found.low <= 1 <= found.high  # type: ignore[union-attr, operator]
         seen += slower.low > 1  # type: ignore[union-attr, operator]
     assert held / 200 > 0.91
     assert seen / 200 > 0.9
-    assert percentile_ratio([np.ones(129)], [np.ones(200)], 95) is None
+    assert percentile_ratio({0: np.ones(129)}, {0: np.ones(200)}, 95) is None
 
 
 def test_an_interval_over_runs_holds_what_runs_vary_about() -> None:

@@ -34,45 +34,62 @@ def test_only_a_whole_interval_is_firm(low: float | None, high: float | None, ex
     assert verdict(Ratio(0.95, low, high), MARGIN) == expected
 
 
-def needed_s(middle: float, half: float, seconds: float = 180.0) -> float | None:
+def needed_s(middle: float, half: float, seconds: float = 180.0, starts: int = 6) -> float | None:
     ratio = Ratio(middle, middle * math.exp(-half), middle * math.exp(half))
-    return seconds_needed(ratio, MARGIN, seconds)
+    return seconds_needed(ratio, MARGIN, seconds, starts)
 
 
-def test_time_needed_goes_with_the_square_of_the_width() -> None:
-    near = needed_s(1.0, 0.06)
+def test_time_needed_goes_with_the_square_of_the_width_and_less_where_few_starts_were_the_reason() -> None:
+    near, far, few = (
+        needed_s(1.0, 0.06, starts=30),
+        needed_s(1.0, 0.12, starts=30),
+        needed_s(1.0, 0.06, starts=2),
+    )
     assert near is not None
-    assert needed_s(1.0, 0.12) == pytest.approx(4 * near)
+    assert far == pytest.approx(4 * near, rel=0.05)
+    assert few is not None
+    assert few < 0.95 * near
     assert needed_s(0.951, 0.06) is needed_s(0.95, 0.06) is needed_s(1.0, 0.051, LONGEST_S) is None
 
 
 def test_without_a_ratio_it_is_open() -> None:
-    assert (verdict(None, MARGIN), seconds_needed(None, MARGIN, 180.0)) == ("open", None)
+    assert (verdict(None, MARGIN), seconds_needed(None, MARGIN, 180.0, 6)) == ("open", None)
 
 
 def speed(at_s: float, phase_s: float) -> float:
     return 1 / SLOWDOWN if (at_s + phase_s) % (2 * SLOW_EVERY_S) < SLOW_EVERY_S else 1.0
 
 
-def checked(seconds: float, truth: float, slowed: bool, rng: np.random.Generator) -> Verdict:
-    """The verdict of a simulated check, whose blocks each begin with new starts."""
+def checked(
+    seconds: float, truth: float, slowed: bool, rng: np.random.Generator, start_noise: float = START_NOISE
+) -> Ratio:
+    """What a simulated check finds, whose blocks each begin with new starts."""
     phase_s, blocks = rng.uniform(0, 2 * SLOW_EVERY_S), round(seconds / BLOCK_S)
     rates: dict[str, list[float | None]] = {"old": [], "new": []}
+    first_rounds = []
     for block in range(blocks):
-        starts = {"old": rng.normal(0, START_NOISE), "new": math.log(truth) + rng.normal(0, START_NOISE)}
+        first_rounds.append(len(rates["old"]))
+        starts = {"old": rng.normal(0, start_noise), "new": math.log(truth) + rng.normal(0, start_noise)}
         begins = np.arange(block * BLOCK_S + START_S, (block + 1) * BLOCK_S - ROUND_S, ROUND_S)
         for number, begin_s in enumerate(begins):
             for place, name in enumerate(["old", "new"][:: -1 if number % 2 else 1]):
                 middle_s = begin_s + (place + 0.5) * ROUND_S / 2
                 factor = speed(middle_s, phase_s) if slowed else 1.0
                 rates[name].append(factor * math.exp(starts[name] + rng.normal(0, ROUND_NOISE)))
-    return verdict(ratio(rates, "new", "old", "old"), MARGIN)
+    return ratio(rates, "new", "old", "old", starts=first_rounds)
 
 
 def shares(seconds: float, truth: float, slowed: bool) -> Counter[Verdict]:
     rng = np.random.default_rng(1)
-    found = Counter(checked(seconds, truth, slowed, rng) for _ in range(REPEATS))
+    found = Counter(verdict(checked(seconds, truth, slowed, rng), MARGIN) for _ in range(REPEATS))
     return Counter({key: count / REPEATS for key, count in found.items()})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("seconds", [120.0, 360.0])
+def test_the_interval_holds_the_truth_though_each_start_has_its_own_rate(seconds: float) -> None:
+    rng = np.random.default_rng(2)
+    found = [checked(seconds, 1.0, True, rng, start_noise=0.02) for _ in range(REPEATS)]
+    assert np.mean([one.low <= 1 <= one.high for one in found]) > 0.91  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("slowed", [False, True])

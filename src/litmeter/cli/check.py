@@ -156,6 +156,7 @@ class Found:
     revisions: Revisions
     users: int
     seconds: float
+    starts: int
     limits: Limits
     old: Side
     new: Side
@@ -202,7 +203,7 @@ class Found:
         """Which --seconds would probably give an open rate a verdict, or why none would."""
         if self.unit is None:
             return ONE_STREAMS
-        needed_s = seconds_needed(self.rate, self.limits.margin, self.seconds)
+        needed_s = seconds_needed(self.rate, self.limits.margin, self.seconds, self.starts)
         if needed_s is None:
             return "it would probably take more than an hour to tell"
         return f"--seconds {STEP_S * math.ceil(needed_s / STEP_S)} would probably tell"
@@ -350,13 +351,15 @@ def measured(
         }
         log = Log()
         schedule = restarted(names, users, seconds, load.seed, timeout_s)
-        starts_s = run(schedule, subjects, log, seconds, show)
+        starts_s, first_rounds = run(schedule, subjects, log, seconds, show)
     unit = counted(log.rows)
     old, new = (Side.of(name, log, starts_s[name], unit or "requests") for name in names)
     if old.failed:
         raise NoVerdict(f"{old.name}: {old.failed} of {old.sent} requests failed ({old.reason})")
-    [pair] = pairs(names, names[0], log.rows, log.first_ms(), P95_ERROR)
+    [pair] = pairs(names, names[0], log.rows, log.first_ms(), P95_ERROR, first_rounds)
     took_s = log.rows[-1].at_s + log.rows[-1].seconds
     doubts = (*unexpected_streams(bodies.contents, log.rows), *disturbances(log.rows))
     said = [claim.plain for claim in doubts]
-    return Found(both, users, took_s, limits, old, new, pair, unit, streams(log.rows), said)
+    return Found(
+        both, users, took_s, len(first_rounds), limits, old, new, pair, unit, streams(log.rows), said
+    )

@@ -35,8 +35,8 @@ PEAK_S, SLOW_PEAK_S, PEAK_WARMUP_S = 1.5, 4.0, 0.3
 """Windows of a closed loop, in seconds; with few answers up to SLOW_PEAK_S, or two objectives."""
 PROBE_S, WARMUP_S = 4.0, 0.7
 FEWEST_DUE, FEWEST_OBJECTIVES, WARMUP_OBJECTIVES = 50, 20, 5
-"""A probe lasts at least until FEWEST_DUE requests are due and, around an estimate, FEWEST_OBJECTIVES times the
-objective; its warm-up then lasts WARMUP_OBJECTIVES times the objective."""
+"""A probe lasts at least until FEWEST_DUE requests are due and, around an estimate, FEWEST_OBJECTIVES times
+the objective; its warm-up then lasts WARMUP_OBJECTIVES times the objective."""
 LONGEST_SHARE = 1 / 16
 """Largest share of the whole time for a probe, so that each block of probes has one at least."""
 FIRST_SHARE, LOWEST_SHARE = 0.75, 0.03

@@ -216,6 +216,7 @@ def pairs(
     rows: Sequence[TurnRow],
     waited_ms: Mapping[int, Floats],
     p95_error: float | None = None,
+    starts: Sequence[int] | None = None,
 ) -> list[Pair]:
     """Each of ``names`` over each name before it, with the pooled variance of all that were measured.
 
@@ -224,6 +225,7 @@ def pairs(
         rows: of a server that fails requests there is no p95, and no verdict that it is faster.
         waited_ms: by number of the turn, the times that have percentiles, see ``Log.first_ms``.
         p95_error: error of the intervals of p95, if not the common one.
+        starts: of two that are restarted, the first round after each start.
     """
     chosen = list(itertools.combinations(names, 2))
     turns, error = _served_turns(rows), simultaneous(len(chosen))
@@ -238,11 +240,9 @@ def pairs(
     found = []
     for other, name in chosen:
         known = comparable(rates, name, other, reference)
-        rate = ratio(rates, name, other, reference, error) if known else None
+        rate = ratio(rates, name, other, reference, error, starts) if known else None
         own, others = latencies.get(name, {}), latencies.get(other, {})
-        both = [number for number in own if number in others]
-        ours, theirs = ([each[number] for number in both] for each in (own, others))
-        p95 = percentile_ratio(ours, theirs, 95, p95_error or error)
+        p95 = percentile_ratio(own, others, 95, p95_error or error, starts)
         times, low, high = interval(rate)
         won = None if rate and (name if rate.ratio > 1 else other) in failing else rate
         p95_ratio, p95_low, p95_high = interval(p95)
@@ -404,7 +404,7 @@ def interval(one: Ratio | None, digits: int = 4) -> tuple[float | None, float | 
 
 def _blocks(turns: Sequence[Floats]) -> list[Floats]:
     """Latencies of turns, joined by blocks of rounds: neighbouring rounds are alike."""
-    return [joined(turns[begin:end]) for begin, end in itertools.pairwise(block_edges(len(turns)))]
+    return [joined(turns[begin:end]) for begin, end in itertools.pairwise(block_edges(turns))]
 
 
 def _percentile(blocks: Sequence[Floats], percent: int) -> tuple[float | None, float | None, float | None]:

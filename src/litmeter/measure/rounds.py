@@ -141,7 +141,7 @@ def head_to_head(
 
 def restarted(
     names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float
-) -> Schedule[dict[str, list[float]]]:
+) -> Schedule[tuple[dict[str, list[float]], list[int]]]:
     """Compare two subjects that are restarted an even number of times.
 
     The subject that starts first is a little faster, so each starts first equally often. Turns are short: a
@@ -152,7 +152,7 @@ def restarted(
         seconds: budget, starts included; only FEWEST_ROUNDS exceed it.
 
     Returns:
-        Seconds that each start took, by subject.
+        Seconds that each start took, by subject; and the first round after each start.
 
     Raises:
         LitmeterError: memory does not hold both subjects at once.
@@ -160,6 +160,7 @@ def restarted(
     rounds = _Rounds(names[0], users, seed, timeout_s, {}, turn_s=BRIEF_TURN_S)
     rounds.fewest, rounds.budget_s = FEWEST_ROUNDS, seconds
     starts: dict[str, list[float]] = defaultdict(list)
+    first_rounds: list[int] = []
     block, blocks = 0, 2
     while block < blocks:
         yield from make_ready(())
@@ -171,6 +172,7 @@ def restarted(
             starts[name].append(own_s or 0.0)
         if not block:  # starts take half of the time at most
             blocks = 2 * max(1, int(seconds / max(BLOCK_S, 2 * rounds.now_s) / 2))
+        first_rounds.append(rounds.number)
         rounds.starts_s = (blocks - block - 1) * (rounds.now_s - began_s)
         fewest = math.ceil(FEWEST_ROUNDS * (block + 1) / blocks)
         until_s = seconds * (block + 1) / blocks
@@ -178,9 +180,9 @@ def restarted(
             yield from rounds.run_round(rounds.shuffled(names))
             rounds.warn(seconds, FEWEST_ROUNDS)
             if not all(own[-1].answers for own in rounds.rows.values()):
-                return starts
+                return starts, first_rounds
         block += 1
-    return starts
+    return starts, first_rounds
 
 
 def _latest_s(until_s: float) -> float:

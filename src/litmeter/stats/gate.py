@@ -7,7 +7,7 @@ from typing import Literal
 
 from scipy.special import ndtri, stdtrit
 
-from litmeter.stats.ratios import BLOCKS, FAMILY_ERROR, Ratio
+from litmeter.stats.ratios import FAMILY_ERROR, MODERATION, Ratio
 
 Verdict = Literal["not slower", "slower", "open"]
 PASSED, SLOWER, OPEN = 0, 1, 3
@@ -40,17 +40,24 @@ def exit_status(rate: Verdict, p95: Verdict, *, exceeded: bool = False) -> int:
     return OPEN if rate == "open" else PASSED
 
 
-def seconds_needed(ratio: Ratio | None, margin: float, seconds: float) -> float | None:
-    """How long a check should take to decide what a check of ``seconds`` left open.
+def seconds_needed(ratio: Ratio | None, margin: float, seconds: float, starts: int) -> float | None:
+    """How long a check should take to decide what a check of ``seconds`` with ``starts`` left open.
 
-    The interval's width falls with the square root of the time. None above LONGEST_S (the ratio lies too
-    near 1 - ``margin``), or without an interval.
+    The standard error falls with the square root of the time; more starts know it better. None above
+    LONGEST_S (the ratio lies too near 1 - ``margin``), or without an interval.
     """
     if ratio is None or ratio.low is None or ratio.high is None:
         return None
     distance = abs(math.log(ratio.ratio / (1 - margin)))
     half = math.log(ratio.high / ratio.low) / 2
-    quantile = float(stdtrit(BLOCKS - 1, 1 - FAMILY_ERROR / 2))
-    half *= 1 + float(ndtri(LIKELY)) / quantile  # the next estimate will differ
-    needed_s = seconds * (half / distance) ** 2 if distance else math.inf
-    return max(seconds, needed_s) if needed_s <= LONGEST_S else None
+    error = half / _quantile(starts)
+    for more in range(starts, 1 + int(starts * LONGEST_S / seconds)):
+        # The next estimate will differ.
+        if error * math.sqrt(starts / more) * (_quantile(more) + float(ndtri(LIKELY))) <= distance:
+            return seconds * more / starts
+    return None
+
+
+def _quantile(starts: int) -> float:
+    """Standard errors from the estimate to an end of the interval."""
+    return float(stdtrit(starts - 1 + MODERATION, 1 - FAMILY_ERROR / 2))

@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,8 @@ FAMILY_ERROR = 0.05
 MODERATION, OF_PAUSING, OF_OTHERS = 3.0, 12.0, 0.5
 """Most degrees of freedom of the usual variance: for configurations in every round; for configurations that
 pause, whose noise is similar; and as a share of the degrees of freedom of the other configurations."""
+START_DEVIATION = 0.01
+"""Standard deviation of the logarithm of a server's rate from start to start."""
 ALIKE = 1.5
 """Configurations are similar if their shares of rounds differ at most by this factor."""
 BLOCKS = 10
@@ -95,13 +98,20 @@ def comparable(rates: Rates, name: str, other: str, reference: str) -> bool:
     return all(_rounds_of_both(rates, key, reference) for key in (name, other))
 
 
-def difference(rates: Rates, name: str, other: str, reference: str) -> Difference:
+def difference(
+    rates: Rates, name: str, other: str, reference: str, starts: Sequence[int] | None = None
+) -> Difference:
     """Mean log ratio of ``name`` over ``other`` within rounds; through ``reference`` if they share no round.
 
-    Raise ValueError if the two are not ``comparable``.
+    Args:
+        starts: of two that are restarted, the first round after each start. The rounds of a start are a
+            block, and few starts are moderated by START_DEVIATION.
+
+    Raises:
+        ValueError: the two are not ``comparable``.
     """
     if _rounds_of_both(rates, name, other):
-        return _paired_difference(rates, name, other)
+        return _paired_difference(rates, name, other, starts)
     if not comparable(rates, name, other, reference):
         raise ValueError(f"{name} and {other} share no round, and not both share one with {reference}")
     a, b = (_paired_difference(rates, key, reference) for key in (name, other))
@@ -113,15 +123,23 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
     return Difference(a.mean - b.mean, math.sqrt(variance), freedom)
 
 
-def _paired_difference(rates: Rates, name: str, other: str) -> Difference:
-    logs = _log_ratios(rates, name, other, _rounds_of_both(rates, name, other))
+def _paired_difference(
+    rates: Rates, name: str, other: str, starts: Sequence[int] | None = None
+) -> Difference:
+    rounds = _rounds_of_both(rates, name, other)
+    logs = _log_ratios(rates, name, other, rounds)
     mean = float(logs.mean())
     if len(logs) < 2:
         return Difference(mean, None, 0)
-    variance, freedom = _long_run_variance(logs)
-    usual, others = _usual_variance(rates, name, other)
-    most = OF_PAUSING if _often(rates, name) < 1 / ALIKE else MODERATION
-    weight = min(most, OF_OTHERS * others)
+    variance, freedom = _long_run_variance(logs, block_edges(rounds))
+    if starts is None:
+        usual, others = _usual_variance(rates, name, other)
+        most = OF_PAUSING if _often(rates, name) < 1 / ALIKE else MODERATION
+        weight = min(most, OF_OTHERS * others)
+    else:
+        edges, weight = block_edges(rounds, starts), MODERATION
+        usual = variance + 2 * START_DEVIATION**2 * len(logs) / (len(edges) - 1)
+        variance, freedom = _long_run_variance(logs, edges)
     variance = (weight * usual + freedom * variance) / (weight + freedom)
     return Difference(mean, math.sqrt(variance / len(logs)), freedom + weight)
 
@@ -144,7 +162,7 @@ def _usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
         alike = common if 2 * len(common) >= len(rounds) else own
         if len(alike) < 2 or not len(rounds) <= 2 * len(alike) <= 4 * len(rounds):
             continue
-        variance, freedom = _long_run_variance(_log_ratios(rates, like, other, alike))
+        variance, freedom = _long_run_variance(_log_ratios(rates, like, other, alike), block_edges(alike))
         if variance > 0:
             logs.append(math.log(variance) - digamma(freedom / 2) + math.log(freedom / 2))
             others += 0.0 if like == name else freedom
@@ -157,9 +175,16 @@ def _often(rates: Rates, name: str) -> float:
     return len(answered) / (1 + answered[-1] - answered[0]) if answered else 0.0
 
 
-def ratio(rates: Rates, name: str, other: str, reference: str, error: float = FAMILY_ERROR) -> Ratio:
+def ratio(
+    rates: Rates,
+    name: str,
+    other: str,
+    reference: str,
+    error: float = FAMILY_ERROR,
+    starts: Sequence[int] | None = None,
+) -> Ratio:
     """Geometric mean of ``name`` over ``other``; the moderated t interval misses with chance ``error``."""
-    log = difference(rates, name, other, reference)
+    log = difference(rates, name, other, reference, starts)
     if log.error is None:
         return Ratio(math.exp(log.mean), None, None)
     spread = float(stdtrit(log.freedom, 1 - error / 2)) * log.error
@@ -179,7 +204,11 @@ def ratios(rates: Rates, other: str, reference: str | None = None) -> dict[str, 
 
 
 def percentile_ratio(
-    latencies: Sequence[Floats], others: Sequence[Floats], percent: int, error: float = FAMILY_ERROR
+    latencies: Mapping[int, Floats],
+    others: Mapping[int, Floats],
+    percent: int,
+    error: float = FAMILY_ERROR,
+    starts: Sequence[int] | None = None,
 ) -> Ratio | None:
     """Ratio of a percentile of ``latencies`` to that of ``others``; None with too few latencies.
 
@@ -189,15 +218,17 @@ def percentile_ratio(
     92 to 97% of simulated twins.
 
     Args:
-        latencies, others: of each round, in the same rounds.
+        latencies, others: by round; rounds of both count.
+        starts: see ``difference``.
     """
-    pooled = [joined(latencies), joined(others)]
+    rounds = sorted(latencies.keys() & others.keys())
+    pooled = [joined([side[number] for number in rounds]) for side in (latencies, others)]
     whole, of_others = (percentile(side, percent) for side in pooled)
     if whole is None or of_others is None:
         return None
     shares = []
-    for begin, end in itertools.pairwise(block_edges(len(latencies))):
-        own, other = np.concatenate(latencies[begin:end]), np.concatenate(others[begin:end])
+    for begin, end in itertools.pairwise(block_edges(rounds, starts)):
+        own, other = (joined([side[one] for one in rounds[begin:end]]) for side in (latencies, others))
         if len(own) and len(other):
             shares.append(float((own > whole).mean() - (other > of_others).mean()))
     if len(shares) < 2:
@@ -264,18 +295,24 @@ def _log_ratios(rates: Rates, name: str, other: str, rounds: Sequence[int]) -> F
     return logs
 
 
-def _long_run_variance(logs: Floats) -> tuple[float, float]:
+def _long_run_variance(logs: Floats, edges: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Variance of block means, each weighted with its block's length, and the degrees of freedom."""
-    edges = block_edges(len(logs))
     lengths = np.diff(edges)
     means = np.add.reduceat(logs, edges[:-1]) / lengths
     freedom = len(means) - 1.0
-    return float(np.sum(lengths * (means - logs.mean()) ** 2)) / freedom, freedom
+    return float(np.sum(lengths * (means - logs.mean()) ** 2)) / max(freedom, 1.0), freedom
 
 
-def block_edges(rounds: int) -> npt.NDArray[np.int64]:
-    """Edges of up to BLOCKS blocks of about equal length, at least one round each."""
-    return np.linspace(0, rounds, min(rounds, BLOCKS) + 1).round().astype(np.int64)
+def block_edges(rounds: Sequence[Any], starts: Sequence[int] | None = None) -> npt.NDArray[np.int64]:
+    """Edges of up to BLOCKS blocks of about equal length, at least one round each; or of the rounds by start.
+
+    Args:
+        rounds: in order; numbers of rounds where there are ``starts``, the first rounds of blocks.
+    """
+    count = len(rounds)
+    if starts is not None:
+        return np.unique([*np.searchsorted(np.asarray(rounds), starts), count]).astype(np.int64)
+    return np.linspace(0, count, min(count, BLOCKS) + 1).round().astype(np.int64)
 
 
 def over_runs(runs: Sequence[Ratio]) -> Ratio | None:
