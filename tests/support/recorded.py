@@ -100,6 +100,7 @@ def schedule_of(recording: Recording) -> Schedule[Any]:
                 ObjectiveSettings.model_validate(given["objective"], strict=False),
                 Space(configurations, space["left_out"]),
                 None if agreement is None else lambda one: agreement[one.model_dump_json()],
+                given["cores"],
             )
         }
     return SCHEDULES[recording.schedule](**given)
