@@ -105,12 +105,14 @@ def read_offers(label: str, price: float, configuration: str | None = None) -> l
     with reading(MACHINE, "dvc repro", ReportError):
         machine = read_json(MACHINE)
         params, _ = params_on(machine)
-    known, _ = read_capacities(params)
+    known, left_out = read_capacities(params)
     found = {name: one for name, one in known.items() if configuration in (None, name)}
     if not found:
         what = configuration or ", ".join(params.objective.configurations)
+        why = "; ".join(f"{one}: {reason}" for one, reason in left_out.items())
         raise ReportError(
-            f"no capacity of {what} for this machine and these settings; `make capacity` makes it"
+            f"no capacity of {what} for this machine and these settings{why and f' ({why})'}; "
+            "`make capacity` makes it"
         )
     late = {name: bool(outdated(CapacityPaths(name).metrics)) for name in found}
     return [
