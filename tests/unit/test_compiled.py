@@ -8,6 +8,7 @@ import pwd
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,6 +184,34 @@ def test_the_model_in_torch_is_timed_for_longer_where_few_rounds_resolve_nothing
     models: Any = {("full", kind): kind for kind in mean_ms}
     times = compiler.times_ms(models, torch.zeros(1))
     assert [len(times["full", kind]) for kind in mean_ms] == [10, eager_rounds]
+
+
+@pytest.mark.parametrize(("on_all_ms", "is_used"), [(2.0, True), (6.0, False)])
+def test_a_package_that_is_slower_on_one_thread_is_used_where_it_is_not_on_all_cores(
+    on_all_ms: float, is_used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ms(model: Any, example: Any) -> float:
+        if isinstance(model, str):  # of a batch of two, the other is that of single images, twice
+            return on_all_ms if torch.get_num_threads() > 1 else 6.0
+        return 4.0
+
+    answers: list[Any] = []
+    for name, stands_for in {
+        **{"run_ms": ms, "ROUND_S": 0.0, "_answer": answers.append, "whole_cores": lambda: 2},
+        **{"load_package": lambda path, *_: str(path), "example_batch": lambda *_: torch.zeros(1)},
+        "read_card": lambda _: SimpleNamespace(kind="onnx"),
+    }.items():
+        monkeypatch.setattr(compiler, name, stands_for)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        compiler.time_packages("", "cpu", [("full", 1, "one"), ("full", 2, "two")])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    [_, (_, _, two)] = answers
+    assert (two["skipped_reason"] is None) is is_used
+    assert "on one thread, not on 2" in (two["remark"] or "") or not is_used
 
 
 def test_int8_without_a_package_for_one_image_says_why(folders: ModelFolders) -> None:

@@ -1,7 +1,7 @@
 """Compile the exported model for this machine, and time the packages to decide which are used.
 
 Shapes are static, so there is a package for each precision and batch size. On a CPU packages run on any
-number of threads; which of them are used is decided by times on one.
+number of threads; which of them are used is decided by times on one, and on all cores where one says no.
 """
 
 from __future__ import annotations

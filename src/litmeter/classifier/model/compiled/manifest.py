@@ -42,7 +42,7 @@ class Package(Record):
     parts_ms: float | None = Field(None, description="the same, by smaller packages; null without them")
     compile_s: float = Field(0.0, description="how long compiling took")
     skipped_reason: str | None = Field(None, description="why the package is not used, null where it is")
-    remark: str | None = Field(None, description="of a package that is used: smaller ones are as fast")
+    remark: str | None = Field(None, description="of a package that is used: what it is no faster than")
 
 
 class Calibration(Record):
