@@ -59,7 +59,7 @@ SURELY_SLOWER = 0.5
 """A configuration does not join whose values predict less than this share of the leader's rate, each by what
 it brought alone."""
 MORE_WORKERS = 4
-"""Beyond twice the cores, at most so many times as many workers as were served before join: they take memory."""
+"""Beyond twice the cores, at most so many times as many workers as have been served: they take memory."""
 FRESH_SHARE = 1 / 10
 """Share of the time for rounds of the winner and ``serve`` alone."""
 FAR_LATE = 90
