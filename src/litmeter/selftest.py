@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from scipy.stats import expon, kstest
 
 from litmeter.errors import VerifyError
 from litmeter.load import LoadPlan, load_generator
-from litmeter.load.stub import BODY, running_stub
+from litmeter.load.stub import BODY, Stub, running_stub
 from litmeter.measure.figures import rate_of
 from litmeter.paths import MACHINE, SELFTEST
 from litmeter.say.progress import bar
@@ -50,8 +50,6 @@ GAPS = 1200
 """Fewest gaps between arrivals in the check of their distribution."""
 KOLMOGOROV_99 = 1.63
 """Over the root of the number of samples: one in a hundred samples of the true distribution exceeds it."""
-PIECE_S = 0.01
-"""Between pieces of a streamed answer."""
 WRK_SCRIPT = """\
 function init(arguments)
   wrk.method = "POST"
@@ -68,36 +66,30 @@ class Case:
     """A stub server, its load, and the compared quantities.
 
     Attributes:
-        service_s: how long a request occupies one of the server's ``parallel`` slots.
         seconds: length of the three windows.
         users: of a closed loop; of an open loop, connections.
         rate_rps: rate of Poisson arrivals; None: a closed loop.
-        in_step: all slots answer at the same time, as a batch does.
         stop_s: how long the server is stopped after the first window.
         wrk_rounds: number of loads, each followed by a load of wrk; 0: a single load without wrk.
-        pieces, piece_bytes: of a streamed answer; 0: it does not stream.
     """
 
-    service_s: float
-    parallel: int
+    stub: Stub
     seconds: float
     quantities: Sequence[Quantity]
     users: int = CONNECTIONS
     rate_rps: float | None = None
-    in_step: bool = False
     stop_s: float = 0.0
     wrk_rounds: int = 0
-    pieces: int = 0
-    piece_bytes: int = 16
 
     @property
     def name(self) -> str:
         """The case in the table of checks."""
-        at_once = " at once" if self.in_step else ""
+        stub = self.stub
+        at_once = " at once" if stub.in_step else ""
         load = f"{self.rate_rps:g}/s" if self.rate_rps else f"{self.users} users"
         stopped = f", stopped for {self.stop_s:g} s" if self.stop_s else ""
-        pieces = f", {self.pieces} pieces of {self.piece_bytes} B" if self.pieces else ""
-        return f"{self.service_s * 1000:g} ms x {self.parallel}{at_once}, {load}{stopped}{pieces}"
+        pieces = f", {stub.pieces} pieces of {stub.piece_bytes} B" if stub.pieces else ""
+        return f"{stub.service_s * 1000:g} ms x {stub.parallel}{at_once}, {load}{stopped}{pieces}"
 
 
 @dataclass(frozen=True)
@@ -211,7 +203,7 @@ def of_queue(run: Run) -> Pairs:
     """Latencies of the due times in a queue of constant service time."""
     order = np.argsort(run.record.start)
     waits_s = np.empty(len(order))
-    waits_s[order] = waits(run.record.start[order], run.case.service_s, run.case.parallel)
+    waits_s[order] = waits(run.record.start[order], run.case.stub.service_s, run.case.stub.parallel)
     return waits_s[run.good], run.latency_s[run.good]
 
 
@@ -239,7 +231,7 @@ def exponential_distance(gaps: Floats, rate: float) -> float:
 
 def busy_rates(run: Run) -> Compared:
     """Requests per second of a server that never idles."""
-    return run.case.parallel / run.case.service_s, run.rates[-1]
+    return run.case.stub.parallel / run.case.stub.service_s, run.rates[-1]
 
 
 def distances(run: Run) -> Compared:
@@ -250,7 +242,7 @@ def distances(run: Run) -> Compared:
 def pieces(run: Run) -> Compared:
     """Pieces of all answers."""
     streams = run.record.streams
-    return len(run.log) * run.case.pieces, None if streams is None else int(streams.count.sum())
+    return len(run.log) * run.case.stub.pieces, None if streams is None else int(streams.count.sum())
 
 
 p50, p95, p99 = (partial(np.percentile, q=percent) for percent in (50, 95, 99))
@@ -288,24 +280,24 @@ STREAM = (
 WRK = (Quantity("rate, wrk", "req/s", lambda run: (median(run.wrk_rates), median(run.rates)), 0.05),)
 CASES = (
     # Twice as many users as slots: some request always waits, and the server never idles.
-    Case(0.005, 1, 2.0, CLOSED, users=2),
-    Case(0.005, 4, 2.0, CLOSED, users=8),
-    Case(0.02, 1, 3.0, CLOSED, users=2),
-    Case(0.02, 4, 3.0, CLOSED, users=8),
-    Case(0.1, 1, 5.0, BUSY, users=2),
-    Case(0.1, 4, 5.0, BUSY, users=8),
+    Case(Stub(0.005, 1), 2.0, CLOSED, users=2),
+    Case(Stub(0.005, 4), 2.0, CLOSED, users=8),
+    Case(Stub(0.02, 1), 3.0, CLOSED, users=2),
+    Case(Stub(0.02, 4), 3.0, CLOSED, users=8),
+    Case(Stub(0.1, 1), 5.0, BUSY, users=2),
+    Case(Stub(0.1, 4), 5.0, BUSY, users=8),
     # Like a server with batches: the client must read the answers one after another.
-    Case(0.1, 16, 3.0, BUSY, users=32, in_step=True),
-    Case(0.001, 8, 3.0, POISSON, rate_rps=400.0),
+    Case(Stub(0.1, 16, in_step=True), 3.0, BUSY, users=32),
+    Case(Stub(0.001, 8), 3.0, POISSON, rate_rps=400.0),
     # Queues M/D/1 and M/D/2 at 70% load.
-    Case(0.02, 1, 8.0, QUEUE, rate_rps=35.0),
-    Case(0.02, 2, 6.0, QUEUE, rate_rps=70.0),
-    Case(0.001, 8, 3.0, STOP, rate_rps=200.0, stop_s=1.0),
+    Case(Stub(0.02, 1), 8.0, QUEUE, rate_rps=35.0),
+    Case(Stub(0.02, 2), 6.0, QUEUE, rate_rps=70.0),
+    Case(Stub(0.001, 8), 3.0, STOP, rate_rps=200.0, stop_s=1.0),
     # A slot for every user.
-    Case(0.05, 1, 2.0, STREAM, users=1, pieces=30, piece_bytes=1),
-    Case(0.05, 16, 2.0, STREAM, users=16, pieces=30, piece_bytes=4096),
-    Case(0.05, 64, 2.0, STREAM, users=64, pieces=30),
-    Case(0.02, 4, 2.0, WRK, users=4, wrk_rounds=3),
+    Case(Stub(0.05, 1, pieces=30, piece_s=0.01, piece_bytes=1), 2.0, STREAM, users=1),
+    Case(Stub(0.05, 16, pieces=30, piece_s=0.01, piece_bytes=4096), 2.0, STREAM, users=16),
+    Case(Stub(0.05, 64, pieces=30, piece_s=0.01), 2.0, STREAM, users=64),
+    Case(Stub(0.02, 4), 2.0, WRK, users=4, wrk_rounds=3),
 )
 
 
@@ -362,14 +354,7 @@ def run_case(case: Case) -> Run:
     stopped = continued = math.nan
     rates, wrk_rates = [], []
     with (
-        running_stub(
-            case.service_s,
-            case.parallel,
-            in_step=case.in_step,
-            pieces=case.pieces,
-            piece_s=PIECE_S,
-            piece_bytes=case.piece_bytes,
-        ) as stub,
+        running_stub(**asdict(case.stub)) as stub,
         load_generator([BODY], "application/json") as generator,
     ):
 
