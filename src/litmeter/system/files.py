@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -21,14 +21,11 @@ from litmeter.errors import LitmeterError, ReportError, StorageError, UsageError
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
-
-class Dataclass(Protocol):
-    """Any dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
-Row = TypeVar("Row", bound=Dataclass)
+Row = TypeVar("Row", bound="DataclassInstance")
 _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
     "transaction", default=None
 )
@@ -259,3 +256,8 @@ def _mappings(kind: type[Row]) -> list[str]:
 def digest(content: bytes) -> str:
     """The first 16 hexadecimal digits of the SHA-256 hash."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def json_digest(content: Mapping[str, Any]) -> str:
+    """Digest of what becomes JSON, in whatever order its keys are."""
+    return digest(json.dumps(content, sort_keys=True).encode())
