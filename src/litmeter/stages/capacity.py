@@ -34,9 +34,9 @@ def main() -> dict[str, CapacityMetrics]:
     searched = {name: next(one for one in settings if settings[one] == settings[name]) for name in settings}
     names = [name for name, other in searched.items() if name == other]
     seconds = objective.max_s * len(names)
+    origin = {**recorded_machine(), "weights_sha256": params.served_digest()}
     content = {
-        **recorded_machine(),
-        "weights_sha256": params.served_digest(),
+        **origin,
         "code": code_digest(ON_DEMAND_DVC_FILE, "capacity"),
         "bodies": bodies.digest,
         "params": params.model_dump(include={"load", "objective"}),
@@ -48,11 +48,7 @@ def main() -> dict[str, CapacityMetrics]:
         subjects = {name: Served(name, settings[name], sender, device, load.timeout_s) for name in names}
         with progress(seconds, "capacity") as show:
             found = run(capacity(names, objective, load.timeout_s), subjects, log, seconds, show)
-    provenance = {
-        **recorded_machine(),
-        "weights_sha256": params.served_digest(),
-        "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
-    }
+    provenance = origin | {"measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"}
     with files.all_or_nothing():
         for name, other in searched.items():
             paths = CapacityPaths(name)

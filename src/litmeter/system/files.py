@@ -10,10 +10,11 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
+from itertools import chain
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -21,11 +22,14 @@ from litmeter.errors import LitmeterError, ReportError, StorageError, UsageError
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+
+class Dataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-Row = TypeVar("Row", bound="DataclassInstance")
+Row = TypeVar("Row", bound=Dataclass)
 _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
     "transaction", default=None
 )
@@ -211,9 +215,7 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     for row in rows:
         spread = {f"{name}.{key}": value for name in mappings for key, value in getattr(row, name).items()}
         content.append({name: getattr(row, name) for name in plain} | spread)
-    write_csv(
-        path, content, list(dict.fromkeys([*plain, *(column for values in content for column in values)]))
-    )
+    write_csv(path, content, list(dict.fromkeys(chain(plain, *content))))
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
