@@ -65,6 +65,26 @@ class RanAs(BaseModel):
 
 
 @dataclass(frozen=True)
+class Preflight:
+    """How configurations are checked, before anything is timed.
+
+    Attributes:
+        bodies: of requests; some of them are answered.
+        timeout_s: how long a method may take for a batch.
+        users: if given, the largest batch that each configuration forms at so many users is timed, and the
+            largest that it could form, if that is larger. A batch that fails or is answered otherwise has
+            no time.
+        quick: each is tried in one process, its only worker; whether a LitAPI can be pickled stays open.
+    """
+
+    bodies: Bodies
+    device: str
+    timeout_s: float
+    users: int | None = None
+    quick: bool = False
+
+
+@dataclass(frozen=True)
 class Checked:
     """What a check of a configuration found, before anything is timed.
 
@@ -345,22 +365,8 @@ class Configuration(Section):
         return None
 
     @classmethod
-    def checked(
-        cls,
-        own: Mapping[str, Any],
-        bodies: Bodies,
-        device: str,
-        timeout_s: float,
-        users: int | None,
-        quick: bool,
-    ) -> dict[str, Checked]:
-        """Check configurations of this kind, by name, before anything is timed.
-
-        Args:
-            timeout_s: how long a batch may take.
-            users: if given, larger batches are timed, too, up to one of so many requests.
-            quick: try one worker of each.
-        """
+    def checked(cls, own: Mapping[str, Any], how: Preflight) -> dict[str, Checked]:
+        """Check configurations of this kind, by name."""
         return dict.fromkeys(own, Checked(unavailable=cls.no_pipeline))
 
     def tested(self, load: LoadSettings) -> list[int]:

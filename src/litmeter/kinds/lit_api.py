@@ -28,6 +28,7 @@ from litmeter.kinds.configuration import (
     Given,
     Host,
     Pipeline,
+    Preflight,
     Tried,
     TuneSettings,
 )
@@ -105,17 +106,9 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         return start(follow=self.api, settings=settings)
 
     @classmethod
-    def checked(
-        cls,
-        own: Mapping[str, Any],
-        bodies: Bodies,
-        device: str,
-        timeout_s: float,
-        users: int | None,
-        quick: bool,
-    ) -> dict[str, Checked]:
+    def checked(cls, own: Mapping[str, Any], how: Preflight) -> dict[str, Checked]:
         """Run each in processes of its own: it must work, and answer alike in any batch and any worker."""
-        return check_apis(own, bodies, device, timeout_s, users=users, quick=quick)
+        return check_apis(own, how)
 
     no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = PIPELINE_KEYS
@@ -179,10 +172,11 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         """Try single items and batches; raise ApiError if neither works."""
         common = {knob: type(self).model_fields[knob].default for knob in self.knobs}
         common |= {"threads_per_worker": 1} if device == "cpu" else {}
+        quick = Preflight(bodies, device, TRY_S, quick=True)
         for transport in TRANSPORTS:
             alone = self.model_copy(update=common | {"transport": transport})
             both = {self.api: alone, f"{self.api} in batches": alone.model_copy(update=BATCHES)}
-            single, batch = check_apis(both, bodies, device, TRY_S, quick=True).values()
+            single, batch = check_apis(both, quick).values()
             if f"transport: {transport}" not in single.fault:  # else that transport cannot serve it
                 break
         if single.fault and batch.fault:
@@ -250,7 +244,7 @@ def without_faulty(
     timeout_s: float,
 ) -> Host:
     """``machine`` without the ``values``, by name, with which the LitAPI of this name fails its check."""
-    checked = check_apis(to_check, bodies, machine.device, timeout_s)
+    checked = check_apis(to_check, Preflight(bodies, machine.device, timeout_s))
     notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
     print_wrapped("\n".join(dict.fromkeys(notes)))
     faults = {name: one.fault for name, one in checked.items() if one.fault}

@@ -24,7 +24,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from litmeter.errors import LitmeterError, ServerError, UsageError
 from litmeter.kinds.command import STOP_S, CommandServer, checked_program, listening_ports, search_path
-from litmeter.kinds.configuration import Checked, Exclusion, Given, Host, Pipeline, RanAs, Tried
+from litmeter.kinds.configuration import Checked, Exclusion, Given, Host, Pipeline, Preflight, RanAs, Tried
 from litmeter.kinds.lit_api import LitApi, without_faulty
 from litmeter.kinds.preflight import DIFFER, check_apis
 from litmeter.kinds.server import DOUBT_S, HEALTH, PREDICT, TOO_LONG, Server, Start, looks, started
@@ -244,23 +244,15 @@ class Script(BatchConfiguration):
         return copy
 
     @classmethod
-    def checked(
-        cls,
-        own: Mapping[str, Any],
-        bodies: Bodies,
-        device: str,
-        timeout_s: float,
-        users: int | None,
-        quick: bool,
-    ) -> dict[str, Checked]:
+    def checked(cls, own: Mapping[str, Any], how: Preflight) -> dict[str, Checked]:
         """Start each as far as its settings, which are noted; then try its LitAPI as LitAPIs are tried.
 
         What the try finds does not keep a script from being served.
         """
-        found = {name: one._checked(name, device) for name, one in own.items()}
+        found = {name: one._checked(name, how.device) for name, one in own.items()}
         can_run = [name for name, one in found.items() if not (one.fault or one.unavailable)]
         apis = {name: own[name].in_process for name in can_run}
-        for name, one in check_apis(apis, bodies, device, timeout_s, users=users, quick=quick).items():
+        for name, one in check_apis(apis, how).items():
             notes, fault = [*found[name].notes, *one.notes], one.fault.removeprefix(f"{name}: ")
             if fault:
                 notes.append(f"{name} is measured as it is, although {fault}")
