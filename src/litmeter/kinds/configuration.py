@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+import yaml
 from pydantic import BaseModel, Field
 
 from litmeter.errors import ApiError, ServerError, UsageError
@@ -27,7 +28,7 @@ from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.settings import LoadSettings
 from litmeter.say.tables import significant
-from litmeter.settings import Count, Positive, Section, Seed
+from litmeter.settings import Count, ParamsLoader, Positive, Section, Seed
 
 TRY_S, ANSWER_TIMEOUT_S = 30.0, 300.0
 """How long an answer may take in a try of a server, and in-process."""
@@ -55,6 +56,14 @@ class Given:
     path: str | None
     ready: str | None
     path_or_default: str = PREDICT
+
+    def values(self, what: str, hint: str = "") -> Iterator[tuple[str, Any]]:
+        """The words behind a script or class as keys and values; raise UsageError for one that is neither."""
+        for word in self.words:
+            key, equals, text = word.partition("=")
+            if not equals:
+                raise UsageError(f"{self.name}: expected key=value behind the {what}, got {word!r}{hint}")
+            yield key, yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
 
 
 class RanAs(BaseModel):
@@ -307,7 +316,9 @@ class Configuration(Section):
 
     @classmethod
     def in_tree(cls, keys: Mapping[str, Any], tree: Path) -> Mapping[str, Any] | None:
-        """The keys of this server in another tree of the project; None if only that tree can serve it."""
+        """The keys of this server in another tree of the project; None if stages there make its model."""
+        if cls.stages:
+            return None
         if "folder" not in cls.model_fields:
             return keys
         return {**keys, "folder": str(tree / (keys.get("folder") or ""))}
@@ -459,7 +470,7 @@ class Configuration(Section):
         excluded = machine.excluded(self)
         return excluded.reason if excluded else ""
 
-    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+    def tried(self, configurations: Sequence[Any], machine: Host, how: Preflight) -> Host:
         """``machine`` with what excludes some of ``configurations``, all of which differ from this one."""
         return machine
 

@@ -38,8 +38,6 @@ AT_START = {"import", "__init__", "costs", "LitServer", "request", "pickling", "
 AT_START_S = 180.0
 DIFFER = "answers to body"
 """How the fault of differing answers begins."""
-AS_SAID = {"answer_s", "cores", "operators", "unavailable"}
-"""Parts of messages that are fields of ``Checked``."""
 SHOWN = 60
 """Characters of an answer in a message."""
 
@@ -186,7 +184,7 @@ def _try(name: str, settings: LitApiSettings, how: Preflight) -> _Trial:
             if "answers" in message:
                 trial.answers[message["worker"], message["batch_size"]] = message["answers"]
             trial.threads = message.get("threads", trial.threads)
-            trial.found |= {key: message[key] for key in AS_SAID & message.keys()}
+            trial.found |= message.get("found", {})
             if "timed" in message:
                 differs = map(difference, trial.answers[1, 1], message["timed"])
                 if not (settings.check_answers and any(differs)):
