@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.configuration import Configuration, Preflight
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.preflight import check_apis
 from litmeter.kinds.server import StartedServer
@@ -123,7 +123,7 @@ def test_arguments_and_headers_are_on_no_command_line(transport: str, tmp_path: 
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(look)
         try:
-            [checked] = check_apis({"a": serve}, JSON, "cpu", 30.0, quick=True).values()
+            [checked] = check_apis({"a": serve}, Preflight(JSON, "cpu", 30.0, quick=True)).values()
             with (
                 running_server(MODEL, serve) as server,
                 load_generator(*JSON[:2], {"Authorization": secret}) as generator,

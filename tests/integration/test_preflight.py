@@ -13,7 +13,7 @@ from litmeter.errors import ApiError
 from litmeter.kinds import preflight
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.command import Command
-from litmeter.kinds.configuration import Configuration
+from litmeter.kinds.configuration import Configuration, Preflight
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.preflight import check_apis, difference
 from litmeter.load.bodies import Bodies
@@ -70,7 +70,7 @@ def fault_of(found: dict[str, preflight.Checked], name: str) -> str:
 def test_what_is_broken_is_one_line(others: dict[str, Any], text: str) -> None:
     if "method" in others:
         others = {"api_kwargs": others}
-    found = check_apis({"e1": settings("Broken", 2, **others)}, BODIES, "cpu", LIMIT_S)
+    found = check_apis({"e1": settings("Broken", 2, **others)}, Preflight(BODIES, "cpu", LIMIT_S))
     assert fault_of(found, "e1").startswith(f"e1: {text}")
 
 
@@ -84,19 +84,20 @@ def test_what_is_broken_is_one_line(others: dict[str, Any], text: str) -> None:
 def test_what_hangs_is_ended(method: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "AT_START_S", 20.0)
     broken = settings("Broken", ready_s=20.0, api_kwargs={"method": method, "how": "hangs"})
-    found = check_apis({"e1": broken}, BODIES, "cpu", 5.0)
+    found = check_apis({"e1": broken}, Preflight(BODIES, "cpu", 5.0))
     assert fault_of(found, "e1") == f"e1: {text}"
 
 
 def test_a_body_that_is_refused_is_named() -> None:
-    found = check_apis({"e1": settings("Validated")}, Bodies([b"{}"], "application/json"), "cpu", LIMIT_S)
+    how = Preflight(Bodies([b"{}"], "application/json"), "cpu", LIMIT_S)
+    found = check_apis({"e1": settings("Validated")}, how)
     assert "body 1 is refused with status 422" in fault_of(found, "e1")
 
 
 def test_answers_must_not_depend_on_the_batch() -> None:
     """But may round differently."""
     pairs = {f"{how} {size}": odd(how, size) for how in ("mean", "rounded") for size in (1, 4)}
-    found = check_apis(pairs, BODIES, "cpu", LIMIT_S)
+    found = check_apis(pairs, Preflight(BODIES, "cpu", LIMIT_S))
     faults = {name: fault_of(found, name) for name, one in found.items() if one.fault}
     assert list(faults) == ["mean 4"]
     assert "body 1 differ at output: 1.0 at batch size 1, 1.5 at batch size 2" in faults["mean 4"]
@@ -105,14 +106,14 @@ def test_answers_must_not_depend_on_the_batch() -> None:
 def test_answers_must_not_depend_on_the_configuration() -> None:
     """LitServe calls with an item at a largest batch of one, and with a list above."""
     pair = {"e1": odd("a fifth off"), "e2": odd("a fifth off", 2), "other": odd("a third off", 2)}
-    found = check_apis(pair, BODIES, "cpu", LIMIT_S)
+    found = check_apis(pair, Preflight(BODIES, "cpu", LIMIT_S))
     assert found["e1"].fault == found["other"].fault == ""
     assert "body 1 differ at output: 1.0 from e1, 1.2 from e2" in fault_of(found, "e2")
 
 
 def test_answers_must_not_depend_on_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
     random = odd("by worker", workers_per_device=2)
-    found = check_apis({"e1": random}, BODIES, "cpu", LIMIT_S)
+    found = check_apis({"e1": random}, Preflight(BODIES, "cpu", LIMIT_S))
     assert "from worker 1" in fault_of(found, "e1")
     with pytest.raises(ApiError, match="e1: answers to body 1 differ"):
         refuse_faulty(check_all({"e1": random}, BODIES, "cpu", LIMIT_S))
@@ -125,13 +126,13 @@ def test_larger_batches_than_are_formed_are_timed() -> None:
     own = {"api_kwargs": {"seconds": 0.03}, "workers_per_device": 2}
     sizes = {"e1": 1, "e2": 4, "e3": 8}
     pair = {name: settings("Sleeps", size, **own) for name, size in sizes.items()}
-    found = check_apis(pair, BODIES, "cpu", LIMIT_S, users=8)
+    found = check_apis(pair, Preflight(BODIES, "cpu", LIMIT_S, users=8))
     assert [one.fault for one in found.values()] == ["", "", ""]
     assert [sorted(one.batch_ms) for one in found.values()] == [[1, 8], [4, 8], []]
     single_ms, batched_ms = found["e1"].batch_ms[1], found["e1"].batch_ms[8]
     assert single_ms > 90  # decode, predict and encode; in a batch predict sleeps once for all
     assert 60 < batched_ms < 0.9 * single_ms
-    assert check_apis(pair, BODIES, "cpu", LIMIT_S)["e1"].batch_ms == {}
+    assert check_apis(pair, Preflight(BODIES, "cpu", LIMIT_S))["e1"].batch_ms == {}
 
 
 @pytest.mark.parametrize("how", ["raises", "exits", "segfaults", "hangs"])
@@ -139,13 +140,13 @@ def test_a_larger_batch_that_fails_has_no_time_and_is_no_fault(how: str) -> None
     """It works as it is configured."""
     broken = settings("Broken", api_kwargs={"method": "predict", "how": how, "size": 2})
     limit_s = 5.0 if how == "hangs" else LIMIT_S
-    [found] = check_apis({"e1": broken}, BODIES, "cpu", limit_s, users=8).values()
+    [found] = check_apis({"e1": broken}, Preflight(BODIES, "cpu", limit_s, users=8)).values()
     assert (found.fault, found.unavailable, list(found.batch_ms)) == ("", "", [1])
     assert descendants_mentioning("litmeter.kinds.preflight_process") == []
 
 
 def test_a_larger_batch_that_answers_otherwise_has_no_time() -> None:
-    [found] = check_apis({"e1": odd("mean")}, BODIES, "cpu", LIMIT_S, users=8).values()
+    [found] = check_apis({"e1": odd("mean")}, Preflight(BODIES, "cpu", LIMIT_S, users=8)).values()
     assert (found.fault, list(found.batch_ms)) == ("", [1])
 
 

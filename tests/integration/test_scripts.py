@@ -21,7 +21,7 @@ import requests
 
 from litmeter.cli.main import main
 from litmeter.errors import ServerError
-from litmeter.kinds.configuration import Configuration, Host
+from litmeter.kinds.configuration import Configuration, Host, Preflight
 from litmeter.kinds.script import Script
 from litmeter.kinds.server import Start
 from litmeter.load.bodies import Bodies
@@ -387,7 +387,8 @@ def test_batch_sizes_that_answer_wrongly_are_left_out_of_a_search(
     wrong = SCRIPT.replace("return x\n", "return [sum(x)] * len(x) if isinstance(x, list) else x\n")
     (folder / "server.py").write_text(wrong)
     sizes = [script.model_copy(update={"max_batch_size": size}) for size in (1, 2)]
-    host = script.tried(sizes, Host("cpu", 2), Bodies([b'{"x": 1}', b'{"x": 2}'], "application/json"), 20.0)
+    how = Preflight(Bodies([b'{"x": 1}', b'{"x": 2}'], "application/json"), "cpu", 20.0)
+    host = script.tried(sizes, Host("cpu", 2), how)
     [found] = host.exclusions
     assert found.values == {"max_batch_size": 2}
     assert "answers to body 1 differ" in found.reason

@@ -13,6 +13,7 @@ import requests
 from litmeter.cli.main import main
 from litmeter.cli.openapi import example_body
 from litmeter.errors import LoadError
+from litmeter.kinds.configuration import Preflight
 from litmeter.kinds.lit_api import LitApi
 from litmeter.kinds.preflight import check_apis
 from litmeter.load.bodies import Bodies
@@ -75,7 +76,8 @@ def test_the_check_finds_no_fault_and_says_what_is_not_available(
 ) -> None:
     """With a spec, the pipeline runs in-process."""
     configurations = {"litserve": settings(name), "direct": settings(name, transport="direct")}
-    found = check_apis(configurations, JSON._replace(contents=[json.dumps(body).encode()]), "cpu", 60.0)
+    bodies = JSON._replace(contents=[json.dumps(body).encode()])
+    found = check_apis(configurations, Preflight(bodies, "cpu", 60.0))
     assert found["litserve"].fault == ""
     assert (feature == "spec") == (found["litserve"].answer_s is not None)
     assert (feature in found["litserve"].unavailable) == (feature != "spec")
@@ -84,7 +86,7 @@ def test_the_check_finds_no_fault_and_says_what_is_not_available(
 
 
 def test_async_and_batches_exclude_each_other() -> None:
-    found = check_apis({"it": settings("Awaits", max_batch_size=4)}, JSON, "cpu", 60.0)
+    found = check_apis({"it": settings("Awaits", max_batch_size=4)}, Preflight(JSON, "cpu", 60.0))
     assert "LitServer: ValueError: Async batching is not supported" in found["it"].fault
 
 

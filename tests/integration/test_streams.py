@@ -16,6 +16,7 @@ import pytest
 from litserve.loops.continuous_batching_loop import DefaultContinuousBatchingLoop
 
 from litmeter.cli.main import main
+from litmeter.kinds.configuration import Preflight
 from litmeter.kinds.script import Script
 from litmeter.kinds.server import Start
 from litmeter.load import LoadPlan, load_generator
@@ -266,7 +267,7 @@ def test_streams_are_compared_by_their_bytes_and_those_that_end_early_are_counte
 def test_streams_run_in_process_as_litserves_loops_run_them(api: str, size: int) -> None:
     script = Script(script=f"python server.py {api}", folder=str(Path.cwd()))
     bodies = Bodies([body_of(api, PIECES)], "application/json")
-    [checked] = Script.checked({"a": script}, bodies, "cpu", 20.0, None, quick=False).values()
+    [checked] = Script.checked({"a": script}, Preflight(bodies, "cpu", 20.0)).values()
     assert (checked.fault, checked.unavailable) == ("", "")
     [subject] = pipelines_of({"a": script.in_process}, "cpu", bodies).values()
     with subject.start() as ready:

@@ -9,7 +9,7 @@ import pytest
 
 from litmeter.classifier.model.card import WEIGHTS_NAME
 from litmeter.errors import ModelError, UsageError
-from litmeter.kinds.classifier import Classifier, check_model
+from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import LONGEST_FOLDER, Start
 from litmeter.paths import ModelFolders
 from tests.support.models import export_tiny
@@ -28,14 +28,16 @@ def test_a_missing_model_names_the_stage_that_makes_it(
 ) -> None:
     (tmp_path / made).mkdir()
     with pytest.raises(ModelError, match=f"dvc repro {stage}"):
-        check_model(ModelFolders(tmp_path / "exported", tmp_path / "compiled"), compiled=compiled)
+        Classifier(compiled=compiled, preprocess="torchvision").of(
+            ModelFolders(tmp_path / "exported", tmp_path / "compiled")
+        ).check_there()
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     folders = export_tiny(tmp_path)
     (folders.exported / WEIGHTS_NAME).write_bytes(b"other weights")
     with pytest.raises(ModelError, match="is not the file that"):
-        check_model(folders, compiled=False)
+        Classifier().of(folders).check_there()
 
 
 def test_a_temporary_folder_too_long_for_sockets_is_one_line(

@@ -39,6 +39,7 @@ from litmeter.kinds.configuration import (
     Host,
     Lever,
     Pipeline,
+    Preflight,
     TuneSettings,
 )
 from litmeter.kinds.server import PREDICT, Server, Start, started_workers
@@ -80,11 +81,6 @@ class Classifier(ServerSettings, WorkerConfiguration):
     def spec(self) -> str:
         """A project has one classifier."""
         return ""
-
-    @classmethod
-    def in_tree(cls, keys: Mapping[str, Any], tree: Path) -> Mapping[str, Any] | None:
-        """Each tree has a classifier of its own."""
-        return None
 
     def describe(self, device: str) -> str:
         """Number format, batches, workers, and how the model runs."""
@@ -134,25 +130,10 @@ class Classifier(ServerSettings, WorkerConfiguration):
             return own
         return own.model_copy(update={"precision": "half" if ask_native() else "full"})
 
-    @classmethod
-    def check(cls, params: Any) -> None:
-        """Sections that the model needs must be there, and allow what configurations ask for."""
-        here.check(params)
-
-    @classmethod
-    def check_here(cls, params: Any, device: str) -> None:
-        """The model, weights, photos, and precisions of this device."""
-        here.check_files(params, device)
-
-    @classmethod
-    def facts(cls, params: Any) -> dict[str, Any]:
-        """Whether the CPU has bfloat16; the files have hashes of given weights and downloaded photos."""
-        return here.write_facts(params)
-
-    @classmethod
-    def remarks(cls, params: Any, device: str, machine: Mapping[str, Any], *, changed: bool) -> Iterator[str]:
-        """How fast half precision is on this CPU, and what suits a GPU."""
-        return here.remarks(params, device, machine, changed=changed)
+    check: ClassVar[Any] = staticmethod(here.check)
+    check_here: ClassVar[Any] = staticmethod(here.check_files)
+    facts: ClassVar[Any] = staticmethod(here.write_facts)
+    remarks: ClassVar[Any] = staticmethod(here.remarks)
 
     @classmethod
     def model_digest(cls) -> str | None:
@@ -279,7 +260,7 @@ class Classifier(ServerSettings, WorkerConfiguration):
         """Why the model cannot run, else why its workers would only take turns."""
         return Configuration.reason_against(self, machine) or super().reason_against(machine)
 
-    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+    def tried(self, configurations: Sequence[Any], machine: Host, how: Preflight) -> Host:
         """Exclude precisions, packages and preprocessings by what was compiled, and by the photos."""
         return replace(machine, exclusions=[*self._exclusions(machine.device)])
 
@@ -331,13 +312,10 @@ class Classifier(ServerSettings, WorkerConfiguration):
         return share
 
     @property
-    def _built(self) -> str:
-        return "compiled" if self.compiled else "torch"
-
-    @property
     def search_name(self) -> str:
         """The values of all knobs."""
-        model = f"{self.precision} {self._built} {self.preprocess} {self.transport}"
+        built = "compiled" if self.compiled else "torch"
+        model = f"{self.precision} {built} {self.preprocess} {self.transport}"
         return f"{model} {super().search_name}{' keep' if self.keep_freed_memory else ''}"
 
     @property
@@ -346,26 +324,22 @@ class Classifier(ServerSettings, WorkerConfiguration):
         return (*super().simplicity, self.compiled, self.preprocess != "timm", self.keep_freed_memory)
 
     def check_there(self) -> None:
-        """The exported model, and its packages if it is compiled."""
-        check_model(self._folders, compiled=self.compiled)
+        """The exported model, which must be as its card says, and its packages if it is compiled."""
+        needed = {"export": self._folders.exported}
+        needed |= {"compile": self._folders.compiled} if self.compiled else {}
+        if not all(folder.is_dir() for folder in needed.values()):
+            raise ModelError(
+                f"there is no model to serve in {Path.cwd()}; `.venv/bin/dvc repro {list(needed)[-1]}` makes "
+                "it (another project: --project FOLDER)"
+            )
+        card = read_card(self._folders.exported)
+        if not self.compiled:
+            check_code(card)
 
     def foreground_notes(self, device: str) -> Iterator[str]:
         """The note on these settings, if there is one."""
         check_precision(self.precision, device, "serve.precision")
         yield from super().foreground_notes(device)
-
-
-def check_model(folders: ModelFolders, *, compiled: bool) -> None:
-    """Raise ModelError, with the command that makes the model, if it is missing or not as its card says."""
-    needed = {"export": folders.exported} | ({"compile": folders.compiled} if compiled else {})
-    if not all(folder.is_dir() for folder in needed.values()):
-        raise ModelError(
-            f"there is no model to serve in {Path.cwd()}; `.venv/bin/dvc repro {list(needed)[-1]}` makes it "
-            "(another project: --project FOLDER)"
-        )
-    card = read_card(folders.exported)
-    if not compiled:
-        check_code(card)
 
 
 def _photos() -> list[Path]:

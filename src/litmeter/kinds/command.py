@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ class Command(Configuration):
             self._words(),
             how,
             self.path,
-            with_modules(self.environment(), self.place) | {"PATH": search_path(), "PYTHONUNBUFFERED": "1"},
+            command_variables(self.environment(), self.place),
             folder=self.place,
             follow=self.command,
             stop_s=STOP_S,
@@ -161,11 +161,6 @@ class CommandServer(StartedServer):
         self.check()
 
     @property
-    def is_lost(self) -> bool:
-        """Whether it listens on another port than its own."""
-        return self.status is None and bool(self.elsewhere)
-
-    @property
     def answered(self) -> str:
         """The last answers, and what may help."""
         url = self.binding.url + self.health
@@ -214,6 +209,11 @@ def search_path() -> str:
     active = {"VIRTUAL_ENV", "CONDA_PREFIX"} & os.environ.keys()
     own = [] if active else [str(Path(sys.executable).parent)]
     return os.pathsep.join([*own, os.environ.get("PATH", os.defpath)])
+
+
+def command_variables(environment: Mapping[str, str], modules: Path | None) -> dict[str, str]:
+    """``environment`` of a command whose output is not held back, and whose Python finds ``modules``."""
+    return with_modules(environment, modules) | {"PATH": search_path(), "PYTHONUNBUFFERED": "1"}
 
 
 def continue_workers(leader: int, port: int) -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+import yaml
 from pydantic import BaseModel, Field
 
 from litmeter.errors import ApiError, ServerError, UsageError
@@ -27,7 +28,7 @@ from litmeter.load.bodies import Bodies
 from litmeter.load.first_request import LOADING, check_first_request
 from litmeter.load.settings import LoadSettings
 from litmeter.say.tables import significant
-from litmeter.settings import Count, Positive, Section, Seed
+from litmeter.settings import Count, ParamsLoader, Positive, Section, Seed
 
 TRY_S, ANSWER_TIMEOUT_S = 30.0, 300.0
 """How long an answer may take in a try of a server, and in-process."""
@@ -56,12 +57,40 @@ class Given:
     ready: str | None
     path_or_default: str = PREDICT
 
+    def values(self, what: str, hint: str = "") -> Iterator[tuple[str, Any]]:
+        """The words behind a script or class as keys and values; raise UsageError for one that is neither."""
+        for word in self.words:
+            key, equals, text = word.partition("=")
+            if not equals:
+                raise UsageError(f"{self.name}: expected key=value behind the {what}, got {word!r}{hint}")
+            yield key, yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
+
 
 class RanAs(BaseModel):
     """Settings that a server itself chooses: all in words, and those that are keys of its kind."""
 
     text: str
     keys: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """How configurations are checked, before anything is timed.
+
+    Attributes:
+        bodies: of requests; some of them are answered.
+        timeout_s: how long a method may take for a batch.
+        users: if given, the largest batch that each configuration forms at so many users is timed, and the
+            largest that it could form, if that is larger. A batch that fails or is answered otherwise has
+            no time.
+        quick: each is tried in one process, its only worker; whether a LitAPI can be pickled stays open.
+    """
+
+    bodies: Bodies
+    device: str
+    timeout_s: float
+    users: int | None = None
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -287,7 +316,9 @@ class Configuration(Section):
 
     @classmethod
     def in_tree(cls, keys: Mapping[str, Any], tree: Path) -> Mapping[str, Any] | None:
-        """The keys of this server in another tree of the project; None if only that tree can serve it."""
+        """The keys of this server in another tree of the project; None if stages there make its model."""
+        if cls.stages:
+            return None
         if "folder" not in cls.model_fields:
             return keys
         return {**keys, "folder": str(tree / (keys.get("folder") or ""))}
@@ -345,22 +376,8 @@ class Configuration(Section):
         return None
 
     @classmethod
-    def checked(
-        cls,
-        own: Mapping[str, Any],
-        bodies: Bodies,
-        device: str,
-        timeout_s: float,
-        users: int | None,
-        quick: bool,
-    ) -> dict[str, Checked]:
-        """Check configurations of this kind, by name, before anything is timed.
-
-        Args:
-            timeout_s: how long a batch may take.
-            users: if given, larger batches are timed, too, up to one of so many requests.
-            quick: try one worker of each.
-        """
+    def checked(cls, own: Mapping[str, Any], how: Preflight) -> dict[str, Checked]:
+        """Check configurations of this kind, by name."""
         return dict.fromkeys(own, Checked(unavailable=cls.no_pipeline))
 
     def tested(self, load: LoadSettings) -> list[int]:
@@ -453,7 +470,7 @@ class Configuration(Section):
         excluded = machine.excluded(self)
         return excluded.reason if excluded else ""
 
-    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+    def tried(self, configurations: Sequence[Any], machine: Host, how: Preflight) -> Host:
         """``machine`` with what excludes some of ``configurations``, all of which differ from this one."""
         return machine
 

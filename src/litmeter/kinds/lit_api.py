@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from pydantic import Field
 
 from litmeter.direct.binding import KWARGS_VARIABLE, LOG_VARIABLE
@@ -28,6 +27,7 @@ from litmeter.kinds.configuration import (
     Given,
     Host,
     Pipeline,
+    Preflight,
     Tried,
     TuneSettings,
 )
@@ -36,7 +36,7 @@ from litmeter.kinds.server import Server, Start, started_workers
 from litmeter.kinds.workers import WorkerConfiguration, WorkerTuneSettings
 from litmeter.load.bodies import Bodies
 from litmeter.say.progress import print_wrapped
-from litmeter.settings import CANDIDATE, WITHOUT_EFFECT, OneOrMore, ParamsLoader, StrictCount, unknown_key
+from litmeter.settings import CANDIDATE, WITHOUT_EFFECT, OneOrMore, StrictCount, unknown_key
 from litmeter.system.cores import whole_cores
 from litmeter.system.temporary import lasting_log
 
@@ -105,17 +105,9 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         return start(follow=self.api, settings=settings)
 
     @classmethod
-    def checked(
-        cls,
-        own: Mapping[str, Any],
-        bodies: Bodies,
-        device: str,
-        timeout_s: float,
-        users: int | None,
-        quick: bool,
-    ) -> dict[str, Checked]:
+    def checked(cls, own: Mapping[str, Any], how: Preflight) -> dict[str, Checked]:
         """Run each in processes of its own: it must work, and answer alike in any batch and any worker."""
-        return check_apis(own, bodies, device, timeout_s, users=users, quick=quick)
+        return check_apis(own, how)
 
     no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = PIPELINE_KEYS
@@ -124,14 +116,19 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         """The bodies."""
         return bodies.to_json()
 
+    def lit_server(self, device: str) -> Any:
+        """LitServe's server of the LitAPI."""
+        from litmeter.direct.lit_api import lit_server, load_class, make_api
+
+        return lit_server(make_api(self, load_class(self.api)), self, device, ANSWER_TIMEOUT_S)
+
     def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
         """As LitServe does, the LitAPI is pickled to workers that are spawned."""
-        from litmeter.direct.lit_api import lit_server, load_class, make_api
         from litmeter.direct.pipeline import ApiPipeline, payloads_of
 
-        api = make_api(self, load_class(self.api))
-        server = lit_server(api, self, device, ANSWER_TIMEOUT_S)
-        return "spawn", partial(ApiPipeline, api, device, payloads_of(server, *Bodies.from_json(inputs)[:2]))
+        server = self.lit_server(device)
+        payloads = payloads_of(server, *Bodies.from_json(inputs)[:2])
+        return "spawn", partial(ApiPipeline, server.lit_api, device, payloads)
 
     tune_section: ClassVar[type[TuneSettings]] = LitApiTuneSettings
     knobs: ClassVar[tuple[str, ...]] = (*WorkerConfiguration.knobs, "num_api_servers")
@@ -159,30 +156,28 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         """After workers, batches and transport: fewer HTTP processes."""
         return (*super().simplicity, self.num_api_servers)
 
-    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+    def tried(self, configurations: Sequence[Any], machine: Host, how: Preflight) -> Host:
         """Exclude batch sizes, or the direct transport, with which the LitAPI fails or answers otherwise."""
         workers = min(2, max(one.workers for one in configurations))
         alone: dict[str, Any] = {"workers_per_device": workers, "threads_per_worker": 1}
         alone |= {"batch_timeout_s": 0.0, "transport": "litserve"}
         by_size = {one.max_batch_size: one.model_copy(update=alone) for one in configurations}
-        values: dict[str, dict[str, Any]] = {
-            f"max_batch_size {size}": {"max_batch_size": size} for size in sorted(by_size)
-        }
-        print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, sorted(by_size)))} are checked")
-        to_check = {name: by_size[one["max_batch_size"]] for name, one in values.items()}
+        sizes = sorted(by_size)
+        print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, sizes))} are checked")
+        to_check = {f"max_batch_size {size}": by_size[size] for size in sizes}
         if any(one.transport == "direct" for one in configurations):
-            values = {DIRECT: {"transport": "direct"}} | values
-            to_check[DIRECT] = by_size[min(by_size)].model_copy(update=values[DIRECT])
-        return without_faulty(to_check, values, machine, bodies, timeout_s)
+            to_check[DIRECT] = by_size[sizes[0]].model_copy(update={"transport": "direct"})
+        return without_faulty(to_check, machine, how)
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
         """Try single items and batches; raise ApiError if neither works."""
         common = {knob: type(self).model_fields[knob].default for knob in self.knobs}
         common |= {"threads_per_worker": 1} if device == "cpu" else {}
+        quick = Preflight(bodies, device, TRY_S, quick=True)
         for transport in TRANSPORTS:
             alone = self.model_copy(update=common | {"transport": transport})
             both = {self.api: alone, f"{self.api} in batches": alone.model_copy(update=BATCHES)}
-            single, batch = check_apis(both, bodies, device, TRY_S, quick=True).values()
+            single, batch = check_apis(both, quick).values()
             if f"transport: {transport}" not in single.fault:  # else that transport cannot serve it
                 break
         if single.fault and batch.fault:
@@ -242,36 +237,28 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         return [Path(folder, *self.api.partition(":")[0].split(".")).with_suffix(".py")]
 
 
-def without_faulty(
-    to_check: Mapping[str, LitApiSettings],
-    values: Mapping[str, Mapping[str, Any]],
-    machine: Host,
-    bodies: Bodies,
-    timeout_s: float,
-) -> Host:
-    """``machine`` without the ``values``, by name, with which the LitAPI of this name fails its check."""
-    checked = check_apis(to_check, bodies, machine.device, timeout_s)
+def without_faulty(to_check: Mapping[str, LitApiSettings], machine: Host, how: Preflight) -> Host:
+    """``machine`` without the batch sizes, or the DIRECT transport, with which a LitAPI fails its check."""
+    checked = check_apis(to_check, how)
     notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
     print_wrapped("\n".join(dict.fromkeys(notes)))
-    faults = {name: one.fault for name, one in checked.items() if one.fault}
-    return replace(
-        machine, exclusions=[Exclusion(values[name], faults[name], is_fault=True) for name in faults]
-    )
+    exclusions = []
+    for name, one in checked.items():
+        key = "transport" if name == DIRECT else "max_batch_size"
+        if one.fault:
+            exclusions.append(Exclusion({key: getattr(to_check[name], key)}, one.fault, is_fault=True))
+    return replace(machine, exclusions=exclusions)
 
 
 def _values(given: Given) -> dict[str, Any]:
     """Keys and values of words as key=value; raise UsageError for a key that no LitAPI has."""
     found: dict[str, Any] = {}
-    for word in given.words:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise UsageError(f"{given.name}: expected key=value behind the class, got {word!r}")
+    for key, value in given.values("class"):
         section, _, inner = key.partition(".")
         if section not in LitApi.model_fields:
             allowed = [key for key in LitApi.model_fields if key != "api"]
             reason = f"{unknown_key(section, allowed)} (api_kwargs.NAME=value)"
             raise UsageError(f"{given.name}.{section}: {WITHOUT_EFFECT.get(section, reason)}")
-        value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
         if inner:
             found.setdefault(section, {})[inner] = value
         else:

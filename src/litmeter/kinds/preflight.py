@@ -22,9 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from litmeter.direct.settings import PIPELINE_KEYS, LitApiSettings
-from litmeter.kinds.configuration import Checked
+from litmeter.kinds.configuration import Checked, Preflight
 from litmeter.kinds.costs import Costs
-from litmeter.load.bodies import Bodies
 from litmeter.settings import explain
 from litmeter.system.processes import process_group
 from litmeter.system.temporary import lasting_log, scratch
@@ -45,46 +44,30 @@ SHOWN = 60
 
 @dataclass
 class _Trial:
-    """What the processes of a configuration did; ``answers`` are by worker and batch size."""
+    """What the processes of a configuration did.
+
+    Attributes:
+        found: fields of ``Checked``.
+        threads: of torch in a worker.
+        answers: by worker and batch size.
+    """
 
     log: Path
     fault: str = ""
-    unavailable: str = ""
+    found: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
-    answer_s: float | None = None
-    cores: float | None = None
     answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)
-    batch_ms: dict[int, float] = field(default_factory=dict)
-    costs: Costs | None = None
-    operators: dict[str, float] = field(default_factory=dict)
 
 
-def check_apis(
-    configurations: Mapping[str, LitApiSettings],
-    bodies: Bodies,
-    device: str,
-    timeout_s: float,
-    *,
-    quick: bool = False,
-    users: int | None = None,
-) -> dict[str, Checked]:
-    """Try each LitAPI in processes of its own, which end with the check.
-
-    Args:
-        bodies: of requests; some of them are answered.
-        timeout_s: how long a method may take for a batch.
-        quick: try each in one process, its only worker; whether the LitAPI can be pickled stays open.
-        users: if given, time the largest batch that each configuration forms at so many users, and the
-            largest that it could form, if that is larger. A batch that fails or is answered otherwise has
-            no time.
-    """
+def check_apis(configurations: Mapping[str, LitApiSettings], how: Preflight) -> dict[str, Checked]:
+    """Try each LitAPI in processes of its own, which end with the check."""
     trials: dict[str, _Trial] = {}
     first: dict[str, tuple[str, list[Any]]] = {}
     checked: dict[str, Checked] = {}
     for name, settings in configurations.items():
         key = settings.model_dump_json(include={*PIPELINE_KEYS, "path", "transport", "script", "variables"})
         if key not in trials:
-            trials[key] = _try(name, settings, bodies, device, timeout_s, quick=quick, users=users)
+            trials[key] = _try(name, settings, how)
         trial = trials[key]
         fault = trial.fault
         if not fault and settings.check_answers and trial.answers:
@@ -94,9 +77,7 @@ def check_apis(
                 other, expected = first.setdefault(api, (name, trial.answers[1, 1]))
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
-        notes = tuple(_notes(name, settings, trial))
-        timed, costs, cores = (trial.answer_s, trial.batch_ms), trial.costs, trial.cores
-        checked[name] = Checked(text, trial.unavailable, notes, *timed, None, costs, trial.operators, cores)
+        checked[name] = Checked(text, notes=tuple(_notes(name, settings, trial)), **trial.found)
     return checked
 
 
@@ -156,28 +137,19 @@ def _shortened(answer: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
-def _try(
-    name: str,
-    settings: LitApiSettings,
-    bodies: Bodies,
-    device: str,
-    timeout_s: float,
-    *,
-    quick: bool,
-    users: int | None,
-) -> _Trial:
+def _try(name: str, settings: LitApiSettings, how: Preflight) -> _Trial:
     """Start the processes of a configuration, and take their answers until one fails."""
-    trial, doing = _Trial(lasting_log(name)), "start"
-    largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
-    formed, possible = (min(size, MOST_BODIES) for size in (settings.max_batch_size, users or 1))
+    trial, contents = _Trial(lasting_log(name)), how.bodies.contents
+    largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(contents)))
+    formed, possible = (min(size, MOST_BODIES) for size in (settings.max_batch_size, how.users or 1))
     fewest = FEWEST_BODIES if settings.check_answers else possible
     job = {
         "settings": settings.model_dump(include=set(LitApiSettings.model_fields)),
         "script": getattr(settings, "script", ()),
-        "device": device,
-        "timeout_s": timeout_s,
-        "quick": quick,
-        "bodies": bodies._replace(contents=bodies.contents[: max(largest, fewest)]).to_json(),
+        "device": how.device,
+        "timeout_s": how.timeout_s,
+        "quick": how.quick,
+        "bodies": how.bodies._replace(contents=contents[: max(largest, fewest)]).to_json(),
         "sizes": sorted({1, min(2, largest), largest}),
         "timed": [formed, possible] if possible > formed else [],
     }
@@ -196,7 +168,7 @@ def _try(
     ):
         lines = _lines(process, json.dumps(job).encode() + b"\n")
         at_start_s = max(AT_START_S, getattr(settings, "ready_s", 0.0))
-        limit_s, optional = at_start_s, False
+        doing, limit_s, optional = "start", at_start_s, False
         while True:
             try:
                 line = lines.get(timeout=limit_s)
@@ -208,28 +180,26 @@ def _try(
             if method := message.get("doing"):
                 size = message.get("batch_size")
                 doing = f"{method} at batch size {size}" if size else method
-                limit_s = at_start_s if method in AT_START else timeout_s
+                limit_s = at_start_s if method in AT_START else how.timeout_s
             if "answers" in message:
                 trial.answers[message["worker"], message["batch_size"]] = message["answers"]
+            trial.threads = message.get("threads", trial.threads)
+            trial.found |= message.get("found", {})
             if "timed" in message:
                 differs = map(difference, trial.answers[1, 1], message["timed"])
                 if not (settings.check_answers and any(differs)):
-                    trial.batch_ms[message["batch_size"]] = round(message["ms"], 3)
-            trial.threads = message.get("threads", trial.threads)
-            trial.answer_s = message.get("answer_s", trial.answer_s)
-            trial.cores = message.get("cores", trial.cores)
-            trial.unavailable = message.get("unavailable", trial.unavailable)
-            trial.operators = message.get("operators", trial.operators)
-            if "costs" in message:
-                try:
-                    trial.costs = Costs.model_validate(message["costs"])
-                except ValidationError as error:
-                    trial.fault = f"costs: {explain(error, Costs).removeprefix(': ')}"
-                    return trial
+                    times = trial.found.setdefault("batch_ms", {})
+                    times[message["batch_size"]] = round(message["ms"], 3)
             if "again" in message:
                 first, second = message["again"]
                 if second is None or (settings.check_answers and difference(first, second)):
-                    trial.unavailable = "predict changes its input"
+                    trial.found["unavailable"] = "predict changes its input"
+            if "costs" in message:
+                try:
+                    trial.found["costs"] = Costs.model_validate(message["costs"])
+                except ValidationError as error:
+                    trial.fault = f"costs: {explain(error, Costs).removeprefix(': ')}"
+                    return trial
             if "raised" in message:
                 trial.fault = f"{doing}: {message['raised']}"
             elif "died" in message:

@@ -129,13 +129,13 @@ def run_worker(
         for size in sizes:
             say({"answers": pipeline.answers_at(size), "batch_size": size})
         torch, began, began_cpu = sys.modules.get("torch"), perf_counter(), process_time()
-        last = {"threads": torch and torch.get_num_threads(), "again": pipeline.again()}
-        seconds = perf_counter() - began
-        last |= {"answer_s": seconds / 2 / sizes[-1], "cores": (process_time() - began_cpu) / seconds}
+        again, seconds = pipeline.again(), perf_counter() - began
+        found: dict[str, Any] = {"answer_s": seconds / 2 / sizes[-1]}
+        found["cores"] = (process_time() - began_cpu) / seconds
         if profiled and torch and device == "cpu" and has_costs(api):
             with reporting(lambda _: None):  # answers are right, whatever the profiler makes of them
-                last["operators"] = operators(pipeline, sizes[-1])
-        say(last)
+                found["operators"] = operators(pipeline, sizes[-1])
+        say({"threads": torch and torch.get_num_threads(), "again": again, "found": found})
         if timed:
             begin()
             for size in timed:
@@ -235,7 +235,7 @@ def main() -> None:
             unusual = unusual_features(api, in_process=True)
             server = lit_server(api, settings, job["device"], job["timeout_s"])
         if unusual:
-            say({"end": True, "unavailable": f"a LitAPI with {unusual} is not run in-process"})
+            say({"end": True, "found": {"unavailable": f"a LitAPI with {unusual} is not run in-process"}})
             return
         say({"doing": "request"})
         requests = payloads_of(server, *Bodies.from_json(job["bodies"])[:2])

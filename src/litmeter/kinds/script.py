@@ -15,16 +15,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field, PrivateAttr, model_validator
 
 from litmeter.errors import LitmeterError, ServerError, UsageError
-from litmeter.kinds.command import STOP_S, CommandServer, checked_program, listening_ports, search_path
-from litmeter.kinds.configuration import Checked, Exclusion, Given, Host, Pipeline, RanAs, Tried
+from litmeter.kinds.command import STOP_S, CommandServer, checked_program, command_variables, listening_ports
+from litmeter.kinds.configuration import Checked, Exclusion, Given, Host, Lever, Preflight, RanAs, Tried
 from litmeter.kinds.lit_api import LitApi, without_faulty
 from litmeter.kinds.preflight import DIFFER, check_apis
 from litmeter.kinds.server import DOUBT_S, HEALTH, PREDICT, TOO_LONG, Server, Start, looks, started
@@ -32,7 +31,7 @@ from litmeter.kinds.workers import BatchConfiguration
 from litmeter.load.bodies import Bodies
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import pluralise
-from litmeter.settings import ParamsLoader, Seconds, StrictCount, unknown_key
+from litmeter.settings import Seconds, StrictCount, unknown_key
 from litmeter.system.processes import process_group
 from litmeter.system.temporary import lasting_log, scratch
 
@@ -95,22 +94,17 @@ class Ran:
         counts = list(dict.fromkeys(api["workers_per_device"] for api in own["apis"]))
         workers = f"{' or '.join(pluralise(count, 'worker') for count in counts)} on each of {places}"
         servers = own["num_api_servers"]
+        ignored = WITHOUT_FAST_QUEUE[0] <= release(own["version"]) <= WITHOUT_FAST_QUEUE[1]
+        fast_queue = "fast_queue" + " (which does nothing in this LitServe)" * ignored
         parts = [
             f"{python}, LitServe {own['version']}, port {self.port} moved",
             *map(_api_text, own["apis"]),
             workers,
             pluralise(servers, "API server") if servers else "",
             f"timeout {own['timeout']} s",
-            _fast_queue_text(own),
+            fast_queue if own["fast_queue"] else "",
         ]
         return "; ".join(filter(None, parts))
-
-
-def _fast_queue_text(own: Mapping[str, Any]) -> str:
-    if not own["fast_queue"]:
-        return ""
-    ignored = WITHOUT_FAST_QUEUE[0] <= release(own["version"]) <= WITHOUT_FAST_QUEUE[1]
-    return "fast_queue" + " (which does nothing in this LitServe)" * ignored
 
 
 def _api_text(api: Mapping[str, Any]) -> str:
@@ -137,13 +131,11 @@ class ScriptedApi(LitApi):
         """With what is injected."""
         return super().environment() | self.variables
 
-    def pipeline(self, inputs: Any, device: str) -> tuple[str, Callable[[], Pipeline]]:
-        """As of a LitAPI, which the script makes."""
-        from litmeter.direct.pipeline import ApiPipeline, payloads_of, reached
+    def lit_server(self, device: str) -> Any:
+        """The script's."""
+        from litmeter.direct.pipeline import reached
 
-        server = reached(self.script)
-        payloads = payloads_of(server, *Bodies.from_json(inputs)[:2])
-        return "spawn", partial(ApiPipeline, server.lit_api, device, payloads)
+        return reached(self.script)
 
 
 class Script(BatchConfiguration):
@@ -222,20 +214,9 @@ class Script(BatchConfiguration):
             f"{path}:{key}": value for path, keys in self.apis.items() for key, value in keys.items()
         }
 
-    @property
-    def workers(self) -> int:
-        """As many as run, where that is known; else one is assumed."""
-        return self.workers_per_device or self._ran_keys.get("workers_per_device", 1)
-
-    @property
-    def largest_batch(self) -> int:
-        """As it runs, where that is known; else one is assumed."""
-        return self.max_batch_size or self._ran_keys.get("max_batch_size", 1)
-
-    @property
-    def batch_window_s(self) -> float:
-        """As it runs, where that is known; else none is assumed."""
-        return self.batch_timeout_s or self._ran_keys.get("batch_timeout_s", 0.0)
+    def _value(self, lever: Lever, default: Any) -> Any:
+        """As it runs, where that is known; else ``default`` is assumed."""
+        return super()._value(lever, None) or self._ran_keys.get(self.levers.get(lever, ""), default)
 
     def as_ran(self, keys: Mapping[str, Any]) -> Script:
         """With the values that the script passes."""
@@ -244,23 +225,15 @@ class Script(BatchConfiguration):
         return copy
 
     @classmethod
-    def checked(
-        cls,
-        own: Mapping[str, Any],
-        bodies: Bodies,
-        device: str,
-        timeout_s: float,
-        users: int | None,
-        quick: bool,
-    ) -> dict[str, Checked]:
+    def checked(cls, own: Mapping[str, Any], how: Preflight) -> dict[str, Checked]:
         """Start each as far as its settings, which are noted; then try its LitAPI as LitAPIs are tried.
 
         What the try finds does not keep a script from being served.
         """
-        found = {name: one._checked(name, device) for name, one in own.items()}
+        found = {name: one._checked(name, how.device) for name, one in own.items()}
         can_run = [name for name, one in found.items() if not (one.fault or one.unavailable)]
         apis = {name: own[name].in_process for name in can_run}
-        for name, one in check_apis(apis, bodies, device, timeout_s, users=users, quick=quick).items():
+        for name, one in check_apis(apis, how).items():
             notes, fault = [*found[name].notes, *one.notes], one.fault.removeprefix(f"{name}: ")
             if fault:
                 notes.append(f"{name} is measured as it is, although {fault}")
@@ -331,21 +304,21 @@ class Script(BatchConfiguration):
             update={key: value for key, value in self.running_keys().items() if getattr(self, key) is None}
         )
 
-    def tried(self, configurations: Sequence[Any], machine: Host, bodies: Bodies, timeout_s: float) -> Host:
+    def tried(self, configurations: Sequence[Any], machine: Host, how: Preflight) -> Host:
         """Exclude batch sizes with which its LitAPI fails or answers otherwise, where it runs in-process."""
         if self.no_pipeline_on(machine.device):
             return machine
         sizes = sorted({one.max_batch_size for one in configurations})
         print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, sizes))} are checked")
-        values = {f"max_batch_size {size}": {"max_batch_size": size} for size in sizes}
         to_check, refused = {}, []
-        for name, own in values.items():
+        for size in sizes:
+            name, own = f"max_batch_size {size}", {"max_batch_size": size}
             one = self.model_copy(update={**own, "workers_per_device": 1, "batch_timeout_s": 0.0})
             try:
                 to_check[name] = one.in_process
             except ServerError as error:
                 refused.append(Exclusion(own, f"{name}: {error}", is_fault=True))
-        host = without_faulty(to_check, values, machine, bodies, timeout_s)
+        host = without_faulty(to_check, machine, how)
         return replace(host, exclusions=[*host.exclusions, *refused])
 
     def ran(self) -> Ran:
@@ -412,13 +385,8 @@ class Script(BatchConfiguration):
             path: {KEYS[key]: value for key, value in own.items()} for path, own in self.apis.items()
         }
         task = {"noted": str(noted), "keys": {path: own for path, own in keys.items() if own}}
-        before = os.environ.get("PYTHONPATH")
-        return self.environment() | {
-            "PATH": search_path(),
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": os.pathsep.join([str(INJECTED), *([before] if before else [])]),
-            TASK_VARIABLE: json.dumps(task | {"then": then}),
-        }
+        task |= {"then": then}
+        return command_variables(self.environment(), INJECTED) | {TASK_VARIABLE: json.dumps(task)}
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:
         """Compare a script of LitServe with another number of workers."""
@@ -587,18 +555,11 @@ def python_for(script: Path, place: Path) -> str:
 def _values(given: Given) -> dict[str, Any]:
     """Keys that are changed; raise UsageError for any other word."""
     found: dict[str, Any] = {}
-    for word in given.words:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise UsageError(
-                f"{given.name}: expected key=value behind the script, got {word!r}; its own arguments: "
-                f"'python {given.text}'"
-            )
+    for key, value in given.values("script", f"; its own arguments: 'python {given.text}'"):
         path, _, own = key.rpartition(":")
         allowed = API_KEYS if path else (*KEYS, "check_answers")
         if own not in allowed:
             raise UsageError(f"{given.name}.{key}: {unknown_key(own, allowed)}")
-        value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
         if path:
             found.setdefault("apis", {}).setdefault(path, {})[own] = value
         else:

@@ -166,7 +166,8 @@ class StartedServer(Server):
                 self.ready_s = time.perf_counter() - self.started
                 self.settle()
                 return
-            if silent_s > limit_s or (silent_s > DOUBT_S and self.is_lost):
+            is_lost = silent_s > DOUBT_S and self.status is None and self.elsewhere
+            if silent_s > limit_s or is_lost:
                 too_long = TOO_LONG.format(silent_s)
                 raise ServerError(f"the server is not ready{too_long}{self.answered}{self.log_end}")
             if waited_s > DOUBT_S and self.answered and not said:
@@ -184,9 +185,9 @@ class StartedServer(Server):
         """Wait until a server that has just become ready is idle."""
 
     @property
-    def is_lost(self) -> bool:
-        """Whether a server that has become silent will not be ready."""
-        return False
+    def elsewhere(self) -> str:
+        """The other ports that it listens on, as the end of a sentence; empty if none is known."""
+        return ""
 
     @property
     def answered(self) -> str:
@@ -337,16 +338,12 @@ def _main_process(
 
 
 def with_modules(environment: Mapping[str, str], folder: Path | None) -> dict[str, str]:
-    """``environment`` in which Python finds the modules of ``folder``."""
+    """``environment`` in which Python finds the modules of ``folder``, and of its ``src``, first."""
     if folder is None:
         return dict(environment)
-    return {**environment, "PYTHONPATH": module_path(folder, environment.get("PYTHONPATH"))}
-
-
-def module_path(folder: Path, before: str | None) -> str:
-    """PYTHONPATH that has ``folder`` and its ``src`` ahead of ``before``, and of what is installed."""
     own = [one for one in (folder.absolute() / "src", folder.absolute()) if one.is_dir()]
-    return os.pathsep.join([*map(str, own), *([before] if before else [])])
+    before = filter(None, [environment.get("PYTHONPATH")])
+    return {**environment, "PYTHONPATH": os.pathsep.join([*map(str, own), *before])}
 
 
 def wait_in_foreground(server: StartedServer, page: str, drain_s: float) -> int:

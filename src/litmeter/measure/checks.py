@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from litmeter.errors import ApiError
-from litmeter.kinds.configuration import Checked, Configuration
+from litmeter.kinds.configuration import Checked, Configuration, Preflight
 from litmeter.load.bodies import Bodies
 
 
@@ -23,7 +23,7 @@ def check_all(
     found: dict[str, Checked] = {}
     for kind in {type(one): None for one in configurations.values()}:
         own = {name: one for name, one in configurations.items() if type(one) is kind}
-        found |= kind.checked(own, bodies, device, timeout_s, users, quick)
+        found |= kind.checked(own, Preflight(bodies, device, timeout_s, users, quick))
     return {name: found[name] for name in configurations}
 
 

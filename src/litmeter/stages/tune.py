@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from litmeter.errors import ApiError, ParamsError
-from litmeter.kinds.configuration import Configuration, Host
+from litmeter.kinds.configuration import Configuration, Host, Preflight
 from litmeter.kinds.registry import KINDS
 from litmeter.load import LoadGenerator, load_generator
 from litmeter.load.bodies import Bodies
@@ -67,7 +67,7 @@ def job_of(params: Params, device: str, bodies: Bodies) -> Job:
     serve: Configuration = params.serve.with_knobs()
     tune, machine = params.tune, Host(device, whole_cores())
     every = Job(tune, serve, params.load, params.objective, space_of(tune, serve, machine), None)
-    machine = serve.tried(every.configurations, machine, bodies, params.load.timeout_s)
+    machine = serve.tried(every.configurations, machine, Preflight(bodies, device, params.load.timeout_s))
     space = space_of(tune, serve, machine)
     if (excluded := machine.excluded(every.incumbent)) and excluded.is_fault:
         if not space.configurations:

@@ -15,12 +15,11 @@ Python of the measured server: it needs nothing but the standard library, and wo
 import json
 import os
 import sys
-from functools import wraps
+from functools import partial, wraps
 from importlib.machinery import PathFinder
 
 SERVER_KEYS = ("accelerator", "devices", "workers_per_device", "timeout", "fast_queue")
 API_KEYS = ("max_batch_size", "batch_timeout")
-RUN_KEYS = ("num_api_servers",)
 SEEN = "_seen_by_litmeter"
 ROLES = {"on_after_setup": "worker", "on_request": "http"}
 """Roles of LitServe's processes, by the events of callbacks that tell them."""
@@ -68,115 +67,103 @@ def refuse(reason):
     end(1)
 
 
-class Patched:
-    """A method whose arguments are seen, and may be changed, before it runs."""
+def patch(owner, name, before):
+    """Let ``before`` see, and change, the arguments of a method by name, defaults included, ahead of it.
 
-    def __init__(self, method):
-        from inspect import signature
+    ``before`` also gets the method's parameters.
+    """
+    from inspect import signature
 
-        self.method, self.signature = method, signature(method)
+    method = getattr(owner, name)
+    own = signature(method)
 
-    def bind(self, arguments, options):
-        """All arguments by name, defaults included."""
-        bound = self.signature.bind(*arguments, **options)
+    @wraps(method)
+    def patched(*arguments, **options):
+        bound = own.bind(*arguments, **options)
         bound.apply_defaults()
-        return bound
+        before(bound.arguments, own.parameters)
+        return method(*bound.args, **bound.kwargs)
 
-    def takes(self, name):
-        """Whether the method has a parameter of this name."""
-        return name in self.signature.parameters
-
-    def call(self, bound):
-        """Call the method with changed arguments."""
-        return self.method(*bound.args, **bound.kwargs)
+    setattr(owner, name, patched)
 
 
 def patch_uvicorn(module):
     """Let every server of uvicorn listen on litmeter's port of this machine."""
-    init = Patched(module.Config.__init__)
 
-    @wraps(init.method)
-    def moved(*arguments, **options):
-        bound = init.bind(arguments, options)
-        note("uvicorn", port=bound.arguments["port"], pid=os.getpid())
+    def move(given, _):
+        note("uvicorn", port=given["port"], pid=os.getpid())
         if TASK["then"] == "end":
             end()
-        bound.arguments.update(host="127.0.0.1", port=int(os.environ["LITMETER_PORT"]))
-        init.call(bound)
+        given.update(host="127.0.0.1", port=int(os.environ["LITMETER_PORT"]))
 
-    module.Config.__init__ = moved
+    patch(module.Config, "__init__", move)
 
 
 def patch_litserve(module):
     """Note the settings of every LitServer, after they were changed as the task says."""
+    patch(module.LitServer, "__init__", partial(change_settings, module.LitAPI))
+    patch(module.LitServer, "run", note_settings)
+
+
+def change_settings(api_class, given, parameters):
+    """Change the arguments of LitServer, and its APIs; keep what ``note_settings`` needs of them."""
+    apis = given["lit_api"]
+    apis = [apis] if isinstance(apis, api_class) else list(apis)
+    given["lit_api"] = apis[0] if len(apis) == 1 else apis
+    before = [settings_of_api(api, given) for api in apis]
+    unknown = set(TASK["keys"]) - {""} - {one["path"] for one in before}
+    if unknown:
+        refuse(f"no API at {min(unknown)}; there are {', '.join(one['path'] for one in before)}")
+    for path, keys in TASK["keys"].items():
+        for key, value in keys.items():
+            if key in SERVER_KEYS:
+                change_argument(given, parameters, key, value)
+            elif key in API_KEYS:
+                if not path and len(apis) > 1:
+                    places = " or ".join(f"{one['path']}:{key}={value}" for one in before)
+                    refuse(f"{key}: the server has several APIs; give {places}")
+                for api, one in zip(apis, before):
+                    if path in ("", one["path"]):
+                        change_api(given, parameters, api, key, value)
+    loop = given.get("loop") or "auto"  # it prevails; later, all are replaced
+    loops = [loop if loop != "auto" else getattr(api, "_loop", "auto") for api in apis]
+    vars(given["self"])[SEEN] = (apis, given, loops)
+
+
+def note_settings(run, parameters):
+    """Note the settings of a LitServer, of which the last are the arguments of ``run``."""
     from importlib.metadata import version
 
-    init, run = Patched(module.LitServer.__init__), Patched(module.LitServer.run)
-
-    @wraps(init.method)
-    def changed(*arguments, **options):
-        bound = init.bind(arguments, options)
-        given = bound.arguments
-        apis = given["lit_api"]
-        apis = [apis] if isinstance(apis, module.LitAPI) else list(apis)
-        given["lit_api"] = apis[0] if len(apis) == 1 else apis
-        before = [settings_of_api(api, given) for api in apis]
-        unknown = set(TASK["keys"]) - {""} - {one["path"] for one in before}
-        if unknown:
-            refuse(f"no API at {min(unknown)}; there are {', '.join(one['path'] for one in before)}")
-        for path, keys in TASK["keys"].items():
-            for key, value in keys.items():
-                if key in SERVER_KEYS:
-                    change_argument(init, given, key, value)
-                elif key in API_KEYS:
-                    if not path and len(apis) > 1:
-                        places = " or ".join(f"{one['path']}:{key}={value}" for one in before)
-                        refuse(f"{key}: the server has several APIs; give {places}")
-                    for api, one in zip(apis, before):
-                        if path in ("", one["path"]):
-                            change_api(init, given, api, key, value)
-        loop = given.get("loop") or "auto"  # it prevails; later, all are replaced
-        loops = [loop if loop != "auto" else getattr(api, "_loop", "auto") for api in apis]
-        init.call(bound)
-        vars(given["self"])[SEEN] = (apis, given, loops)
-
-    @wraps(run.method)
-    def noted(*arguments, **options):
-        bound = run.bind(arguments, options)
-        server = bound.arguments["self"]
-        apis, given, loops = vars(server).pop(SEEN)
-        if run.takes("generate_client_file"):
-            bound.arguments["generate_client_file"] = False
-        for key in RUN_KEYS:
-            if key in TASK["keys"].get("", {}):
-                change_argument(run, bound.arguments, key, TASK["keys"][""][key])
-        connector = getattr(server, "_connector", None)
-        devices = getattr(server, "devices", given["devices"])
-        note(
-            "litserve",
-            pid=os.getpid(),
-            port=bound.arguments["port"],
-            version=version("litserve"),
-            apis=[
-                {
-                    **settings_of_api(api, given),
-                    "own_loop": loop_text(loop),
-                    "workers_per_device": workers_of(number, api, given["workers_per_device"]),
-                }
-                for number, (api, loop) in enumerate(zip(apis, loops))
-            ],
-            accelerator=getattr(connector, "accelerator", given["accelerator"]),
-            devices=len(devices) if isinstance(devices, (list, tuple)) else devices,
-            num_api_servers=bound.arguments.get("num_api_servers"),
-            **{key: given.get(key) for key in ("timeout", "fast_queue")},
-        )
-        if TASK["then"] == "end":
-            end()
-        if TASK["then"] == "raise":
-            raise Reached(server)
-        return run.call(bound)
-
-    module.LitServer.__init__, module.LitServer.run = changed, noted
+    server = run["self"]
+    apis, given, loops = vars(server).pop(SEEN)
+    if "generate_client_file" in parameters:
+        run["generate_client_file"] = False
+    if "num_api_servers" in TASK["keys"].get("", {}):
+        change_argument(run, parameters, "num_api_servers", TASK["keys"][""]["num_api_servers"])
+    connector = getattr(server, "_connector", None)
+    devices = getattr(server, "devices", given["devices"])
+    note(
+        "litserve",
+        pid=os.getpid(),
+        port=run["port"],
+        version=version("litserve"),
+        apis=[
+            {
+                **settings_of_api(api, given),
+                "own_loop": loop_text(loop),
+                "workers_per_device": workers_of(number, api, given["workers_per_device"]),
+            }
+            for number, (api, loop) in enumerate(zip(apis, loops))
+        ],
+        accelerator=getattr(connector, "accelerator", given["accelerator"]),
+        devices=len(devices) if isinstance(devices, (list, tuple)) else devices,
+        num_api_servers=run.get("num_api_servers"),
+        **{key: given.get(key) for key in ("timeout", "fast_queue")},
+    )
+    if TASK["then"] == "end":
+        end()
+    if TASK["then"] == "raise":
+        raise Reached(server)
 
 
 def patch_callbacks(module):
@@ -242,20 +229,20 @@ def loop_text(loop):
     return name
 
 
-def change_argument(method, given, key, value):
+def change_argument(given, parameters, key, value):
     """Change an argument of LitServer, or of its method ``run``."""
-    if not method.takes(key):
+    if key not in parameters:
         refuse(f"{key}: this LitServe has no such setting")
     given[key] = value
 
 
-def change_api(init, given, api, key, value):
+def change_api(given, parameters, api, key, value):
     """Change a setting of an API, where this LitServe keeps it."""
     if getattr(api, key, None) is None:
-        change_argument(init, given, key, value)
+        change_argument(given, parameters, key, value)
         return
     if given.get(key):  # the argument would prevail
-        given[key] = init.signature.parameters[key].default
+        given[key] = parameters[key].default
     try:
         setattr(api, key, value)
     except (AttributeError, ValueError) as error:
@@ -271,25 +258,17 @@ class Finder:
         """See importlib.abc.MetaPathFinder."""
         if name not in PATCHES:
             return None
-        for finder in sys.meta_path:
-            if finder is not self:
-                spec = finder.find_spec(name, path, target)
-                if spec is not None:
-                    spec.loader.exec_module = Patching(spec.loader.exec_module, PATCHES[name])
-                    return spec
-        return None
+        found = (one.find_spec(name, path, target) for one in sys.meta_path if one is not self)
+        spec = next(filter(None, found), None)
+        if spec is not None:
+            spec.loader.exec_module = partial(execute, spec.loader.exec_module, PATCHES[name])
+        return spec
 
 
-class Patching:
-    """Executes a module, then patches it."""
-
-    def __init__(self, execute, patch):
-        self.execute, self.patch = execute, patch
-
-    def __call__(self, module):
-        """As a loader's exec_module."""
-        self.execute(module)
-        self.patch(module)
+def execute(exec_module, patch_module, module):
+    """Execute a module, then patch it."""
+    exec_module(module)
+    patch_module(module)
 
 
 PATCHES = {"uvicorn.config": patch_uvicorn, "litserve.server": patch_litserve}
