@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
 from litmeter.load.process import Answer, Level
 from litmeter.measure.capacity import missed_by_lateness
-from litmeter.stats.records import Limits, steady, window_means
+from litmeter.stats.records import REQUEST_FIELDS, Limits, steady, window_means
 from tests.support.load import plan, record
+
+NO_WINDOWS = np.zeros(2)
 
 
 @pytest.mark.parametrize(
@@ -38,17 +42,18 @@ def test_requests_count_in_the_window_that_they_fall_into() -> None:
 
 def test_each_request_is_a_row() -> None:
     level = Level("http://x", [], plan(2, timeout_s=1.0))
-    assert {len(values) for values in level.arrays().values()} == {0}
+    empty = level.record(NO_WINDOWS, 0.0)
+    assert {len(getattr(empty, name)) for name in (*REQUEST_FIELDS, "answers")} == {0}
     assert level.add(0, 3, 1.0, 1.1, 1.5, Answer(200, b"answer", None))
     assert not level.add(1, 4, 1.0, 1.1, 2.2, Answer(0, b"", None))
     assert not level.add(0, 3, 1.5, 1.5, 1.5, Answer(0, b"", None, sent=False))  # for want of a descriptor
-    arrays = level.arrays()
-    assert level.sent == 2
-    assert arrays["body"].tolist() == [3, 4]
-    assert arrays["end"].tolist() == [1.5, 2.2]
-    assert arrays["status"].tolist() == [0, 2]
-    assert arrays["size"].tolist() == [6, 0]
-    assert arrays["answers"].nbytes == 0  # nobody reads them
+    found = level.record(NO_WINDOWS, 0.0)
+    assert (level.sent, found.unsent) == (2, 1)
+    assert found.body.tolist() == [3, 4]
+    assert found.end.tolist() == [1.5, 2.2]
+    assert found.status.tolist() == [0, 2]
+    assert found.size.tolist() == [6, 0]
+    assert not found.answers  # nobody reads them
 
 
 def test_a_single_large_answer_costs_its_own_bytes_alone() -> None:
@@ -56,9 +61,9 @@ def test_a_single_large_answer_costs_its_own_bytes_alone() -> None:
     for number in range(10_000):
         content = bytes(60_000) if number == 77 else b"{}"
         level.add(0, 3, 1.0, 1.1, 1.5, Answer(200, content, None))
-    arrays = level.arrays()
-    assert arrays["answers"].nbytes == arrays["size"].sum() == 60_000 + 2 * 9_999
-    assert sum(values.nbytes for values in arrays.values()) < 2_000_000
+    found = level.record(NO_WINDOWS, 0.0)
+    assert sum(map(len, found.answers)) == found.size.sum() == 60_000 + 2 * 9_999
+    assert len(pickle.dumps(found)) < 2_000_000
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import subprocess
-import sys
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
 
 from litmeter.errors import LoadError
-from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
-from litmeter.stats.streams import STREAM_FIELDS, Streams
-from litmeter.system.processes import JsonLinesProcess, process_group
+from litmeter.stats.records import LoadRecord
+from litmeter.system.processes import JsonLinesProcess, json_lines_process
 from litmeter.system.temporary import scratch
 
 
@@ -77,6 +71,8 @@ class LoadPlan:
         return f"{self.seed}/{size}/{self.rate_rps}/{self.repeat}"
 
 
+RECORD = "record.pickle"
+"""The file with a ``LoadRecord``, in the folder of the bodies."""
 OnProgress = Callable[[float], None]
 """Called during a load with the seconds measured so far."""
 
@@ -88,18 +84,16 @@ class LoadGenerator:
     another process runs the next load.
 
     Args:
-        folder: holds the request bodies, and the files that the process writes.
+        folder: holds the request bodies, and the record of the last load.
 
     Attributes:
         sent: the bodies, their content type, and the other headers.
-        record_path: the record of the last load.
     """
 
     sent: tuple[Sequence[bytes], str, Mapping[str, str]]
 
     def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
         self._folder = folder
-        self.record_path = folder / "record.npz"
         self._settings = {"headers": dict(headers), "folder": str(folder)}
         self._stack = ExitStack()
         self._process: JsonLinesProcess | None = None
@@ -129,14 +123,15 @@ class LoadGenerator:
         """
         self.wait_until_ready()
         with self._ending_on_error():
-            self._running().send({"url": url, "plan": vars(plan), "path": str(self.record_path)})
+            self._running().send({"url": url, "plan": vars(plan)})
             for event, *values in self._running().answers():
                 if event in ("done", "late"):
                     break
                 on_progress(*values)
         if event == "late":
             raise LoadError(f"it began to send {values[0]:g} s too late")
-        return read_record(self.record_path, plan)
+        record: LoadRecord = pickle.loads((self._folder / RECORD).read_bytes())  # noqa: S301 -- our own
+        return record
 
     def close(self) -> None:
         """End the process."""
@@ -145,19 +140,10 @@ class LoadGenerator:
 
     def _running(self) -> JsonLinesProcess:
         if self._process is None:
-            log = self._folder / "client.log"
-            process = self._stack.enter_context(
-                process_group(
-                    [sys.executable, "-m", "litmeter.load.process"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._stack.enter_context(log.open("wb")),
-                    env=os.environ | {"TMPDIR": str(self._folder)},
-                    stop_s=0.0,
-                )
+            module, name = "litmeter.load.process", "the load generator"
+            self._process = self._stack.enter_context(
+                json_lines_process(module, self._settings, os.environ, name, error=LoadError, stop_s=0.0)
             )
-            self._process = JsonLinesProcess(process, log, "the load generator", LoadError)
-            self._process.send(self._settings)  # all users may read a command line, and headers on it
         return self._process
 
     @contextmanager
@@ -189,21 +175,3 @@ def load_generator(
         with closing(LoadGenerator(folder, {"Content-Type": content_type, **(headers or {})})) as generator:
             generator.sent = bodies, content_type, headers or {}
             yield generator
-
-
-def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
-    """Read the record that a load generator's process has written of ``plan``."""
-    with np.load(source, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in REQUEST_FIELDS}
-        counts: dict[str, Any] = {name: int(stored[name]) for name in ("stalled", "unsent")}
-        edges, cores = stored["window_edges"], float(stored["cores"])
-        joined = memoryview(stored["answers"])
-        pieces = {name: stored[f"stream_{name}"] for name in STREAM_FIELDS if f"stream_{name}" in stored}
-    answers: Sequence[bytes] = ()
-    if plan.keep_answers:
-        ends = arrays["size"].cumsum().tolist()
-        answers = [bytes(joined[begin:end]) for begin, end in itertools.pairwise([0, *ends])]
-    streams = Streams(**pieces) if pieces else None
-    return LoadRecord(
-        plan.users, plan.rate_rps, edges, cores=cores, answers=answers, streams=streams, **counts, **arrays
-    )

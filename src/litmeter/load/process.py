@@ -10,6 +10,7 @@ import errno
 import itertools
 import json
 import math
+import pickle
 import random
 import resource
 import sys
@@ -29,7 +30,7 @@ from gevent.event import Event
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from litmeter.errors import LoadError
-from litmeter.load.generator import LoadPlan
+from litmeter.load.generator import RECORD, LoadPlan
 from litmeter.load.pieces import Pieces, unit_of
 from litmeter.stats.records import (
     FAILED,
@@ -37,6 +38,8 @@ from litmeter.stats.records import (
     REQUEST_FIELDS,
     TIMED_OUT,
     WINDOWS,
+    Floats,
+    LoadRecord,
     fewest_answers,
     steady,
     window_means,
@@ -291,8 +294,8 @@ class Level:
         self._answered = [False] * plan.users  # whether each user's first request has ended
         self._in_flight_since = [math.inf] * plan.users  # due time of each user's request; infinite without
 
-    def run(self, path: Path) -> None:
-        """Run the load and write its record to ``path``."""
+    def run(self) -> LoadRecord:
+        """Run the load."""
         plan = self._plan
         progress = gevent.spawn(self._report_progress)
         if plan.begin_at is not None:
@@ -318,9 +321,7 @@ class Level:
         gevent.killall([progress, *users])  # users may still wait for an arrival
         times, cpu_s = np.array(edges).T
         reported = slice(-WINDOWS - 1, None)
-        cores = np.ptp(cpu_s[reported]) / np.ptp(times[reported])
-        counts: Any = {"stalled": self._stalled, "unsent": self._unsent}
-        np.savez(path, window_edges=times, cores=cores, **counts, **self.arrays())
+        return self.record(times, float(np.ptp(cpu_s[reported]) / np.ptp(times[reported])))
 
     @property
     def sent(self) -> int:
@@ -354,20 +355,20 @@ class Level:
         if len(self._piece_at) > MOST_PIECES:
             raise LoadError(f"answers have more than {MOST_PIECES:,} pieces in a turn: ask for shorter ones")
 
-    def arrays(self) -> dict[str, Any]:
-        """The recorded requests, one array per field, and the bytes of all kept answers."""
+    def record(self, window_edges: Floats, cores: float) -> LoadRecord:
+        """All requests that have ended."""
         columns = np.array(self._rows, dtype=np.float64).reshape(-1, len(REQUEST_FIELDS)).T
-        arrays = dict(zip(REQUEST_FIELDS, columns, strict=True))
+        fields: dict[str, Any] = dict(zip(REQUEST_FIELDS, columns, strict=True))
         for name in ("user", "status", "code", "size", "body"):
-            arrays[name] = arrays[name].astype(np.int64)
+            fields[name] = fields[name].astype(np.int64)
+        fields |= {"answers": [*map(bytes, self._answers)], "stalled": self._stalled, "unsent": self._unsent}
         if self._piece_at:
             request, *known = np.array(self._streamed, dtype=np.int64).T
             unit, count, tokens = np.zeros((3, len(self._rows)), dtype=np.int64)  # NOT_STREAMED
             unit[request], count[request], tokens[request] = known
             at, size = np.array(self._piece_at, dtype=np.float64), np.array(self._piece_bytes, dtype=np.int64)
-            streams = Streams(unit, count, tokens, at, size)
-            arrays |= {f"stream_{name}": values for name, values in vars(streams).items()}
-        return {**arrays, "answers": np.frombuffer(b"".join(self._answers), dtype=np.uint8)}
+            fields["streams"] = Streams(unit, count, tokens, at, size)
+        return LoadRecord(self._plan.users, self._plan.rate_rps, window_edges, cores=cores, **fields)
 
     def _start_users(self, arrivals: ClosedLoop) -> list[gevent.Greenlet]:
         """Start the users, who send until the level ends; a user's exception ends this process."""
@@ -488,12 +489,13 @@ def emit(event: str, *values: float) -> None:
 
 
 def main() -> None:
-    """Run a load for each line of standard input (JSON: url, plan, path of the record) after the settings."""
+    """Run a load for each line of standard input (JSON: url and plan) after the settings."""
     settings = json.loads(sys.stdin.readline())
     with suppress(ValueError, OSError):  # each user takes a descriptor
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    bodies = [path.read_bytes() for path in sorted(Path(settings["folder"]).glob("*.body"))]
+    folder = Path(settings["folder"])
+    bodies = [path.read_bytes() for path in sorted(folder.glob("*.body"))]
     emit("ready")
     for line in sys.stdin:
         job = json.loads(line)
@@ -504,7 +506,7 @@ def main() -> None:
             emit("late", round(late_s, 3))
             continue
         try:
-            Level(job["url"], requests, plan).run(Path(job["path"]))
+            (folder / RECORD).write_bytes(pickle.dumps(Level(job["url"], requests, plan).run()))
         except LoadError as error:
             sys.exit(str(error))
         emit("done")

@@ -313,11 +313,12 @@ def json_lines_process(
     env: Mapping[str, str],
     name: str,
     on_start: OnStart = lambda process: None,
-    cwd: str | None = None,
+    error: type[LitmeterError] = LitmeterError,
+    **options: Any,
 ) -> Iterator[JsonLinesProcess]:
     """Run ``python -m MODULE`` on a job, with its own temporary folder, until the block ends.
 
-    ``name`` is used in the LitmeterError of a dead process.
+    ``name`` is used in the ``error`` of a dead process; ``options`` are those of ``process_group``.
     """
     with (
         scratch() as folder,
@@ -328,11 +329,11 @@ def json_lines_process(
             stdout=subprocess.PIPE,
             stderr=stderr,
             env={**env, "TMPDIR": str(folder)},
-            cwd=cwd,
+            **options,
         ) as process,
     ):
         on_start(process)
-        talk = JsonLinesProcess(process, log, name, LitmeterError)
+        talk = JsonLinesProcess(process, log, name, error)
         talk.send(job)
         yield talk
 
