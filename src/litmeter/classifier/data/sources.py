@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -24,12 +25,23 @@ OXFORD_NAME = "oxford-iiit-pet"
 
 
 def make_index(settings: DataSettings) -> Index:
-    """The index of the source that ``settings`` name.
+    """The index of the source that ``settings`` name; what it does not split itself is split at random.
 
     Raise DataError where there is no source, or a split lacks a class.
     """
     root = DOWNLOAD_FOLDER if settings.download else Path(settings.folder)
-    index = _oxford(root, settings) if (root / OXFORD_NAME).is_dir() else _class_folders(settings)
+    is_oxford = (root / OXFORD_NAME).is_dir()
+    classes, rest, test = _oxford(root, settings.task) if is_oxford else _class_folders(settings.folder)
+    rng = random.Random(settings.seed)
+    if not test:
+        rest, test = _split(rest, settings.test_fraction, rng)
+    train, val = _split(rest, settings.val_fraction, rng)
+    photos = [
+        Photo(path=path, label=label, split=name, sha256=_sha256(Path(path)))
+        for name, items in zip(SPLITS, (train, val, test), strict=True)
+        for path, label in items
+    ]
+    index = Index(classes=classes, photos=photos)
     index.check()
     return index
 
@@ -64,41 +76,33 @@ def check_readable(index: Index) -> None:
             progress.update()
 
 
-def _oxford(root: Path, settings: DataSettings) -> Index:
-    """Oxford-IIIT Pet with its own test split; its trainval split is divided."""
-    classes: list[str] = []
-    items: dict[str, list[Item]] = {}
-    for split in ("trainval", "test"):
-        try:
-            dataset = datasets.OxfordIIITPet(root, split=split)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise DataError(f"{root / OXFORD_NAME}: not Oxford-IIIT Pet ({error})") from error
-        species = settings.task == "species"
-        # The public interface yields decoded images, not paths.
-        labels = dataset._bin_labels if species else dataset._labels
-        items[split] = [(str(path), label) for path, label in zip(dataset._images, labels, strict=True)]
-        if split == "trainval":
-            classes = ["cat", "dog"] if species else dataset.classes
-    rng = random.Random(settings.seed)
-    train, val = _split(items["trainval"], settings.val_fraction, rng)
-    return _index(classes, train, val, items["test"])
-
-
-def _class_folders(settings: DataSettings) -> Index:
-    """One folder per class (torchvision's ImageFolder), split at random."""
+def _oxford(root: Path, task: str) -> tuple[list[str], list[Item], list[Item]]:
+    """Oxford-IIIT Pet: the classes, its trainval split, and its test split."""
     try:
-        dataset = datasets.ImageFolder(settings.folder)
+        rest, test = (datasets.OxfordIIITPet(root, split=split) for split in ("trainval", "test"))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{root / OXFORD_NAME}: not Oxford-IIIT Pet ({error})") from error
+
+    def items(dataset: Any) -> list[Item]:
+        # The public interface yields decoded images, not paths.
+        labels = dataset._bin_labels if task == "species" else dataset._labels
+        return [(str(path), label) for path, label in zip(dataset._images, labels, strict=True)]
+
+    return ["cat", "dog"] if task == "species" else rest.classes, items(rest), items(test)
+
+
+def _class_folders(folder: str) -> tuple[list[str], list[Item], list[Item]]:
+    """One folder per class (torchvision's ImageFolder): the classes, all photos, and no test split."""
+    try:
+        dataset = datasets.ImageFolder(folder)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"data.folder {settings.folder}: {' '.join(str(error).split())}") from error
+        raise DataError(f"data.folder {folder}: {' '.join(str(error).split())}") from error
     if {name.lower() for name in dataset.classes} <= {"train", "val", "valid", "validation", "test"}:
         raise DataError(
-            f"data.folder {settings.folder}: holds splits {dataset.classes}; expected one folder per "
-            "class, which are split here (data.test_fraction, data.val_fraction)"
+            f"data.folder {folder}: holds splits {dataset.classes}; expected one folder per class, which are "
+            "split here (data.test_fraction, data.val_fraction)"
         )
-    rng = random.Random(settings.seed)
-    rest, test = _split(dataset.samples, settings.test_fraction, rng)
-    train, val = _split(rest, settings.val_fraction, rng)
-    return _index(dataset.classes, train, val, test)
+    return dataset.classes, dataset.samples, []
 
 
 def _split(items: list[Item], fraction: float, rng: random.Random) -> tuple[list[Item], list[Item]]:
@@ -109,15 +113,6 @@ def _split(items: list[Item], fraction: float, rng: random.Random) -> tuple[list
         taken.update(rng.sample(paths, max(1, round(len(paths) * fraction))))
     rest = [item for item in items if item[0] not in taken]
     return rest, [item for item in items if item[0] in taken]
-
-
-def _index(classes: list[str], *splits: list[Item]) -> Index:
-    photos = [
-        Photo(path=path, label=label, split=name, sha256=_sha256(Path(path)))
-        for name, items in zip(SPLITS, splits, strict=True)
-        for path, label in items
-    ]
-    return Index(classes=classes, photos=photos)
 
 
 def _sha256(path: Path) -> str:
