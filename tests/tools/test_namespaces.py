@@ -56,12 +56,14 @@ def namespaces() -> Iterator[dict[str, str]]:
         yield names
 
 
-def test_three_machines_reach_the_sum_of_their_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_machines_reach_the_sum_of_their_rates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert shutil.which("ip") is not None, "this test runs ip: `apt-get install iproute2` (Debian, Ubuntu)"
     assert os.geteuid() == 0, "this test makes network namespaces, which needs root"
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    cluster, shown = f"{HERE}:{free_port()}", list[str]()
+    cluster = f"{HERE}:{free_port()}"
     with ExitStack() as stack:
         names = stack.enter_context(namespaces())
         server = stack.enter_context(
@@ -73,7 +75,7 @@ def test_three_machines_reach_the_sum_of_their_rates(monkeypatch: pytest.MonkeyP
         for name, host in names.items():
             prefix = ("ip", "netns", "exec", name)
             stack.enter_context(running_node(cluster, own=host, prefix=prefix))
-        group = stack.enter_context(cluster_senders(cluster, [b"{}"], "application/json", {}, shown.append))
+        group = stack.enter_context(cluster_senders(cluster, [b"{}"], "application/json", {}))
         record = group.run(url, plan(96, warmup_s=0.5, min_s=3.0, max_s=3.0, rate_rps=RATE_RPS))
         log = requests.get(f"{url}/log", timeout=10).json()
     assert (record.status == OK).all()
@@ -81,4 +83,5 @@ def test_three_machines_reach_the_sum_of_their_rates(monkeypatch: pytest.MonkeyP
     opened, closed = record.window
     came = record.in_window.sum() / (closed - opened)
     assert abs(came - RATE_RPS) < 4 * np.sqrt(RATE_RPS / (closed - opened))
+    shown = capsys.readouterr().out.splitlines()
     assert all(any(f"sender {host}: clock" in line for line in shown) for host in [HERE, *names.values()])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator
+from typing import Any
 
 from litmeter.errors import UsageError
 from litmeter.load.bodies import Bodies
@@ -18,8 +16,6 @@ MODEL = "default"
 CHAT_RULES = [
     ("--chat", "not", [f"--{other}"]) for other in ("body", "form", "images", "template", "content-type")
 ]
-PromptFile = Annotated[Path, AfterValidator(Path.absolute)]
-"""An argument of --chat; it is relative to the folder in which the command is given."""
 
 
 def chat_bodies(files: Sequence[Path]) -> Bodies:

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from litmeter.cli.options import LOAD
-from litmeter.cli.own import USERS, Sent, bodies_for, own_server, read_given
+from litmeter.cli.own import SENT, USERS, Sent, bodies_for, own_server, read_given
 from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import NoVerdict, StorageError, UsageError, explained
 from litmeter.load import load_generator
@@ -46,7 +46,6 @@ SMALLEST_MARGIN = 0.02
 ALLOWED = "FILE.py, module:Class, or a command"
 STEP_S = 30
 """A longer check is advised in multiples of this."""
-SENT = Sent()
 
 
 def check(
@@ -143,6 +142,29 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A figure of both revisions, their ratio, new / old, and the verdict on it."""
+
+    old: float | None
+    new: float | None
+    ratio: Ratio | None
+    verdict: Verdict
+
+    @property
+    def interval(self) -> str:
+        """The ratio with its interval as text; a dash where it is unknown."""
+        if self.ratio is None:
+            return "-"
+        low, high = self.ratio.low, self.ratio.high
+        return f"{self.ratio.ratio:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+    @property
+    def cells(self) -> list[str]:
+        """All of it, for a row of a table."""
+        return [rate_cell(self.old), rate_cell(self.new), self.interval, self.verdict]
+
+
+@dataclass(frozen=True)
 class Found:
     """The result of a check.
 
@@ -166,20 +188,18 @@ class Found:
     said: Sequence[str] = ()
 
     @property
-    def rate(self) -> Ratio | None:
-        """The rate, new / old."""
-        return ratio_of(self.pair.ratio, self.pair.low, self.pair.high)
+    def rate(self) -> Judged:
+        """The rates, and whether the new server does less a second."""
+        ratio = ratio_of(self.pair.ratio, self.pair.low, self.pair.high)
+        return Judged(self.old.rate, self.new.rate, ratio, verdict(ratio, self.limits.margin))
 
     @property
-    def rate_verdict(self) -> Verdict:
-        """Whether the new server does less a second."""
-        return verdict(self.rate, self.limits.margin)
-
-    @property
-    def p95_verdict(self) -> Verdict:
-        """Whether the new server's p95 is longer, judged by old / new, which falls as the rate does."""
-        inverse = (self.pair.p95_ratio, self.pair.p95_high, self.pair.p95_low)
-        return verdict(ratio_of(*(value and 1 / value for value in inverse)), self.limits.margin)
+    def p95(self) -> Judged:
+        """The p95, ms, and whether the new is longer, judged by old / new, which falls as the rate does."""
+        pair = self.pair
+        inverse = ratio_of(*(value and 1 / value for value in (pair.p95_ratio, pair.p95_high, pair.p95_low)))
+        ratio = ratio_of(pair.p95_ratio, pair.p95_low, pair.p95_high)
+        return Judged(pair.other_p95_ms, pair.p95_ms, ratio, verdict(inverse, self.limits.margin))
 
     @property
     def exceeded(self) -> list[str]:
@@ -196,68 +216,52 @@ class Found:
     @property
     def exit_code(self) -> int:
         """PASSED, SLOWER or OPEN."""
-        return exit_status(self.rate_verdict, self.p95_verdict, exceeded=bool(self.exceeded))
+        return exit_status(self.rate.verdict, self.p95.verdict, exceeded=bool(self.exceeded))
 
     @property
     def advice(self) -> str:
         """Which --seconds would probably give an open rate a verdict, or why none would."""
         if self.unit is None:
             return ONE_STREAMS
-        needed_s = seconds_needed(self.rate, self.limits.margin, self.seconds, self.starts)
+        needed_s = seconds_needed(self.rate.ratio, self.limits.margin, self.seconds, self.starts)
         if needed_s is None:
             return "it would probably take more than an hour to tell"
         return f"--seconds {STEP_S * math.ceil(needed_s / STEP_S)} would probably tell"
 
     def sentence(self) -> str:
         """The verdicts for a terminal, one a line."""
-        pair, bound = self.pair, 1 - self.limits.margin
+        rate, p95, bound = self.rate, self.p95, 1 - self.limits.margin
         lines = [f"{self.new.name}: {line}" for line in self.exceeded]
-        if self.rate is not None:
+        if rate.ratio is not None:
             place = {
                 "not slower": f"above {bound:g}",
                 "slower": f"below {bound:g}",
                 "open": f"on both sides of {bound:g}; {self.advice}",
             }
             lines.append(
-                f"{self.rate_verdict}: {self.new.name} answers {interval(pair.ratio, pair.low, pair.high)} "
-                f"times the {self.unit} per second of {self.old.name} ({rate_cell(self.new.rate)} and "
-                f"{rate_cell(self.old.rate)}), {place[self.rate_verdict]}"
+                f"{rate.verdict}: {self.new.name} answers {rate.interval} times the {self.unit} per second "
+                f"of {self.old.name} ({rate_cell(rate.new)} and {rate_cell(rate.old)}), {place[rate.verdict]}"
             )
         elif self.unit is None:
             lines.append(f"open: {ONE_STREAMS}")
-        if pair.p95_ratio is not None:
+        if p95.ratio is not None:
             lines.append(
-                f"{p95_name(self.streams)} {self.p95_verdict}: {rate_cell(pair.p95_ms)} and "
-                f"{rate_cell(pair.other_p95_ms)} ms, "
-                f"{interval(pair.p95_ratio, pair.p95_low, pair.p95_high)} times as long"
+                f"{p95_name(self.streams)} {p95.verdict}: {rate_cell(p95.new)} and {rate_cell(p95.old)} ms, "
+                f"{p95.interval} times as long"
             )
         return "\n".join([*lines, *self.said])
 
     def markdown(self) -> str:
         """A section for the summary of a pull request."""
-        pair, old, new, limits, seen = self.pair, self.old, self.new, self.limits, self.revisions
-        ratio = interval(pair.ratio, pair.low, pair.high)
-        p95 = interval(pair.p95_ratio, pair.p95_low, pair.p95_high)
+        old, new, limits, seen = self.old, self.new, self.limits, self.revisions
         rows = [
-            [
-                f"{self.unit or 'requests'}/s",
-                rate_cell(old.rate),
-                rate_cell(new.rate),
-                ratio,
-                self.rate_verdict,
-            ],
-            [
-                f"{p95_name(self.streams)}, ms",
-                rate_cell(pair.other_p95_ms),
-                rate_cell(pair.p95_ms),
-                p95,
-                self.p95_verdict,
-            ],
+            [f"{self.unit or 'requests'}/s", *self.rate.cells],
+            [f"{p95_name(self.streams)}, ms", *self.p95.cells],
             ["memory, MiB", number_cell(old.memory_mib, 0), number_cell(new.memory_mib, 0), "", ""],
             ["start, s", number_cell(old.start_s, 1), number_cell(new.start_s, 1), "", ""],
         ]
         title = {PASSED: "not slower", SLOWER: "slower", OPEN: "open"}[self.exit_code]
-        if self.exceeded and self.rate_verdict != "slower":
+        if self.exceeded and self.rate.verdict != "slower":
             title = "failed requests" if new.failed else "over a limit"
         users = pluralise(self.users, "user")
         how = f"{users}, {self.seconds:.0f} s, margin {limits.margin:g}; intervals: 95%, p95 99%"
@@ -265,7 +269,7 @@ class Found:
             f"### litmeter check: {title}",
             *(f"{new.name}: {line}" for line in self.exceeded),
             markdown_table(["", f"{old.name}, {seen.commit[:9]}", new.name, "new / old", "verdict"], rows),
-            how + (f"; {self.advice}." if self.rate_verdict == "open" else "."),
+            how + (f"; {self.advice}." if self.rate.verdict == "open" else "."),
             "\n".join([f"{PARAMS_FILE}:", *(f"- `{key}`" for key in seen.keys)]) if seen.keys else "",
             *self.said,
             f"```\n{seen.files}\n```" if seen.files else "No file differs.",
@@ -278,10 +282,10 @@ class Found:
         ratios = ("ratio", "low", "high", "p95_ratio", "p95_low", "p95_high")
         return {
             "exit_code": self.exit_code,
-            "rate": self.rate_verdict,
+            "rate": self.rate.verdict,
             "unit": self.unit,
             "p95_of": p95_of(self.streams),
-            "p95": self.p95_verdict,
+            "p95": self.p95.verdict,
             "exceeded": self.exceeded,
             "commit": self.revisions.commit,
             "users": self.users,
@@ -295,13 +299,6 @@ class Found:
 def ratio_of(ratio: float | None, low: float | None, high: float | None) -> Ratio | None:
     """A ratio with its interval; None where the ratio is unknown."""
     return None if ratio is None else Ratio(ratio, low, high)
-
-
-def interval(ratio: float | None, low: float | None, high: float | None) -> str:
-    """A ratio with its interval as text; a dash where the ratio is unknown."""
-    if ratio is None:
-        return "-"
-    return f"{ratio:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
 def measured(

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ import psutil
 from litmeter.errors import LitmeterError, LoadError, UsageError
 from litmeter.load.generator import LoadPlan, OnProgress, load_generator
 from litmeter.load.senders import POLL_S, Member, SenderGroup, clock_difference
+from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import pluralise
 from litmeter.stats.records import LoadRecord
 from litmeter.system.http import CA_VARIABLE
@@ -34,9 +35,6 @@ RAY_SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # output of the nodes is not printed here
 }
 """Environment variables that Ray reads when it is imported."""
-
-Show = Callable[[str], None]
-"""Prints a line about a node."""
 
 
 @contextmanager
@@ -213,11 +211,8 @@ def _result(reference: Any) -> Any:
         raise LoadError(reason) from error
 
 
-@dataclass(frozen=True)
 class _SurvivingGroup(SenderGroup):
     """Senders that repeat a load without those that died during it."""
-
-    show: Show
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda seconds: None) -> LoadRecord:
         """Run one load by the living senders; see ``SenderGroup.run``."""
@@ -228,7 +223,7 @@ class _SurvivingGroup(SenderGroup):
             if not 0 < len(alive) < len(self.members):
                 raise
             self.members[:] = alive
-            self.show(f"{error}, and repeated by {pluralise(len(alive), 'sender')}")
+            print_wrapped(f"{error}, and repeated by {pluralise(len(alive), 'sender')}")
         return self.run(url, plan, on_progress=on_progress)
 
 
@@ -245,15 +240,15 @@ def cluster_senders(
     bodies: Sequence[bytes],
     content_type: str,
     headers: Mapping[str, str],
-    show: Show,
     *,
     go_on: bool = True,
     ca: bytes | None = None,
 ) -> Iterator[SenderGroup]:
     """Start a load generator on each node of the cluster at ``address``; end them when the block is left.
 
+    How far the clock of each node is off is printed, and which sender has died.
+
     Args:
-        show: prints how far the clock of each node is off, and which sender has died.
         go_on: the living senders repeat a load in which a sender died; else it raises LoadError.
         ca: CA certificates to trust with HTTPS (PEM).
 
@@ -278,8 +273,10 @@ def cluster_senders(
             except LoadError as error:
                 raise LoadError(f"sender {name}: {error}") from error
             members.append(Member(name, sender, difference_s))
-            show(f"sender {name}: clock {1000 * difference_s:+.3f} ms, known to {1000 * error_s:.3f} ms")
-        yield _SurvivingGroup(members, show) if go_on else SenderGroup(members)
+            print_wrapped(
+                f"sender {name}: clock {1000 * difference_s:+.3f} ms, known to {1000 * error_s:.3f} ms"
+            )
+        yield (_SurvivingGroup if go_on else SenderGroup)(members)
 
 
 def _close(sender: _NodeSender) -> None:

@@ -33,7 +33,7 @@ from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import p95_of, pluralise
 from litmeter.settings import Positive
 from litmeter.stages import comparison
-from litmeter.system.files import check_outputs, write_text
+from litmeter.system.files import write_text
 from litmeter.system.machine import exclusive_machine
 
 COLUMNS = (
@@ -73,7 +73,7 @@ def compare(
         print(json.dumps(found.as_json(), indent=2))
     else:
         print(found.table)
-        print_wrapped("\n".join([*differences(found.settings, found.device), *found.said]))
+        print_wrapped("\n".join(found.said))
     return int(any(row.fails for row in found.rows))
 
 
@@ -87,15 +87,13 @@ class Found:
         table, said: for a terminal: all figures, and sentences about them.
     """
 
-    settings: Mapping[str, Configuration]
-    device: str
     users: int
     rows: Sequence[ComparisonRow]
     causes: Mapping[str, str]
     pairs: Sequence[Pair]
     unit: Counted | None
     table: str
-    said: Sequence[str] = ()
+    said: Sequence[str]
 
     def as_json(self) -> dict[str, Any]:
         """What --json prints; docs/your-own-server.md explains each key."""
@@ -141,10 +139,9 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
     unit = counted(rows)
     streamed = (*unexpected_streams(bodies.contents, log.rows), *partly_streamed(rows))
     doubts = (*streamed, *disturbances(log.rows))
-    said = [claim.plain for claim in (failures(rows), *doubts) if claim]
-    return Found(
-        settings, device, users, rows, {}, found, unit, pairs_table(found, unit, bool(times_ms)), said
-    )
+    claimed = [claim.plain for claim in (failures(rows), *doubts) if claim]
+    said = [*differences(settings, device), *claimed]
+    return Found(users, rows, {}, found, unit, pairs_table(found, unit, bool(times_ms)), said)
 
 
 REPEATED = ("body", "form", "chat", "content_type", "path", "ready", "ready_s", "users", "timeout_s")
@@ -167,20 +164,19 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
     """Compare the user's own servers as the stage of a project does; write a page where --report asks."""
     settings, users = settings_of(servers, own), own.users or USERS
     compared = {"reference": next(iter(settings)), "users": users, "seconds": seconds}
-    report = own.report and own.report.absolute()
-    check_outputs(report=report)
     with project({"experiments": settings, "comparison": compared}, own) as params:
         with exclusive_machine():
             log, _ = comparison.main()
         snapshot = read_snapshot()
         made = [*claims(snapshot), *unexpected_streams(params.bodies().contents, log.rows)]
-        said = [claim.plain for claim in made]
+        differ = differences(params.configurations(), snapshot.results[0].device)
+        said = [*differ, *(claim.plain for claim in made)]
         if len(settings) == 1:
             command = compared_as(servers[0], params, own)
             said.append(f"{servers[0]} is measured alone; to compare it: {command}")
-        if report is not None:
-            write_text(report, render([snapshot]))
-            said.append(f"{report}: open it in a browser")
+        if own.report is not None:
+            write_text(own.report, render([snapshot]))
+            said.append(f"{own.report}: open it in a browser")
         causes = {name: one.cause for name, one in snapshot.diagnoses.items()}
         found = pairs(list(settings), next(iter(settings)), log.rows, log.first_ms())
         unit = counted(snapshot.compared)
@@ -188,8 +184,6 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
         if found and streams(log.rows):  # the page has no ratios of first pieces
             table += f"\n\n{pairs_table(found, unit, True)}"
         return Found(
-            settings=params.configurations(),
-            device=snapshot.results[0].device,
             users=users,
             rows=snapshot.compared,
             causes={name: cause for name, cause in causes.items() if cause not in ("", NOT_AVAILABLE)},

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from litmeter.cli.opened import opened_below
-from litmeter.cli.own import USERS, Sent, bodies_for, own_server, write_bodies
+from litmeter.cli.own import SENT, USERS, Sent, bodies_for, own_server, write_bodies
 from litmeter.errors import UsageError
 from litmeter.kinds.registry import read as read_keys
 from litmeter.load.bodies import JSON_LINES, REFERENCE, request_headers
@@ -36,7 +36,6 @@ GIT_IGNORE, BODIES = Path(".gitignore"), Path("bodies")
 PLOTS_PAGE = Path("plots.html")
 """The page that `dvc plots show` fills in; it has the scripts that DVC's own page loads from the network."""
 IGNORED = (".venv", "__pycache__/", "*.tmp", "/samples", "/report.html", "dvc_plots/")
-SENT = Sent()
 
 
 def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:

@@ -119,7 +119,7 @@ class Requests(Asked):
         started: AbstractContextManager[Sender]
         if self.cluster is not None:
             go_on = self.if_sender_dies != "end"
-            started = cluster_senders(self.cluster, *self.bodies, print_wrapped, go_on=go_on, ca=ca)
+            started = cluster_senders(self.cluster, *self.bodies, go_on=go_on, ca=ca)
         elif self.senders is not None:
             started = local_senders(self.senders, *self.bodies)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -42,9 +42,8 @@ def machines(
         out: an HTML file for a page with all of it
     """
     check_outputs(picture=picture, out=out)
-    prices = price_of_each(read_prices(price), revisions)
     offers: list[Offer] = []
-    for name, own_price in prices.items():
+    for name, own_price in prices_of(price, revisions).items():
         with entered(name) if name else nullcontext():
             offers += read_offers(name, own_price, configuration)
     head, rows = offers_table(offers, rate)
@@ -57,8 +56,11 @@ def machines(
         write_machines(out, offers, rate)
 
 
-def read_prices(given: Sequence[str]) -> dict[str, float]:
-    """Prices by name, "" for a price of all; raise UsageError for anything but numbers above 0."""
+def prices_of(given: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """The price of each name in their order, of "" where there are no names.
+
+    Raise UsageError for anything but numbers above 0, and where a name has no price, or another name has one.
+    """
     found: dict[str, float] = {}
     for text in given:
         name, _, number = text.rpartition("=")
@@ -68,18 +70,10 @@ def read_prices(given: Sequence[str]) -> dict[str, float]:
             found[name] = math.nan
         if not 0 < found[name] < math.inf:
             raise UsageError(f"--price: expected a number above 0, or REV=NUMBER, got {text!r}")
-    return found
-
-
-def price_of_each(given: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """The price of each name in their order, of "" where there are no names.
-
-    Raise UsageError where one of the names has no price, or another name has one.
-    """
-    if given.keys() == {""}:
-        return dict.fromkeys(names or [""], given[""])
-    if not names or given.keys() != set(names):
+    if found.keys() == {""}:
+        return dict.fromkeys(names or [""], found[""])
+    if not names or found.keys() != set(names):
         each = f", or REV=NUMBER for each of {', '.join(names)}" if names else ""
-        got = ", ".join(name or "a number" for name in given)
+        got = ", ".join(name or "a number" for name in found)
         raise UsageError(f"--price: expected one number{each}, got {got}")
-    return {name: given[name] for name in names}
+    return {name: found[name] for name in names}

@@ -165,12 +165,11 @@ def serve(
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()
     if server is not None:
-        from litmeter.cli.options import (
-            LOAD,  # these import what measures: memory that a served project saves
-        )
-        from litmeter.cli.own import Sent, own_server
+        # These import what measures: memory that a served project saves.
+        from litmeter.cli.options import LOAD
+        from litmeter.cli.own import OWN, own_server
 
-        settings, timeout_s = own_server(server, keys, Sent(), "module:Class"), LOAD.timeout_s
+        settings, timeout_s = own_server(server, keys, OWN, "module:Class"), LOAD.timeout_s
         device = resolve_device("auto", cuda_available())
         if not settings.served_by_litmeter:
             raise UsageError(f"expected module:Class, got {server!r}")

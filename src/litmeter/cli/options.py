@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
@@ -16,15 +16,18 @@ from litmeter.settings import Section
 S = TypeVar("S", bound=Section)
 
 
-def options(*hidden: str, **defaults: Any) -> Callable[[type[S]], type[S]]:
-    """Make fields of a section of params.yaml options, with ``defaults``; ``hidden`` ones have no option."""
+def options(shown: Mapping[str, Any], **hidden: Any) -> Callable[[type[S]], type[S]]:
+    """Make the fields ``shown`` of a section of params.yaml options, with these defaults.
+
+    The other fields have no option; ``hidden`` are defaults of those that the section itself gives none.
+    """
 
     def decorate(section: type[S]) -> type[S]:
         fields: dict[str, Any] = {}
-        for name, default in defaults.items():
-            field = section.model_fields[name]
+        for name, field in section.model_fields.items():
             kind: Any = field.rebuild_annotation()
-            kind = Annotated[kind, BeforeValidator(items), Parameter(parse=name not in hidden)]
+            kind = Annotated[kind, BeforeValidator(items), Parameter(parse=name in shown)]
+            default = {**shown, **hidden}.get(name, field.default)
             fields[name] = (kind, Field(default, description=field.description))
         made = create_model(section.__name__, __base__=section, __module__=section.__module__, **fields)
         return Parameter(name="*")(made)
@@ -41,9 +44,11 @@ def items(given: Any) -> Any:
 
 
 @options(
-    *("min_s", "max_s", "timeout_s", "request_body", "bodies", "content_type", "headers"),
-    **{"users": (1, 8), "requests": 130, "min_s": 2.5, "max_s": 4.0, "warmup_s": 0.5, "seed": 42},
-    **{"timeout_s": 30.0, "request_body": "json", "bodies": None, "content_type": None, "headers": {}},
+    {"users": (1, 8), "requests": 130, "warmup_s": 0.5, "seed": 42},
+    min_s=2.5,
+    max_s=4.0,
+    timeout_s=30.0,
+    request_body="json",
 )
 class LoadOptions(LoadSettings):
     """What is sent how often."""
@@ -52,17 +57,9 @@ class LoadOptions(LoadSettings):
 
 
 @options(
-    *("configurations", "max_s"),
-    **{
-        "slo_ms": 100.0,
-        "first_ms": None,
-        "piece_ms": None,
-        "miss": 0.05,
-        "tolerance": 0.1,
-        "max_s": 240.0,
-        "seed": 42,
-    },
+    {"slo_ms": 100.0, "first_ms": None, "piece_ms": None, "miss": 0.05, "tolerance": 0.1, "seed": 42},
     configurations=("any",),
+    max_s=240.0,
 )
 class ObjectiveOptions(ObjectiveSettings):
     """What users must get, and how the highest rate at which they get it is searched."""

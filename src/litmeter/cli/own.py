@@ -12,13 +12,13 @@ from contextlib import contextmanager, redirect_stdout
 from itertools import chain, count
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from litmeter.cli.chat import CHAT_PATH, CHAT_RULES, PromptFile, chat_bodies
+from litmeter.cli.chat import CHAT_PATH, CHAT_RULES, chat_bodies
 from litmeter.cli.form import FORM_RULES, FormField, form_bodies
 from litmeter.cli.openapi import DOCUMENT, example_body
 from litmeter.cli.options import LOAD, OBJECTIVE, check_together, given_of
@@ -33,7 +33,7 @@ from litmeter.say.progress import print_wrapped
 from litmeter.settings import CANDIDATE, PARAMS_FILE, Count, Positive, Timeout, checked, explain
 from litmeter.system.cores import whole_cores
 from litmeter.system.device import resolve_device
-from litmeter.system.files import atomic_folder, write_json
+from litmeter.system.files import atomic_folder, check_outputs, write_json
 from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine, fingerprint
 from litmeter.system.temporary import scratch
@@ -42,6 +42,8 @@ NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
 NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
 USERS = 8
 """Default number of requests in flight at once."""
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+"""A path that is relative to the folder in which the command is given, also once a project is entered."""
 
 
 @Parameter(name="*")
@@ -54,7 +56,7 @@ class Asked(BaseModel):
     """a file with a request's body, JSON lines (.jsonl), or a folder of files; repeatable"""
     form: list[FormField] = []
     """NAME=@FILE or NAME=VALUE: a field of a form that is sent instead, as with curl; repeatable"""
-    chat: list[PromptFile] = []
+    chat: list[AbsolutePath] = []
     """a file of prompts, a line each, which are sent as requests of OpenAI's chat API; repeatable"""
     content_type: str | None = None
     """of all bodies (default: by the files' names)"""
@@ -87,11 +89,11 @@ class Sent(Asked):
 class Own(Sent):
     """What the user's own servers are sent, and the page that is written."""
 
-    report: Path | None = None
+    report: AbsolutePath | None = None
     """an HTML file for a page with all results"""
 
 
-OWN = Own()
+SENT, OWN = Sent(), Own()
 
 
 def is_own(server: str) -> bool:
@@ -170,8 +172,9 @@ def configuration_here(keys: Mapping[str, Any], before: str) -> Configuration:
 def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
     """Write a project with the sections ``content``, and enter its folder until the block is left.
 
-    Raise UsageError where a value is not allowed, or there is nothing to send.
+    Raise UsageError where a value is not allowed, there is nothing to send, or --report cannot be written.
     """
+    check_outputs(report=own.report)
     before = Path.cwd()
     with scratch() as folder:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}

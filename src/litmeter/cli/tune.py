@@ -24,7 +24,7 @@ from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import rate_name, ratio_cell, text_table
 from litmeter.settings import PARAMS_FILE, Positive, read_sections
 from litmeter.stages.tune import main as search
-from litmeter.system.files import check_outputs, read_json
+from litmeter.system.files import read_json
 from litmeter.system.machine import exclusive_machine
 from litmeter.tune.rows import TuneMetrics
 
@@ -70,14 +70,12 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
         "comparison": {"reference": name, "users": 1, "seconds": 1.0},
         "tune": users | ({"max_s": seconds} if seconds else {}),
     }
-    report = own.report and own.report.absolute()
-    check_outputs(report=report)
     with project(sections, own) as params:
         with redirect_stdout(sys.stderr), exclusive_machine():
             outcome, turns = search()
         found, first = read_tuned(), outcome.rows[0]
-        if report is not None:
-            write_search(report, server, found)
+        if own.report is not None:
+            write_search(own.report, server, found)
         if as_json:
             raced = [{**vars(row), **row.knobs} for row in outcome.rows]
             raced = [{key: value for key, value in row.items() if key != "knobs"} for row in raced]
