@@ -37,7 +37,6 @@ from litmeter.stats.records import (
     REQUEST_FIELDS,
     TIMED_OUT,
     WINDOWS,
-    fewest_answers,
     steady,
     window_means,
 )
@@ -468,7 +467,7 @@ class Level:
         if not good:
             return False
         (start, end), windows = np.array(good).T, np.array(edges)
-        return steady(*window_means(start, end, windows), fewest_answers(end, windows))
+        return steady(*window_means(start, end, windows))
 
 
 def sleep_until(time: float) -> None:
