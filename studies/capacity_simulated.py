@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 
 from litmeter.load import LoadPlan, Trace
 from litmeter.measure.capacity import CapacityMetrics, search
-from litmeter.measure.figures import served_row
+from litmeter.measure.figures import machine_row, served_row
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Sample, Turn
 from litmeter.params import load_params
@@ -240,7 +240,7 @@ def simulated(cell: Cell, seed: int) -> CapacityMetrics:
         assert isinstance(asked.load, LoadPlan)
         found = loaded(cell.server, machine, asked.load, now_s, rng)
         seconds = max(found.window_edges[-1], found.end.max()) - now_s + TURN_S
-        row = served_row(asked, turns, now_s, seconds, found, Usage())
+        row = served_row(machine_row(asked, turns, now_s, seconds, Usage()), asked, found, Usage())
         try:
             asked = schedule.send(Sample(asked, row, found))
         except StopIteration as ended:

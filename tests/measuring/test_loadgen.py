@@ -17,7 +17,7 @@ from litmeter.classifier.server.client import CONTENT_TYPES
 from litmeter.errors import LoadError
 from litmeter.load import LoadPlan, load_generator
 from litmeter.load.stub import running_stub as stub
-from litmeter.measure.figures import served_row
+from litmeter.measure.figures import machine_row, served_row
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn
@@ -32,7 +32,8 @@ BODIES = [b"%d" % number for number in range(12)]
 
 def row_of(level: LoadRecord, settles: bool = False) -> TurnRow:
     load = plan(level.users, max_windows=5 if settles else 3)
-    return served_row(Turn("stub", load), 0, 0.0, 1.0, level, Usage())
+    turn = Turn("stub", load)
+    return served_row(machine_row(turn, 0, 0.0, 1.0, Usage()), turn, level, Usage())
 
 
 def load(url: str, *plans: LoadPlan, **callbacks: Any) -> list[LoadRecord]:

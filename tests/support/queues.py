@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from litmeter.load import LoadPlan, Trace
-from litmeter.measure.figures import served_row
+from litmeter.measure.figures import machine_row, served_row
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import MakeReady, Ready, Result, Sample, Schedule
 from litmeter.stats.records import WINDOWS, Limits, LoadRecord, late_share
@@ -102,7 +102,8 @@ def drive(
                 assert isinstance(asked.load, LoadPlan)
                 own = queues[asked.subject].load(asked.load, now_s, rng)
                 seconds = max(own.window_edges[-1], own.end.max()) - now_s
-                answer = Sample(asked, served_row(asked, len(samples), now_s, seconds, own, Usage()), own)
+                row = machine_row(asked, len(samples), now_s, seconds, Usage())
+                answer = Sample(asked, served_row(row, asked, own, Usage()), own)
                 samples.append(answer)
                 now_s += seconds
             asked = schedule.send(answer)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from litmeter.load import LoadPlan
-from litmeter.measure.figures import inprocess_row, served_row
+from litmeter.measure.figures import inprocess_row, machine_row, served_row
 from litmeter.measure.log import Log
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import MakeReady, Ready, Sample, Schedule, Turn, Work
@@ -51,11 +51,12 @@ class Machine:
         at_s, seconds, rate_rps = self.now_s, self.turn_s(asked), self.rate_rps(asked)
         self.now_s += seconds
         usage = Usage(seconds=seconds)
+        row = machine_row(asked, number, at_s, seconds, usage)
         if isinstance(asked.load, Work):
             blocks = rate_rps * np.linspace(0.98, 1.02, 10)
-            return Sample(asked, inprocess_row(asked, number, at_s, seconds, blocks, 5.0, None, usage))
+            return Sample(asked, inprocess_row(row, asked.load, usage, blocks, 5.0, None))
         found = requests_at(asked.load, rate_rps, seconds)
-        return Sample(asked, served_row(asked, number, at_s, seconds, found, usage), found)
+        return Sample(asked, served_row(row, asked, found, usage), found)
 
     @property
     def turns(self) -> list[Turn]:

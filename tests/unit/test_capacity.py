@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from litmeter.errors import LoadError
 from litmeter.load import Trace
 from litmeter.measure.capacity import CapacityResult, capacity, probe_row
-from litmeter.measure.figures import served_row
+from litmeter.measure.figures import machine_row, served_row
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Ready, Sample, Turn
@@ -175,5 +175,5 @@ def probes(shares: Floats, rates: Floats = RATES) -> Probes:
 
 def sample_of(own: LoadRecord, turn: Turn | None = None) -> Sample:
     turn = turn or Turn("server", plan(own.users), limits=Limits(100.0))
-    row: TurnRow = served_row(turn, 0, 0.0, 4.0, own, Usage())
+    row: TurnRow = served_row(machine_row(turn, 0, 0.0, 4.0, Usage()), turn, own, Usage())
     return Sample(turn, row, own)

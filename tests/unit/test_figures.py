@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.measure.figures import Scrape, latency_grows, served_row, slow_rate
+from litmeter.measure.figures import Scrape, latency_grows, machine_row, served_row, slow_rate
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn, Work
@@ -20,7 +20,7 @@ TURN = Turn("e1", plan(4), round=2)
 
 
 def row_of(found: LoadRecord, usage: Usage = IDLE, turn: Turn = TURN, **more: object) -> TurnRow:
-    return served_row(turn, 7, 1.5, 10.0, found, usage, **more)  # type: ignore[arg-type]
+    return served_row(machine_row(turn, 7, 1.5, 10.0, usage), turn, found, usage, **more)  # type: ignore[arg-type]
 
 
 def steady_record(users: int = 4, latency_s: float = 0.1, until_s: float = 60.0) -> LoadRecord:

@@ -35,9 +35,10 @@ def test_steady_needs_rate_and_latency_near_their_means(
 
 def test_requests_count_in_the_window_that_they_fall_into() -> None:
     start = np.arange(0, 3, 0.5)
-    rates, latencies = window_means(start, start + 0.25, np.array([0.0, 1.0, 3.0, 4.0]))
+    rates, latencies, answers = window_means(start, start + 0.25, np.array([0.0, 1.0, 3.0, 4.0]))
     assert rates == pytest.approx([2, 2, 0])
     assert latencies == pytest.approx([0.25, 0.25, float("nan")], nan_ok=True)
+    assert answers == 0
 
 
 def test_each_request_is_a_row() -> None:

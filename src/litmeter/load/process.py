@@ -40,7 +40,6 @@ from litmeter.stats.records import (
     WINDOWS,
     Floats,
     LoadRecord,
-    fewest_answers,
     steady,
     window_means,
 )
@@ -469,7 +468,7 @@ class Level:
         if not good:
             return False
         (start, end), windows = np.array(good).T, np.array(edges)
-        return steady(*window_means(start, end, windows), fewest_answers(end, windows))
+        return steady(*window_means(start, end, windows))
 
 
 def sleep_until(time: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from litmeter.kinds.configuration import RanAs
 from litmeter.kinds.costs import CostCeiling
-from litmeter.measure.figures import COMPARED, StreamTimes, stream_figures
+from litmeter.measure.figures import COMPARED, StreamTimes, failed_rows, stream_figures
 from litmeter.measure.rows import ComparisonRow, TurnRow, fails
 from litmeter.paths import COMPARISON
 from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
@@ -23,6 +23,7 @@ from litmeter.stats.ratios import (
     ranks,
     ratio,
     ratios,
+    rounds_of_both,
     simultaneous,
 )
 from litmeter.stats.records import Floats, joined
@@ -31,9 +32,6 @@ from litmeter.system.files import Record, read_json, rounded
 RANKED_FROM_ROUNDS = 3
 """Minimum rounds for an interval and a rank (fewer if the reference has fewer), and, among rounds with the
 pipeline's rate, for the efficiency's interval."""
-
-NONE = (None, None, None)
-"""A ratio that is not known, and its interval."""
 
 Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved"]
 
@@ -139,10 +137,9 @@ def comparison_rows(
     answered = _always_answered(turns) | {reference}
     rates = rates_of(rows, [name for name in names if name in turns.keys() & answered])
     reference_rps = {turn.round: turn.rate_rps for turn in turns.get(reference, ()) if turn.rate_rps}
-    shared: dict[str, int] = {}
     unit = counted(itertools.chain.from_iterable(turns.values()))
-    for name, own_rates in (rates if reference_rps and unit else {}).items():
-        shared[name] = sum(bool(a and b) for a, b in zip(own_rates, rates[reference], strict=True))
+    compared = rates if reference_rps and unit else {}
+    shared = {name: len(rounds_of_both(rates, name, reference)) for name in compared}
     needed = min(RANKED_FROM_ROUNDS, shared.get(reference, 0))
     failing = _failing(turns)
     enough = {
@@ -163,17 +160,16 @@ def comparison_rows(
         one = to_reference.get(name)
         if not one and shared.get(name):
             one = Ratio(ratio(rates, name, reference, reference).ratio, None, None)
-        times, low, high = interval(one)
+        times = in_columns(one, "ratio", "ratio_low", "ratio_high")
         if name not in rates and unit == "requests":  # rounds without an answer count as bounds
             beside = [turn for turn in own if turn.round in reference_rps]
-            high = rounded(_mean([turn.highest_rps / reference_rps[turn.round] for turn in beside]), 4)
-        share, share_low, share_high = interval(to_fastest.get(name) if name in rank_of else None)
+            bound = _mean([turn.highest_rps / reference_rps[turn.round] for turn in beside])
+            times["ratio_high"] = rounded(bound, 4)
+        share = to_fastest.get(name) if name in rank_of else None
         timed = [] if name in failing else [turn.turn for turn in own if turn.turn in latencies_ms]
         blocks = _blocks([latencies_ms[turn] for turn in timed])
-        p50_ms, p50_low_ms, p50_high_ms = _percentile(blocks, 50)
-        p95_ms, p95_low_ms, p95_high_ms = _percentile(blocks, 95)
         in_process = _in_process(name, rows)
-        efficiency, efficiency_low, efficiency_high = interval(_efficiency(in_process), 3)
+        efficiency = _efficiency(in_process)
         found.append(
             ComparisonRow(
                 experiment=name,
@@ -181,29 +177,19 @@ def comparison_rows(
                 rate_rps=rounded(_mean(known), 2),
                 lowest_rps=rounded(min(known, default=None), 2),
                 highest_rps=rounded(max(turn.highest_rps for turn in own) or None, 2),
-                ratio=times,
-                ratio_low=low,
-                ratio_high=high,
-                share_of_fastest=share,
-                share_low=share_low,
-                share_high=share_high,
+                **times,
+                **in_columns(share, "share_of_fastest", "share_low", "share_high"),
                 rank=rank_of.get(name),
-                p50_ms=p50_ms,
-                p50_low_ms=p50_low_ms,
-                p50_high_ms=p50_high_ms,
-                p95_ms=p95_ms,
-                p95_low_ms=p95_low_ms,
-                p95_high_ms=p95_high_ms,
+                **_percentile(blocks, 50),
+                **_percentile(blocks, 95),
                 answers=sum(turn.answers for turn in own),
-                failed=sum(turn.failed + turn.timed_out for turn in own),
+                failed=failed_rows(own),
                 rounds=len({turn.round for turn in own}),
                 turns=len(own),
                 objective_ms=rounded(percentile(joined(blocks), objective_percent(miss)), 2),
                 model_rps=rounded(_mean([rate for rate in in_process["model"] if rate]), 2),
                 pipeline_rps=rounded(_mean(in_process["pipeline"]), 2),
-                efficiency=efficiency,
-                efficiency_low=efficiency_low,
-                efficiency_high=efficiency_high,
+                **in_columns(efficiency, "efficiency", "efficiency_low", "efficiency_high", digits=3),
                 stream=_stream(own, {} if name in failing else times_ms, short),
             )
         )
@@ -243,22 +229,16 @@ def pairs(
         rate = ratio(rates, name, other, reference, error, starts) if known else None
         own, others = latencies.get(name, {}), latencies.get(other, {})
         p95 = percentile_ratio(own, others, 95, p95_error or error, starts)
-        times, low, high = interval(rate)
         won = None if rate and (name if rate.ratio > 1 else other) in failing else rate
-        p95_ratio, p95_low, p95_high = interval(p95)
         found.append(
             Pair(
                 name=name,
                 other=other,
-                ratio=times,
-                low=low,
-                high=high,
+                **in_columns(rate, "ratio", "low", "high"),
                 verdict=verdict(won),
                 p95_ms=rounded(percentile(joined(own.values()), 95), 2),
                 other_p95_ms=rounded(percentile(joined(others.values()), 95), 2),
-                p95_ratio=p95_ratio,
-                p95_low=p95_low,
-                p95_high=p95_high,
+                **in_columns(p95, "p95_ratio", "p95_low", "p95_high"),
                 p95_verdict=verdict(p95, "slower", "faster"),
             )
         )
@@ -375,8 +355,7 @@ def _always_answered(turns: Mapping[str, Sequence[TurnRow]]) -> set[str]:
 
 def _failing(turns: Mapping[str, Sequence[TurnRow]]) -> set[str]:
     """Servers that fail requests."""
-    failed = {name: sum(turn.failed + turn.timed_out for turn in own) for name, own in turns.items()}
-    return {name for name, own in turns.items() if fails(failed[name], sum(turn.answers for turn in own))}
+    return {name for name, own in turns.items() if fails(failed_rows(own), sum(turn.answers for turn in own))}
 
 
 def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:
@@ -397,9 +376,10 @@ def _mean(rates: Sequence[float | None]) -> float | None:
     return geometric_mean(known) if known and len(known) == len(rates) else None
 
 
-def interval(one: Ratio | None, digits: int = 4) -> tuple[float | None, float | None, float | None]:
-    """A ratio and the ends of its interval, rounded; three times None without."""
-    return (rounded(one.ratio, digits), rounded(one.low, digits), rounded(one.high, digits)) if one else NONE
+def in_columns(one: Ratio | None, *columns: str, digits: int = 4) -> dict[str, Any]:
+    """A ratio and the ends of its interval, rounded, by their three ``columns``; None without."""
+    values = (one.ratio, one.low, one.high) if one else (None, None, None)
+    return {column: rounded(value, digits) for column, value in zip(columns, values, strict=True)}
 
 
 def _blocks(turns: Sequence[Floats]) -> list[Floats]:
@@ -407,10 +387,11 @@ def _blocks(turns: Sequence[Floats]) -> list[Floats]:
     return [joined(turns[begin:end]) for begin, end in itertools.pairwise(block_edges(turns))]
 
 
-def _percentile(blocks: Sequence[Floats], percent: int) -> tuple[float | None, float | None, float | None]:
-    """Percentile of all blocks together and its interval over the blocks, ms."""
+def _percentile(blocks: Sequence[Floats], percent: int) -> dict[str, Any]:
+    """Percentile of all blocks together and its interval over the blocks, ms, by their columns."""
     low, high = percentile_interval_of_blocks(blocks, percent) or (None, None)
-    return rounded(percentile(joined(blocks), percent), 2), rounded(low, 2), rounded(high, 2)
+    values = {"": percentile(joined(blocks), percent), "_low": low, "_high": high}
+    return {f"p{percent}{end}_ms": rounded(value, 2) for end, value in values.items()}
 
 
 def _in_process(name: str, rows: Sequence[TurnRow]) -> dict[str, list[float | None]]:

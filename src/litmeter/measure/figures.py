@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,7 +26,6 @@ from litmeter.stats.records import (
     Floats,
     LoadRecord,
     block_rates,
-    fewest_answers,
     joined,
     late_share,
     spread,
@@ -56,35 +55,57 @@ STALLED = (
     "answers end 40 ms after their heads, as the server sends both apart and waits for an acknowledgement "
     "(Nagle's algorithm): it should set TCP_NODELAY, or write both at once"
 )
-ROLES = ("http", "worker", "manager")
-"""Roles of the server's processes: HTTP, inference, and all others, of which LitServe's manager works."""
+ROLES = {"http": "http", "worker": "workers", "manager": "manager"}
+"""Roles of the server's processes (HTTP, inference, and all others, of which LitServe's manager works), each
+with the word of its columns."""
+
+
+def machine_row(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage) -> TurnRow:
+    """The row of a turn with what the machine did meanwhile.
+
+    Args:
+        at_s, seconds: begin of the turn since the log's begin, and its duration.
+    """
+    return TurnRow(
+        turn=number,
+        at_s=round(at_s, 3),
+        seconds=round(seconds, 3),
+        round=turn.round,
+        subject=configuration_of(turn.subject),
+        work=turn.load.kind if isinstance(turn.load, Work) else "served",
+        cpu_percent=rounded(usage.cpu_percent, 1),
+        other_percent=rounded(usage.other_percent, 1),
+        others={name: round(usage.others[name], 2) for name in busiest(usage.others)},
+        steal_percent=rounded(usage.steal_percent, 1),
+        cpu_mhz=rounded(usage.mhz, 0),
+        gpu_percent=rounded(usage.gpu_percent, 1),
+        gpu_memory_mib=rounded(usage.gpu_memory_mib, 0),
+        gpu_power_w=rounded(usage.gpu_power_w, 0),
+        warnings="; ".join(_machine_warnings(usage)),
+    )
 
 
 def served_row(
+    row: TurnRow,
     turn: Turn,
-    number: int,
-    at_s: float,
-    seconds: float,
     record: LoadRecord,
     usage: Usage,
     scrapes: tuple[Scrape, Scrape] | None = None,
     memory_bytes: int | None = None,
 ) -> TurnRow:
-    """The row of a turn of requests.
+    """The ``machine_row`` of a turn with the figures of its requests.
 
     A rate counts good answers only; a request counts by the share of it that lies within the windows.
     Latencies are those of good requests that ended within the windows or, in an open loop, were due there.
     Counts are of the whole turn, warm-up and last requests included: ``sent = good + failed + timed_out``.
 
     Args:
-        at_s, seconds: begin of the turn since the log's begin, and its duration.
         scrapes: the server's counters before and after the turn.
     """
     assert isinstance(turn.load, LoadPlan)
     rate, latency_ms = rate_of(record), latencies_ms(record)
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
     answered = int((record.status == OK).sum())
-    row = _machine_row(turn, number, at_s, seconds, usage, "served")
     stalled = STALLED if 2 * record.stalled > answered else ""
     row = replace(
         row,
@@ -116,48 +137,19 @@ def served_row(
 
 
 def inprocess_row(
-    turn: Turn,
-    number: int,
-    at_s: float,
-    seconds: float,
-    blocks: Floats,
-    cpu_ms: float,
-    first_ms: float | None,
-    usage: Usage,
+    row: TurnRow, load: Work, usage: Usage, blocks: Floats, cpu_ms: float, first_ms: float | None
 ) -> TurnRow:
-    """The row of a turn of work in-process; ``blocks``, ``cpu_ms``, ``first_ms`` as in ``subjects.Done``."""
-    assert isinstance(turn.load, Work)
+    """The ``machine_row`` of a turn in-process with its figures, which are explained in ``subjects.Done``."""
     rate = throughput(blocks)
     waited_s = None if usage.process_waited_s is None else sum(usage.process_waited_s.values())
     row = replace(
-        _machine_row(turn, number, at_s, seconds, usage, turn.load.kind),
-        batch_size=turn.load.batch_size,
+        row,
+        batch_size=load.batch_size,
         workers_cpu_ms=round(cpu_ms, 3),
         workers_wait_ms=_over(waited_s, usage.seconds * rate.rps / 1000),
         stream={} if first_ms is None else {"first_p50_ms": round(first_ms, 3)},
     )
     return _with_rate(row, rate)
-
-
-def _machine_row(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage, work: str) -> TurnRow:
-    """The row of a turn with what the machine did meanwhile."""
-    return TurnRow(
-        turn=number,
-        at_s=round(at_s, 3),
-        seconds=round(seconds, 3),
-        round=turn.round,
-        subject=configuration_of(turn.subject),
-        work=work,
-        cpu_percent=rounded(usage.cpu_percent, 1),
-        other_percent=rounded(usage.other_percent, 1),
-        others={name: round(usage.others[name], 2) for name in busiest(usage.others)},
-        steal_percent=rounded(usage.steal_percent, 1),
-        cpu_mhz=rounded(usage.mhz, 0),
-        gpu_percent=rounded(usage.gpu_percent, 1),
-        gpu_memory_mib=rounded(usage.gpu_memory_mib, 0),
-        gpu_power_w=rounded(usage.gpu_power_w, 0),
-        warnings="; ".join(_machine_warnings(usage)),
-    )
 
 
 def _with_rate(row: TurnRow, rate: Throughput) -> TurnRow:
@@ -169,23 +161,18 @@ def _with_rate(row: TurnRow, rate: Throughput) -> TurnRow:
 def _with_server(row: TurnRow, before: Scrape, after: Scrape, usage: Usage, answered: int) -> TurnRow:
     """Add what the server counted, and its processes' times per answer."""
 
-    def by_role(process_s: Mapping[int, float] | None) -> dict[str, float | None]:
+    def by_role(process_s: Mapping[int, float] | None, what: str) -> dict[str, Any]:
         # Processes without a role count as the manager's.
         seconds = dict.fromkeys(ROLES if process_s is not None else (), 0.0)
         for pid, spent in (process_s or {}).items():
             seconds[after.roles.get(pid, "manager")] += spent
-        return {role: _over(spent, answered / 1000) for role, spent in seconds.items()}
+        return {f"{ROLES[role]}_{what}_ms": _over(own, answered / 1000) for role, own in seconds.items()}
 
-    cpu_ms, wait_ms = by_role(usage.process_s), by_role(usage.process_waited_s)
     stage_ms, batch_size = between(before, after, answered)
     return replace(
         row,
-        http_cpu_ms=cpu_ms.get("http"),
-        workers_cpu_ms=cpu_ms.get("worker"),
-        manager_cpu_ms=cpu_ms.get("manager"),
-        http_wait_ms=wait_ms.get("http"),
-        workers_wait_ms=wait_ms.get("worker"),
-        manager_wait_ms=wait_ms.get("manager"),
+        **by_role(usage.process_s, "cpu"),
+        **by_role(usage.process_waited_s, "wait"),
         batch_size=rounded(batch_size, 2),
         stage_ms={stage: round(ms, 3) for stage, ms in stage_ms.items()},
     )
@@ -331,8 +318,8 @@ def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
     if settles:
         good = record.status == OK
         edges = record.window_edges[-WINDOWS - 1 :]
-        rates, latencies = window_means(record.start[good], record.end[good], edges)
-        if not steady(rates, latencies, fewest_answers(record.end[good], edges)):
+        rates, latencies, answers = window_means(record.start[good], record.end[good], edges)
+        if not steady(rates, latencies, answers):
             widest = max(spread(rates), spread(latencies))
             differ = f"differ by {widest:.0%} from their mean"
             finding = differ if widest < math.inf else "have one without an answer"

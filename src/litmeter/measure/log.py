@@ -109,7 +109,8 @@ class Log:
         """Keep what was measured; raise StorageError if the unfinished log cannot be written."""
         self._keep(answer)
         if self.path is not None:
-            append_line(self.path, json.dumps({"asked": _asked_line(asked), **_answer_line(answer)}))
+            line = {"asked": _asked_line(asked), **_answer_line(answer)}
+            append_line(self.path, json.dumps(line, default=np.ndarray.tolist))
 
     def _keep(self, answer: Answer) -> None:
         if isinstance(answer, Sample):
@@ -154,13 +155,10 @@ def _answer_line(answer: Answer) -> dict[str, Any]:
     line: dict[str, Any] = {"row": asdict(answer.row)}
     if answer.record is not None:
         # In full: a schedule decides again by these samples.
-        line["record"] = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in vars(answer.record).items()
-            if name not in ("answers", "streams")
-        }
-        if answer.record.streams is not None:
-            line["streams"] = answer.record.streams.to_json()
+        line["record"] = dict(vars(answer.record))
+        del line["record"]["answers"]
+        if streams := line["record"].pop("streams"):
+            line["streams"] = vars(streams)
     return line
 
 

@@ -17,11 +17,11 @@ from typing import TypeVar
 import pynvml
 
 from litmeter.errors import LitmeterError, ServerError
-from litmeter.measure.figures import inprocess_row, served_row
+from litmeter.measure.figures import inprocess_row, machine_row, served_row
 from litmeter.measure.log import Log
 from litmeter.measure.subjects import Done, NoRoomError, Subject
 from litmeter.measure.telemetry import Telemetry
-from litmeter.measure.turn import Answer, LeftOut, MakeReady, Ready, Sample, Schedule, Turn
+from litmeter.measure.turn import Answer, LeftOut, MakeReady, Ready, Sample, Schedule, Turn, Work
 from litmeter.say.progress import bar, print_wrapped
 from litmeter.system.gpu import read_gpu
 from litmeter.system.memory import ScatteredMemory, available_memory
@@ -113,24 +113,22 @@ def free_gpu_bytes() -> float:
         return math.inf
 
 
+@dataclass
 class _Loop:
     """The subjects that run, the clock, and the log."""
 
-    def __init__(
-        self,
-        subjects: Mapping[str, Subject],
-        log: Log,
-        scattered: ScatteredMemory,
-        show: Show,
-        budget_s: float,
-        spent_s: float,
-    ) -> None:
-        self.subjects, self.log, self.scattered = subjects, log, scattered
-        self._show, self.budget_s, self.end_s = show, budget_s, budget_s
-        self.spent_s = spent_s
+    subjects: Mapping[str, Subject]
+    log: Log
+    scattered: ScatteredMemory
+    shown: Show
+    budget_s: float
+    spent_s: float
+
+    def __post_init__(self) -> None:
+        self.end_s = self.budget_s
         self.live: list[Subject] = []
         self.memory = Memory(available_memory)
-        on_gpu = any(subject.gpu_workers for subject in subjects.values())
+        on_gpu = any(subject.gpu_workers for subject in self.subjects.values())
         self.gpu = Memory(free_gpu_bytes) if on_gpu else None
         self.gpu_before = free_gpu_bytes() if on_gpu else 0
         self.began: float | None = None
@@ -148,7 +146,7 @@ class _Loop:
 
     def show(self, text: str) -> None:
         """Show what is being done."""
-        self._show(text, self.seconds, self.end_s)
+        self.shown(text, self.seconds, self.end_s)
 
     def answer(self, asked: Turn | MakeReady) -> Answer:
         """Answer from the log, or else by measuring."""
@@ -203,12 +201,13 @@ class _Loop:
         except LitmeterError as error:
             self._failed(subject, error)
             return LeftOut(turn.subject, self.left_out[subject], round(self.seconds, 3))
-        number, seconds = len(self.log.samples), self.seconds - at_s
+        row = machine_row(turn, len(self.log.samples), at_s, self.seconds - at_s, usage)
         if isinstance(found, Done):
+            assert isinstance(turn.load, Work)
             times = found.blocks, found.cpu_ms, found.first_ms
-            return Sample(turn, inprocess_row(turn, number, at_s, seconds, *times, usage))
+            return Sample(turn, inprocess_row(row, turn.load, usage, *times))
         scrapes = (before, after) if before and after else None
-        return Sample(turn, served_row(turn, number, at_s, seconds, found, usage, scrapes, own_bytes), found)
+        return Sample(turn, served_row(row, turn, found, usage, scrapes, own_bytes), found)
 
     def make_ready(self, names: Iterable[str]) -> tuple[str, ...]:
         """Have only these subjects ready, as many as memory holds; return the names of the ready ones."""

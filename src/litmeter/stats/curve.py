@@ -19,6 +19,8 @@ from litmeter.stats.records import Floats
 
 SLOPE, SLOPE_ERROR, LOWEST_SLOPE = 12.0, 12.0, 2.0
 """Slope of logit(share) over ln(rate), from simulated queues: mean, standard deviation, minimum."""
+PENALTY = np.diag([1e-4, 1 / SLOPE_ERROR**2])
+"""Of the prior of intercept and slope."""
 LEAST_WEIGHT, MOST_WEIGHT = 6.0, 200.0
 """Number of independent requests that a probe is worth: on a machine of changing speed, and a steady one."""
 REACH = 0.2
@@ -96,7 +98,6 @@ class _Fit:
         centre: of ln(rate), where the intercept is.
         coefficients: intercept and slope.
         design, residuals, information: by probe, (n, 2), (n) and (n).
-        penalty: of the prior, (2, 2).
     """
 
     centre: float
@@ -104,7 +105,6 @@ class _Fit:
     design: Floats
     residuals: Floats
     information: Floats
-    penalty: Floats
 
     def distance(self, miss: float) -> float:
         """From the centre to where the share is ``miss``, in ln(rate)."""
@@ -115,7 +115,7 @@ class _Fit:
         """How the coefficients change without some probes."""
         kept: Floats = np.delete(self.design, block, axis=0)
         information: Floats = np.delete(self.information, block)
-        hessian = kept.T @ (kept * information[:, None]) + self.penalty
+        hessian = kept.T @ (kept * information[:, None]) + PENALTY
         without: Floats = self.design[block].T @ self.residuals[block]
         return np.asarray(-np.linalg.solve(hessian, without), np.float64)
 
@@ -137,14 +137,13 @@ def _logistic(x: Floats, shares: Floats, weights: Floats, miss: float) -> _Fit:
     """Logistic regression by Newton's method."""
     centre = float(np.average(x, weights=weights))
     design = np.stack([np.ones_like(x), x - centre], axis=1)
-    penalty = np.diag([1e-4, 1 / SLOPE_ERROR**2])
     prior = np.array([float(logit(miss)), SLOPE])
     coefficients = prior.copy()
     for _ in range(30):
         expected = expit(np.clip(design @ coefficients, -30, 30))
         information = weights * expected * (1 - expected) + 1e-9
-        gradient = design.T @ (weights * (shares - expected)) - penalty @ (coefficients - prior)
-        hessian = design.T @ (design * information[:, None]) + penalty
+        gradient = design.T @ (weights * (shares - expected)) - PENALTY @ (coefficients - prior)
+        hessian = design.T @ (design * information[:, None]) + PENALTY
         step = np.clip(np.linalg.solve(hessian, gradient), -2, 2)
         coefficients = coefficients + step
         if np.abs(step).max() < 1e-6:
@@ -152,4 +151,4 @@ def _logistic(x: Floats, shares: Floats, weights: Floats, miss: float) -> _Fit:
     coefficients[1] = max(coefficients[1], LOWEST_SLOPE)
     expected = expit(design @ coefficients)
     residuals, information = weights * (shares - expected), weights * expected * (1 - expected)
-    return _Fit(centre, coefficients, design, residuals, information, penalty)
+    return _Fit(centre, coefficients, design, residuals, information)

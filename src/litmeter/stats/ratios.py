@@ -93,9 +93,9 @@ class Ratio:
 
 def comparable(rates: Rates, name: str, other: str, reference: str) -> bool:
     """Whether two configurations share a round, or both share a round with the reference."""
-    if _rounds_of_both(rates, name, other):
+    if rounds_of_both(rates, name, other):
         return True
-    return all(_rounds_of_both(rates, key, reference) for key in (name, other))
+    return all(rounds_of_both(rates, key, reference) for key in (name, other))
 
 
 def difference(
@@ -110,7 +110,7 @@ def difference(
     Raises:
         ValueError: the two are not ``comparable``.
     """
-    if _rounds_of_both(rates, name, other):
+    if rounds_of_both(rates, name, other):
         return _paired_difference(rates, name, other, starts)
     if not comparable(rates, name, other, reference):
         raise ValueError(f"{name} and {other} share no round, and not both share one with {reference}")
@@ -126,7 +126,7 @@ def difference(
 def _paired_difference(
     rates: Rates, name: str, other: str, starts: Sequence[int] | None = None
 ) -> Difference:
-    rounds = _rounds_of_both(rates, name, other)
+    rounds = rounds_of_both(rates, name, other)
     logs = _log_ratios(rates, name, other, rounds)
     mean = float(logs.mean())
     if len(logs) < 2:
@@ -152,12 +152,12 @@ def _usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
     to twice as many. The mean is geometric, so that a noisy configuration changes it little, and corrected
     for the bias of the logarithm of few rounds. The degrees of freedom are those of all but ``name``.
     """
-    rounds = _rounds_of_both(rates, name, other)
+    rounds = rounds_of_both(rates, name, other)
     often, logs, others = _often(rates, name), [], 0.0
     for like in rates:
         if like == other or not often / ALIKE <= _often(rates, like) <= often * ALIKE:
             continue
-        own = _rounds_of_both(rates, like, other)
+        own = rounds_of_both(rates, like, other)
         common = sorted(set(own).intersection(rounds))
         alike = common if 2 * len(common) >= len(rounds) else own
         if len(alike) < 2 or not len(rounds) <= 2 * len(alike) <= 4 * len(rounds):
@@ -282,7 +282,8 @@ def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: st
     return slower
 
 
-def _rounds_of_both(rates: Rates, name: str, other: str) -> list[int]:
+def rounds_of_both(rates: Rates, name: str, other: str) -> list[int]:
+    """The rounds in which both have a rate."""
     if not {name, other} <= rates.keys():
         return []
     pairs = zip(rates[name], rates[other], strict=True)

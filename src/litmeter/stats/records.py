@@ -60,11 +60,6 @@ def steady(rates: Floats, latencies: Floats, answers: int) -> bool:
     return bool(all(spread(values) <= tolerance for values in (rates, latencies)))
 
 
-def fewest_answers(end: Floats, edges: Floats) -> int:
-    """Number of requests that ended in the emptiest window between ``edges``."""
-    return int(np.histogram(end, edges)[0].min())
-
-
 def spread(values: Floats) -> float:
     """Largest relative deviation from the mean; infinite if a window has no value."""
     mean = float(values.mean())
@@ -73,11 +68,12 @@ def spread(values: Floats) -> float:
     return float(np.abs(values - mean).max()) / mean
 
 
-def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Floats]:
-    """Rate (1/s) and mean latency (s) of requests in each window; the latency is NaN if none ended there."""
+def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Floats, int]:
+    """Rate (1/s) and mean latency (s) of requests in each window, and how many ended in the emptiest; the
+    latency is NaN if none ended there."""
     ended = [(end > low) & (end <= high) for low, high in itertools.pairwise(edges)]
     latencies = [(end[mask] - start[mask]).mean() if mask.any() else float("nan") for mask in ended]
-    return _rates(start, end, edges), np.array(latencies)
+    return _rates(start, end, edges), np.array(latencies), int(np.histogram(end, edges)[0].min())
 
 
 OK, FAILED, TIMED_OUT = 0, 1, 2
@@ -145,8 +141,7 @@ class LoadRecord:
         """
         opened, closed = self.window
         time = self.end if self.rate_rps is None else self.start
-        inside: npt.NDArray[np.bool_] = (time > opened) & (time <= closed)
-        return inside
+        return (time > opened) & (time <= closed)
 
 
 @dataclass(frozen=True)

@@ -110,13 +110,9 @@ class Streams:
         place = np.repeat(begin - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
         return Streams(self.unit[order], count, self.tokens[order], self.at[place], self.size[place])
 
-    def to_json(self) -> dict[str, Any]:
-        """All values as lists."""
-        return {name: getattr(self, name).tolist() for name in STREAM_FIELDS}
-
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Streams:
-        """The reverse of ``to_json``."""
+        """Of the fields as lists."""
         kinds = {name: float if name == "at" else np.int64 for name in STREAM_FIELDS}
         return cls(**{name: np.array(content[name], dtype=kind) for name, kind in kinds.items()})
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, prod
 from statistics import fmean, geometric_mean
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from litmeter.kinds.configuration import Configuration, TuneSettings
 from litmeter.load import LoadPlan
 from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
-from litmeter.measure.comparison_rows import interval, rate_alone
+from litmeter.measure.comparison_rows import in_columns, rate_alone
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
@@ -38,7 +39,7 @@ from litmeter.stats.ratios import Rates, Ratio, difference, ratio
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, Status, TuneRow
-from litmeter.tune.space import WORKERS_TIMES_THREADS, Space, changed_knobs, knob_values, neighbours
+from litmeter.tune.space import Space, changed_knobs, knob_values, neighbours
 
 TURN_S, AROUND_TURN_S = 0.3, 0.3
 """A turn measures for TURN_S at least, which leaves time for many configurations, and takes AROUND_TURN_S
@@ -209,24 +210,31 @@ class Race:
         """The ratio of a rate to the leader's."""
         return self.ratio(name, self.leader) if self.leader else None
 
+    def by_rate(self, names: Iterable[str]) -> dict[str, Ratio]:
+        """The racers whose rate is known, with their rate over the leader's, the highest first."""
+        ratios = [(name, own) for name in names if (own := self.over_leader(name))]
+        return dict(sorted(ratios, key=lambda pair: -pair[1].ratio))
+
     def centres(self) -> Iterator[Configuration]:
         """The leader, or the reference where none leads; then the racers that came near the leader."""
         yield self.racers[self.leader or self.reference].settings
-        ratios = {name: own.ratio for name in self.racers if (own := self.over_leader(name))}
-        for name in sorted(ratios, key=lambda name: -ratios[name]):
-            if ratios[name] >= NEAR:
+        for name, own in self.by_rate(self.racers).items():
+            if own.ratio >= NEAR:
                 yield self.racers[name].settings
+
+    def one_by_one(self, centre: str) -> Iterator[tuple[str, Any, Ratio]]:
+        """By racer that differs from ``centre`` in one knob alone: it, its value, and the rates' ratio."""
+        for name, racer in self.racers.items():
+            changed = changed_knobs(racer.settings, self.racers[centre].settings)
+            if len(changed) == 1 and (own := self.ratio(name, centre)):
+                yield changed[0], knob_values(racer.settings)[changed[0]], own
 
     def promises(self, configurations: Iterable[Configuration]) -> dict[Configuration, float]:
         """The share of the leader's rate that each reaches if all its knobs' values bring what each brought
         alone; a value that did not race alone changes nothing."""
-        leader = self.racers[self.leader or self.reference].settings
-        alone = {}
-        for racer in self.racers.values():
-            changed = changed_knobs(racer.settings, leader)
-            own = self.over_leader(racer.name) if len(changed) == 1 else None
-            if own is not None:
-                alone[changed[0], knob_values(racer.settings)[changed[0]]] = own.ratio
+        centre = self.leader or self.reference
+        leader = self.racers[centre].settings
+        alone = {(knob, value): own.ratio for knob, value, own in self.one_by_one(centre)}
         return {
             one: prod(alone.get((knob, knob_values(one)[knob]), 1.0) for knob in changed_knobs(one, leader))
             for one in configurations
@@ -371,16 +379,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search has found.
-
-    Attributes:
-        rows: of all that raced, the winner first.
-        left_out: number of configurations that did not race, by reason.
-        combinations: of the knobs' values, those that cannot run among them.
-        settled: whether the race ended by itself.
-        fresh_rounds: of the winner and ``serve`` alone, after the race; of them are the winner's rate and its
-            ratio to ``serve``. 0: of the race.
-    """
+    """What a search has found; ``rows`` begins with the winner, and ``TuneMetrics`` explains the others."""
 
     winner: Configuration
     rows: list[TuneRow]
@@ -421,7 +420,8 @@ def search(job: Job) -> Schedule[Outcome]:
     capacities: dict[str, CapacityMetrics] = {}
     if by_capacity:
         objective = job.objective.model_copy(update={"max_s": each_s})
-        found = yield from capacity(list(fastest(racing))[:CAPACITIES], objective, job.load.timeout_s)
+        names = list(racing.by_rate(racing.remaining))[:CAPACITIES]
+        found = yield from capacity(names, objective, job.load.timeout_s)
         capacities = {name: one.metrics for name, one in found.items()}
     highest = highest_capacities(capacities)
     ordered = sorted(highest, key=lambda name: cost(racing.racers[name])) or finalists(racing)
@@ -501,15 +501,9 @@ def highest_capacities(capacities: Mapping[str, CapacityMetrics]) -> list[str]:
     return [name for name, high in highs.items() if high is None or high >= lows[best]]
 
 
-def fastest(racing: Race) -> dict[str, Ratio]:
-    """The racers that remain, with their rate over the leader's, the highest first."""
-    ratios = [(name, own) for name in racing.remaining if (own := racing.over_leader(name))]
-    return dict(sorted(ratios, key=lambda pair: -pair[1].ratio))
-
-
 def finalists(racing: Race) -> list[str]:
     """The racers that remain: those hardly slower than the leader, by cost; then the others, by rate."""
-    ratios = fastest(racing)
+    ratios = racing.by_rate(racing.remaining)
     as_fast = [name for name, own in ratios.items() if own.low is not None and own.low >= CHEAPER_FROM]
     others = [name for name in ratios if name not in as_fast]
     return sorted(as_fast, key=lambda name: cost(racing.racers[name])) + others
@@ -533,20 +527,15 @@ def _tune_row(
     racing: Race, name: str, status: Status, capacity: CapacityMetrics | None, rated: Race
 ) -> TuneRow:
     racer = racing.racers[name]
-    ratio, ratio_low, ratio_high = interval(racing.over_leader(name))
-    over_serve, over_serve_low, over_serve_high = interval(rated.ratio(name, rated.reference))
+    over_serve = rated.ratio(name, rated.reference)
     return TuneRow(
         name=name,
         status=status,
         incumbent=name == racing.reference,
         knobs={knob: getattr(racer.settings, knob) for knob in racer.settings.knobs},
         rate_rps=round(geometric_mean(own), 1) if (own := rated.racers[name].requests_rps) else None,
-        ratio=ratio,
-        ratio_low=ratio_low,
-        ratio_high=ratio_high,
-        over_serve=over_serve,
-        over_serve_low=over_serve_low,
-        over_serve_high=over_serve_high,
+        **in_columns(racing.over_leader(name), "ratio", "ratio_low", "ratio_high"),
+        **in_columns(over_serve, "over_serve", "over_serve_low", "over_serve_high"),
         p95_ms=rounded(racer.latency_ms(95), 1),
         memory_mib=rounded(racer.memory_mib, 0),
         agreement=rounded(racer.agreement, 4),
@@ -562,13 +551,13 @@ def _tune_row(
 
 def _knob_rows(racing: Race, winner: str) -> list[KnobRow]:
     """The rates of racers that differ from the winner in one knob, over the winner's rate."""
-    best, rows = racing.racers[winner].settings, []
-    for name, racer in racing.racers.items():
-        changed, own = changed_knobs(racer.settings, best), racing.ratio(name, winner)
-        if len(changed) == 1 and own is not None:
-            [knob] = changed
-            value = knob_values(racer.settings)[knob]
-            text = value if knob == WORKERS_TIMES_THREADS else json.dumps(value).strip('"')
-            rows.append(KnobRow(knob, text, round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3)))
-    order = list(knob_values(best))
+    rows = [
+        KnobRow(
+            knob,
+            json.dumps(value).strip('"'),
+            **in_columns(own, "ratio", "ratio_low", "ratio_high", digits=3),
+        )
+        for knob, value, own in racing.one_by_one(winner)
+    ]
+    order = list(knob_values(racing.racers[winner].settings))
     return sorted(rows, key=lambda row: (order.index(row.knob), -row.ratio))

@@ -77,14 +77,9 @@ def neighbours(centre: Configuration, configurations: Iterable[Configuration]) -
     Mostly they differ in this knob alone. Where a value excludes the centre's value of another knob, as int8
     excludes a model that is not compiled, they differ in two.
     """
-    nearest: dict[tuple[str, Any], list[Configuration]] = defaultdict(list)
-    fewest: dict[tuple[str, Any], int] = {}
+    by_distance: dict[Any, dict[int, list[Configuration]]] = defaultdict(lambda: defaultdict(list))
     for one in configurations:
         changed, values = changed_knobs(one, centre), knob_values(one)
         for knob in changed:
-            key = knob, values[knob]
-            if len(changed) < fewest.get(key, len(values) + 1):
-                fewest[key], nearest[key] = len(changed), []
-            if len(changed) == fewest[key]:
-                nearest[key].append(one)
-    return list(dict.fromkeys(itertools.chain.from_iterable(nearest.values())))
+            by_distance[knob, values[knob]][len(changed)].append(one)
+    return list(dict.fromkeys(itertools.chain.from_iterable(own[min(own)] for own in by_distance.values())))
