@@ -26,6 +26,7 @@ from litmeter.kinds.server import (
     HEALTH,
     PREDICT,
     READY_POLL_S,
+    READY_S,
     Server,
     Start,
     StartedServer,
@@ -149,11 +150,12 @@ class CommandServer(StartedServer):
             self.first_status = ask()
         return not has_none or self.first_status == 200
 
-    def settle(self) -> None:
-        """Wait until the main process waits for something; raise ServerError if it ends instead.
+    def ready(self, limit_s: float = READY_S, ask: Callable[[], int] = lambda: 200) -> None:
+        """Wait also until the main process waits for something; raise ServerError if it ends instead.
 
         A command that starts a daemon may still run when the daemon answers already.
         """
+        super().ready(limit_s, ask)
         until = time.perf_counter() + SETTLE_S
         with suppress(psutil.NoSuchProcess):
             while time.perf_counter() < until and psutil.Process(self.process.pid).status() in BUSY:

@@ -22,7 +22,6 @@ from litmeter.errors import ApiError, UsageError
 from litmeter.kinds.configuration import (
     ANSWER_TIMEOUT_S,
     TRY_S,
-    Checked,
     Exclusion,
     Given,
     Host,
@@ -104,10 +103,7 @@ class LitApi(LitApiSettings, WorkerConfiguration):
         start = partial(started_workers, "litmeter.direct", how, self.path, variables, folder=self.place)
         return start(follow=self.api, settings=settings)
 
-    @classmethod
-    def checked(cls, own: Mapping[str, Any], how: Preflight) -> dict[str, Checked]:
-        """Run each in processes of its own: it must work, and answer alike in any batch and any worker."""
-        return check_apis(own, how)
+    checked: ClassVar[Any] = staticmethod(check_apis)
 
     no_pipeline: ClassVar[str] = ""
     pipeline_keys: ClassVar[frozenset[str]] = PIPELINE_KEYS

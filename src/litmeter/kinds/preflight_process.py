@@ -188,13 +188,6 @@ def has_costs(api: LitAPI) -> bool:
     return callable(getattr(api, "costs", None))
 
 
-def say_costs(say: Say, api: LitAPI) -> None:
-    """Say what an item costs, if it is known."""
-    if has_costs(api):
-        say({"doing": "costs"})
-        say({"costs": api.costs()})
-
-
 def operators(pipeline: ApiPipeline, size: int) -> dict[str, float]:
     """Shares of the time of ``predict``, by torch's profiler; empty where torch multiplies no matrices."""
     import torch
@@ -224,16 +217,16 @@ def main() -> None:
         say({"doing": "import"})
         if job["script"]:
             server, unusual = reached(job["script"]), ""
-            api = server.lit_api
-            say_costs(say, api)
         else:
             api_class = load_class(settings.api)
             say({"doing": "__init__"})
-            api = make_api(settings, api_class)
-            say_costs(say, api)
+            made = make_api(settings, api_class)
             say({"doing": "LitServer"})
-            unusual = unusual_features(api, in_process=True)
-            server = lit_server(api, settings, job["device"], job["timeout_s"])
+            unusual = unusual_features(made, in_process=True)
+            server = lit_server(made, settings, job["device"], job["timeout_s"])
+        if has_costs(api := server.lit_api):
+            say({"doing": "costs"})
+            say({"costs": api.costs()})
         if unusual:
             say({"end": True, "found": {"unavailable": f"a LitAPI with {unusual} is not run in-process"}})
             return

@@ -164,7 +164,6 @@ class StartedServer(Server):
             self.check()
             if is_ready:
                 self.ready_s = time.perf_counter() - self.started
-                self.settle()
                 return
             is_lost = silent_s > DOUBT_S and self.status is None and self.elsewhere
             if silent_s > limit_s or is_lost:
@@ -180,9 +179,6 @@ class StartedServer(Server):
         if (path := self.log.with_name(PATH_FILE)).exists():
             self.target = self.url + path.read_text(encoding="utf-8")
         return self.status == 200
-
-    def settle(self) -> None:
-        """Wait until a server that has just become ready is idle."""
 
     @property
     def elsewhere(self) -> str:
@@ -288,18 +284,12 @@ def started_workers(
                 "set it to a shorter one"
             )
         (metrics := own / "metrics").mkdir()
-        places = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(own)}
+        variables = with_modules(environment, folder)
+        variables |= {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(own)}
         binding = replace(how.binding, port=listener.getsockname()[1])
         words, passed = worker_words(module, how, binding, listener, **options), [listener.fileno()]
         with _main_process(
-            words,
-            how,
-            {**with_modules(environment, folder), **places},
-            own,
-            folder,
-            stop_s=0.0,
-            follow=follow,
-            pass_fds=passed,
+            words, how, variables, own, folder, stop_s=0.0, follow=follow, pass_fds=passed
         ) as process:
             listener.close()  # or clients of a server that has died would wait
             urls = binding.url + path, binding.url + METRICS
