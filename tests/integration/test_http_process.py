@@ -57,7 +57,7 @@ def connection(process: HttpProcess) -> Iterator[socket.socket]:
 @pytest.fixture(autouse=True)
 def _nothing_is_left(process: HttpProcess) -> Iterator[None]:
     yield
-    soon(lambda: process.channel.slots.in_flight == RequestTimer.in_flight == 0)
+    soon(lambda: len(process.channel.slots.free) == CAPACITY and RequestTimer.in_flight == 0)
 
 
 def soon(condition: Callable[[], bool]) -> None:

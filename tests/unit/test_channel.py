@@ -62,7 +62,7 @@ def test_a_full_socket_and_an_empty_one_block() -> None:
 def test_a_slot_is_claimed_until_released_and_never_after() -> None:
     slots = Slots(2, 2)
     first, second = slots.acquire(), slots.acquire()
-    assert slots.full
+    assert not slots.free
     assert slots.claimed_by(first) == UNCLAIMED
     assert slots.claim(first, 0, 7)
     slots.release(second)

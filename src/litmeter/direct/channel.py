@@ -96,6 +96,9 @@ class Slots:
     element has one writer and is read and written atomically. Each worker writes its claims to its own row: a
     late claim overwrites no other worker's claim, and names a slot that nobody asks about any more. A worker
     writes the claim before it checks that the slot is still held: the claims of a dead worker are complete.
+
+    Attributes:
+        free: indices of the slots that no request holds; only the HTTP process's are right.
     """
 
     def __init__(self, capacity: int, workers: int) -> None:
@@ -104,21 +107,11 @@ class Slots:
         self._claims = [WORKERS.RawArray("Q", capacity) for _ in range(workers)]
         self._claimants = [WORKERS.RawArray("L", capacity) for _ in range(workers)]
         self._next_slots = [index + capacity for index in range(capacity)]
-        self._free_indices = deque(range(capacity))
-
-    @property
-    def in_flight(self) -> int:
-        """Number of slots in use."""
-        return self.capacity - len(self._free_indices)
-
-    @property
-    def full(self) -> bool:
-        """Whether all slots are in use."""
-        return not self._free_indices
+        self.free = deque(range(capacity))
 
     def acquire(self) -> int:
-        """Take a slot while not ``full``. Only the HTTP process calls this."""
-        index = self._free_indices.popleft()
+        """Take a slot that is ``free``. Only the HTTP process calls this."""
+        index = self.free.popleft()
         slot = self._next_slots[index]
         self._next_slots[index] = slot + self.capacity
         self._in_use[index] = slot
@@ -129,7 +122,7 @@ class Slots:
         index = slot % self.capacity
         if self._in_use[index] == slot:
             self._in_use[index] = 0
-            self._free_indices.append(index)
+            self.free.append(index)
 
     def claim(self, slot: int, worker: int, process: int) -> bool:
         """Claim a slot for the worker with this index and process id; False if the slot was released."""

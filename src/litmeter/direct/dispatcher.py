@@ -79,9 +79,9 @@ class Dispatcher:
         Under overload the event loop serves hundreds of connections before it reads replies: meanwhile the
         workers would have nothing to do.
         """
-        if self.slots.full:
+        if not self.slots.free:
             self._read_replies()
-        return self.slots.full
+        return not self.slots.free
 
     def release(self, slot: int) -> None:
         """Free the slot of a request that is answered or abandoned."""

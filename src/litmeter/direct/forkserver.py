@@ -13,7 +13,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.forkserver import ensure_running
 from multiprocessing.resource_tracker import ensure_running as ensure_resource_tracker
 
@@ -29,15 +30,26 @@ MODULES = "LITMETER_FORKSERVER_MODULES"
 def start_forkserver(modules: Sequence[str]) -> None:
     """Start the forkserver, which imports ``modules`` while this process goes on.
 
-    Workers inherit blocked SIGTERM and SIGINT: only the main process handles these. Starting the resource
-    tracker would unblock both signals, so it comes first.
+    Starting the resource tracker would unblock both signals of ``termination_blocked``, so it comes first.
     """
     WORKERS.set_forkserver_preload(["litmeter.direct.forkserver_preload"])
     os.environ[MODULES] = " ".join(modules)
     ensure_resource_tracker()
+    with termination_blocked():
+        ensure_running()
+
+
+@contextmanager
+def termination_blocked() -> Iterator[None]:
+    """Block SIGTERM and SIGINT, also in the processes that the block starts.
+
+    A terminal or a service manager signals all processes at once; only the main process handles signals.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
-    ensure_running()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
 
 
 def become_litserve_worker() -> None:

@@ -106,7 +106,7 @@ class DirectRoute:
             self.held_bytes += more_bytes
             # Small bodies may add the limit twice: those with a slot, and those on their way.
             if self.held_bytes > self._queue_bytes * (1 if own_bytes > self._small_bytes else 3):
-                raise RequestError(FULL.status, FULL_REASON)
+                raise RequestError(FULL)
 
         self.dispatcher.admitted += 1
         try:

@@ -27,7 +27,7 @@ from fastapi import HTTPException
 from litserve.utils import LitAPIStatus
 
 from litmeter.direct.binding import LOG_VARIABLE, PATH_FILE
-from litmeter.direct.lit_methods import LengthError, Methods, Outcome, RefusedError, Route, route_of
+from litmeter.direct.lit_methods import LengthError, Methods, Outcome, Route, route_of
 from litmeter.direct.litserve_internals import (
     API_TAKES,
     Server,
@@ -39,7 +39,7 @@ from litmeter.direct.litserve_internals import (
     not_available,
     spec_of,
 )
-from litmeter.direct.messages import SETUP_FAILED, Reply, Request
+from litmeter.direct.messages import SETUP_FAILED, Reply, Request, RequestError
 from litmeter.direct.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
 from litmeter.direct.run import run_server
 from litmeter.direct.settings import LitApiSettings
@@ -269,7 +269,7 @@ class ApiResponder:
             try:
                 payload = self._route.payload(request.content_type, request.body)
                 item = self._methods.call("decode_request", context, payload)
-            except RefusedError as error:
+            except RequestError as error:
                 replies[request.slot] = error.reply
             except Exception as error:
                 replies[request.slot] = self._reply(request, failure(error))

@@ -21,7 +21,7 @@ from litserve.utils import LitAPIStatus
 from starlette.types import Receive
 
 from litmeter.direct.litserve_internals import Queues, Server, spec_of
-from litmeter.direct.messages import Reply, error_reply
+from litmeter.direct.messages import Reply, RequestError, error_reply
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +36,6 @@ UNREADABLE = 422
 
 class LengthError(Exception):
     """A batch has more or fewer outputs than inputs."""
-
-
-class RefusedError(Exception):
-    """LitServe's route answers a request itself."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply)
-        self.reply = reply
 
 
 class Methods:
@@ -111,7 +103,7 @@ class Route:
         self._request = field if is_json and spec_of(server.lit_api) is None else None
 
     def payload(self, content_type: bytes, body: bytes) -> Any:
-        """The argument of ``decode_request``; raise RefusedError if the route refuses the request."""
+        """The argument of ``decode_request``; raise RequestError if the route refuses the request."""
         if self._takes_any:
             return self._unvalidated(content_type, body)
         with suppress(Exception):  # the full route below answers with the error
@@ -122,7 +114,7 @@ class Route:
         self._queues.payload = self._queues.outcome = None
         reply = self._run(content_type, body)
         if self._queues.payload is None:
-            raise RefusedError(reply)
+            raise RequestError(reply)
         return pickle.loads(self._queues.payload)  # noqa: S301 -- of this process
 
     def _unvalidated(self, content_type: bytes, body: bytes) -> Any:
@@ -135,7 +127,7 @@ class Route:
             return pickle.loads(pickle.dumps(form))  # noqa: S301 -- as through LitServe's queue
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            raise RefusedError(error_reply(UNREADABLE, f"body: cannot be read ({reason})")) from None
+            raise RequestError(error_reply(UNREADABLE, f"body: cannot be read ({reason})")) from None
 
     def reply(self, content_type: bytes, body: bytes, outcome: Outcome) -> Reply:
         """The reply to a request with this outcome."""

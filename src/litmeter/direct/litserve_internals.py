@@ -84,18 +84,12 @@ class Server(LitServer):
     def _get_request_queue(self, api_path: str) -> Any:
         return self.wrap_queue(super()._get_request_queue(api_path))
 
-    @property
-    def request_queue(self) -> Any:
-        """The queue of a LitServe that has one for all APIs."""
-        return self._request_queue
-
-    @request_queue.setter
-    def request_queue(self, queue: Any) -> None:
-        self._request_queue = self.wrap_queue(queue)
+    def __setattr__(self, name: str, value: Any) -> None:  # early LitServe has one queue for all APIs
+        super().__setattr__(name, self.wrap_queue(value) if name == "request_queue" else value)
 
     def stand_in(self, queues: Queues) -> None:
         """Have the route use ``queues``, and check no API key; raise ApiError where that is not possible."""
-        self.response_buffer = self._request_queue = queues
+        self.__dict__.update(response_buffer=queues, request_queue=queues)
         if (spec := spec_of(self.lit_api)) is not None:
             if not hasattr(spec, "request_queue"):
                 raise ApiError(f"a spec without a server: {not_available('litserve')}")

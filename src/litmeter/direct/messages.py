@@ -32,9 +32,9 @@ class Reply(NamedTuple):
 class RequestError(Exception):
     """The request is refused with ``reply``."""
 
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.reply = error_reply(status, reason)
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply)
+        self.reply = reply
 
 
 def error_reply(status: int, reason: str) -> Reply:

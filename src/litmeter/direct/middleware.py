@@ -49,7 +49,7 @@ def check_length(headers: Mapping[bytes, bytes], max_bytes: int) -> int:
     text = headers.get(b"content-length", b"0").strip()
     length = int(text) if text.isdigit() else 0
     if length > max_bytes:
-        raise RequestError(413, f"body: {too_large(max_bytes)}")
+        raise RequestError(error_reply(413, f"body: {too_large(max_bytes)}"))
     return length
 
 
@@ -66,11 +66,11 @@ async def read_body(
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise RequestError(400, "body: not whole")
+            raise RequestError(error_reply(400, "body: not whole"))
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         on_bytes(len(chunks[-1]))
         if size > max_bytes:
-            raise RequestError(413, f"body: {too_large(max_bytes)}")
+            raise RequestError(error_reply(413, f"body: {too_large(max_bytes)}"))
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

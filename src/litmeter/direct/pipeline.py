@@ -15,8 +15,9 @@ from typing import Any
 
 from litserve import LitAPI
 
-from litmeter.direct.lit_methods import LengthError, Methods, RefusedError, Route
+from litmeter.direct.lit_methods import LengthError, Methods, Route
 from litmeter.direct.litserve_internals import Server, adopted, spec_of
+from litmeter.direct.messages import RequestError
 from litmeter.errors import ApiError
 from litmeter.system.cores import allowed_cpus
 from litmeter.system.device import wait_for
@@ -113,7 +114,7 @@ def payloads_of(server: Server, bodies: Sequence[bytes], content_type: str) -> l
     try:
         for body in bodies:
             payloads.append(pickle.dumps(route.payload(content_type.encode("latin-1"), body)))
-    except RefusedError as error:
+    except RequestError as error:
         status, answer, _ = error.reply
         reason = answer.decode(errors="replace")
         if errors.last:

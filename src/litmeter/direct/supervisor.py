@@ -25,7 +25,7 @@ import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 
 from litmeter.direct.channel import Channel
-from litmeter.direct.forkserver import WORKERS
+from litmeter.direct.forkserver import WORKERS, termination_blocked
 from litmeter.direct.http import DirectRoute, DrainingServer, LimitedProtocol
 from litmeter.direct.messages import SETUP_FAILED
 from litmeter.direct.metrics import RequestTimer
@@ -105,7 +105,8 @@ class Supervisor:
             self._http = multiprocessing.get_context("fork").Process(
                 target=_serve_http, args=(config, listener, os.getpid(), self._route), name="http"
             )
-            _start(self._http)
+            with termination_blocked():
+                self._http.start()
             listener.close()  # the HTTP process has a copy
             while True:
                 self._handle_next_event()
@@ -143,7 +144,8 @@ class Supervisor:
     def _start_worker(self, worker: Worker) -> None:
         process = WORKERS.Process(target=self._target, args=(worker.index, self._sender))
         try:
-            _start(process)
+            with termination_blocked():
+                process.start()
         except (EOFError, OSError) as error:  # the forkserver has died; multiprocessing starts another
             self._on_failed_start(worker, f"a worker could not be forked ({error!r})")
         else:
@@ -189,18 +191,6 @@ class Supervisor:
     def _fail(self, reason: str) -> NoReturn:
         logger.critical("%s; the server ends", reason)
         sys.exit(1)
-
-
-def _start(process: BaseProcess) -> None:
-    """Start a process that inherits blocked SIGTERM and SIGINT.
-
-    A terminal or a service manager signals all processes at once; only the main process handles signals.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
 
 
 def _serve_http(config: uvicorn.Config, listener: socket.socket, parent: int, route: DirectRoute) -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import json
 import subprocess
 import sys
@@ -126,9 +127,11 @@ class Stub:
         self.free_at: list[float] = []
         self.log: list[tuple[float, ...]] = []
         event = b'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n' % (b"a" * self.piece_bytes)
-        half = len(event) // 2
-        self.only, self.first = chunk(event), chunk(event + event[:half])
-        self.further, self.last = chunk(event[half:] + event[:half]), chunk(event[half:])
+        text, size = event * self.pieces, len(event)
+        cuts = [0, *range(size + size // 2, len(text), size), len(text)]
+        self.writes = [chunk(text[begin:end]) for begin, end in itertools.pairwise(cuts)]
+        self.writes[0] = STREAM_HEAD + self.writes[0]
+        self.writes[-1] += chunk(b"data: [DONE]\n\n") + chunk(b"")
 
     def finish_time(self, now: float) -> float:
         """When the service of a request that arrives at ``now`` ends: first come, first served.
@@ -192,19 +195,12 @@ class _Connection(asyncio.Protocol):
         begun, stub, sent = perf_counter(), self.stub, list[float]()
 
         def send_piece() -> None:
-            number = len(sent) + 1
             sent.append(perf_counter())
-            if number == 1:
-                self.send(STREAM_HEAD + (stub.first if stub.pieces > 1 else stub.only))
-            elif number < stub.pieces:
-                self.send(stub.further)
-            else:
-                self.send(stub.last)
-            if number == stub.pieces:
-                self.send(chunk(b"data: [DONE]\n\n") + chunk(b""))
+            self.send(stub.writes[len(sent) - 1])
+            if len(sent) == stub.pieces:
                 stub.log.append((arrived, perf_counter(), *sent))
                 return
-            due_s = begun + number * stub.piece_s - perf_counter()
+            due_s = begun + len(sent) * stub.piece_s - perf_counter()
             asyncio.get_running_loop().call_later(max(0.0, due_s), send_piece)
 
         send_piece()

@@ -21,7 +21,7 @@ from litmeter.classifier.server.responder import (
 )
 from litmeter.direct.forkserver import FORKS, become_litserve_worker
 from litmeter.direct.litserve_internals import configure
-from litmeter.direct.messages import Reply, RequestError
+from litmeter.direct.messages import Reply, RequestError, error_reply
 from litmeter.direct.middleware import check_length, read_body, response_of
 
 
@@ -86,7 +86,7 @@ class ImageBodies:
                 return
             body = await read_body(receive, max_bytes)
             if not body:
-                raise RequestError(400, EMPTY_BODY)
+                raise RequestError(error_reply(400, EMPTY_BODY))
             text = base64.b64encode(body)
         except RequestError as error:
             await response_of(error.reply)(scope, receive, send)

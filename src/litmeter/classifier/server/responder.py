@@ -176,14 +176,14 @@ class ClassifierResponder:
         body = request.body
         if is_image(request.content_type):
             if not body:
-                raise RequestError(400, EMPTY_BODY)
+                raise RequestError(error_reply(400, EMPTY_BODY))
             return self._decode(body, request.received)
         if not body:
-            raise RequestError(422, "body: Field required")
+            raise RequestError(error_reply(422, "body: Field required"))
         # Millions of keys take a second to parse. Base64 contains no comma, and the parser gives up on deeply
         # nested brackets.
         if body.count(b",") > MAX_JSON_PARTS:
-            raise RequestError(422, "body: more keys and values than an image needs")
+            raise RequestError(error_reply(422, "body: more keys and values than an image needs"))
         try:
             text = PredictRequest.model_validate_json(body).image
         except ValidationError as error:
@@ -233,11 +233,11 @@ def is_image(content_type: bytes) -> bool:
         return True
     if kind == b"application/json":
         return False
-    raise RequestError(
-        415,
+    reason = (
         "Content-Type: neither application/json nor image/*; send an image file as it is, not as a form: "
-        "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'",
+        "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'"
     )
+    raise RequestError(error_reply(415, reason))
 
 
 def max_body_bytes(content_type: bytes) -> int:
