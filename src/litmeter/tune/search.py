@@ -202,9 +202,8 @@ class Race:
     def ratio(self, name: str, other: str) -> Ratio | None:
         """The ratio of two rates with its 95% interval; None where one shares no round with the reference."""
         answered = self._answered()
-        if not {name, other} <= answered.keys():
-            return None
-        return Ratio(1.0, 1.0, 1.0) if name == other else ratio(answered, name, other, self.reference)
+        known = {name, other} <= answered.keys()
+        return ratio(answered, name, other, self.reference) if known else None
 
     def over_leader(self, name: str) -> Ratio | None:
         """The ratio of a rate to the leader's."""
