@@ -137,11 +137,7 @@ def in_turn(schedules: Mapping[str, Schedule[Result]]) -> Schedule[dict[str, Res
 
 
 def search(
-    name: str,
-    objective: ObjectiveSettings,
-    timeout_s: float,
-    burstiness: float = 1.0,
-    trace: Trace | None = None,
+    name: str, objective: ObjectiveSettings, timeout_s: float, burstiness: float, trace: Trace | None
 ) -> Schedule[CapacityResult]:
     """Search the capacity of one served subject; see ``capacity``."""
     limits = objective.limits

@@ -14,7 +14,7 @@ from litmeter.kinds.costs import CostCeiling
 from litmeter.measure.figures import COMPARED, StreamTimes, failed_rows, stream_figures
 from litmeter.measure.rows import ComparisonRow, TurnRow, fails
 from litmeter.paths import COMPARISON
-from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
+from litmeter.stats.rates import objective_percent, percentile, percentile_of_blocks
 from litmeter.stats.ratios import (
     Ratio,
     block_edges,
@@ -389,9 +389,8 @@ def _blocks(turns: Sequence[Floats]) -> list[Floats]:
 
 def _percentile(blocks: Sequence[Floats], percent: int) -> dict[str, Any]:
     """Percentile of all blocks together and its interval over the blocks, ms, by their columns."""
-    low, high = percentile_interval_of_blocks(blocks, percent) or (None, None)
-    values = {"": percentile(joined(blocks), percent), "_low": low, "_high": high}
-    return {f"p{percent}{end}_ms": rounded(value, 2) for end, value in values.items()}
+    values = zip(("", "_low", "_high"), percentile_of_blocks(blocks, percent), strict=True)
+    return {f"p{percent}{end}_ms": rounded(value, 2) for end, value in values}
 
 
 def _in_process(name: str, rows: Sequence[TurnRow]) -> dict[str, list[float | None]]:

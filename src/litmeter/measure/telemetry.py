@@ -108,7 +108,8 @@ class Telemetry:
         machine, *grown = map(_grown, self._before, after)
         sums = (None if one is None else sum(one.values()) for one in grown)
         throttled_s, own_s, server_s, client_s, _, client_waited_s = sums
-        ours_s = _sum(own_s, server_s, 0.0 if self._client is None else client_s)
+        ours = (own_s, server_s, 0.0 if self._client is None else client_s)
+        ours_s = None if None in ours else sum(filter(None, ours))
         percents: dict[int | str, float] = {}
         if machine is not None and machine["all"]:
             percents = {name: 100 * used_s / machine["all"] for name, used_s in machine.items()}
@@ -227,11 +228,6 @@ def _machine() -> _Counter:
 def _is_quota(cores: float) -> bool:
     """Whether ``cores`` is a quota of CPU time, spread over more CPUs."""
     return cores < len(allowed_cpus())
-
-
-def _sum(*values: float | None) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -81,8 +81,8 @@ def percentile(latency: Floats, percent: float) -> float | None:
     return float(np.percentile(latency, percent))
 
 
-def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tuple[float, float] | None:
-    """95% interval of a latency percentile of all blocks together, if there is any.
+def percentile_of_blocks(blocks: Sequence[Floats], percent: int) -> tuple[float | None, ...]:
+    """A latency percentile of all blocks together, and the ends of its 95% interval; None where unknown.
 
     The requests of a batch depend on each other, so the interval comes from the differences between blocks:
     the share of requests up to the percentile varies from block to block; the ends of the t interval of the
@@ -93,8 +93,8 @@ def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tup
     requests = joined(blocks)
     whole = percentile(requests, percent)
     if whole is None or len(blocks) < 2:
-        return None
+        return whole, None, None
     shares = np.array([float((block <= whole).mean()) for block in blocks])
     spread = 100 * _spread(shares)
     low, high = np.percentile(requests, np.clip([percent - spread, percent + spread], 0, 100))
-    return float(low), float(high)
+    return whole, float(low), float(high)

@@ -184,6 +184,8 @@ def ratio(
     starts: Sequence[int] | None = None,
 ) -> Ratio:
     """Geometric mean of ``name`` over ``other``; the moderated t interval misses with chance ``error``."""
+    if name == other:
+        return Ratio(1.0, 1.0, 1.0)
     log = difference(rates, name, other, reference, starts)
     if log.error is None:
         return Ratio(math.exp(log.mean), None, None)
@@ -197,10 +199,7 @@ def ratios(rates: Rates, other: str, reference: str | None = None) -> dict[str, 
     Configurations that share no round with ``other`` are compared through ``reference``.
     """
     error = simultaneous(len(rates) - 1)
-    return {
-        name: Ratio(1.0, 1.0, 1.0) if name == other else ratio(rates, name, other, reference or other, error)
-        for name in rates
-    }
+    return {name: ratio(rates, name, other, reference or other, error) for name in rates}
 
 
 def percentile_ratio(

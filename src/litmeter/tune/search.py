@@ -21,8 +21,6 @@ from math import inf, prod
 from statistics import fmean, geometric_mean
 from typing import Any
 
-import numpy as np
-
 from litmeter.errors import LitmeterError, ServerError
 from litmeter.kinds.configuration import Configuration, TuneSettings
 from litmeter.load import LoadPlan
@@ -35,7 +33,7 @@ from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
 from litmeter.params import ObjectiveSettings
 from litmeter.say.progress import print_wrapped
 from litmeter.stats.rates import percentile
-from litmeter.stats.ratios import Rates, Ratio, difference, ratio
+from litmeter.stats.ratios import Rates, Ratio, difference, ratio, rounds_of_both
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, Status, TuneRow
@@ -202,9 +200,8 @@ class Race:
     def ratio(self, name: str, other: str) -> Ratio | None:
         """The ratio of two rates with its 95% interval; None where one shares no round with the reference."""
         answered = self._answered()
-        if not {name, other} <= answered.keys():
-            return None
-        return Ratio(1.0, 1.0, 1.0) if name == other else ratio(answered, name, other, self.reference)
+        known = {name, other} <= answered.keys()
+        return ratio(answered, name, other, self.reference) if known else None
 
     def over_leader(self, name: str) -> Ratio | None:
         """The ratio of a rate to the leader's."""
@@ -273,21 +270,21 @@ class Race:
     def _answered(self) -> Rates:
         # Of the racers that share an answered round with the reference; it is one of them if it answered.
         rates = {name: racer.rates for name, racer in self.racers.items()}
-        pairs = {name: zip(own, rates[self.reference], strict=True) for name, own in rates.items()}
-        return {name: own for name, own in rates.items() if any(a and b for a, b in pairs[name])}
+        return {name: own for name, own in rates.items() if rounds_of_both(rates, name, self.reference)}
 
     def _judge(self, racer: Racer) -> None:
         """Note whether a racer violates a constraint; eliminate it where that is beyond doubt."""
         limits, memory_mib, p95_ms = self.limits, racer.memory_mib, racer.latency_ms(95)
         violation, for_good = "", True
         if racer.agreement is not None and racer.agreement < limits.min_agreement:
-            violation = too_little(racer.agreement, limits.min_agreement)
+            agreeing = f"{racer.agreement:.1%} of the labels as in full precision"
+            violation = f"{agreeing}, less than {limits.min_agreement:.4g}"
         elif limits.max_memory_mib and memory_mib and memory_mib > limits.max_memory_mib:
             violation = f"{memory_mib:.0f} MiB, more than max_memory_mib"
         elif limits.max_p95_ms and p95_ms and p95_ms > limits.max_p95_ms:
             violation = f"p95 {p95_ms:.0f} ms, more than max_p95_ms"
-            late_ms = float(np.percentile(joined(racer.latencies_ms), FAR_LATE))
-            for_good = racer.rounds >= FEWEST_ROUNDS and late_ms > limits.max_p95_ms
+            far_late_ms = racer.latency_ms(FAR_LATE) or 0.0
+            for_good = racer.rounds >= FEWEST_ROUNDS and far_late_ms > limits.max_p95_ms
         racer.constraint_violation = violation
         if violation and for_good and racer.eliminated_after_rounds is None:
             racer.eliminated_after_rounds = self.rounds
@@ -337,11 +334,6 @@ def race(
                 start_s = (ready.at_s - now_s) / len(started)
             now_s = ready.at_s
     raise ServerError("serve: cannot be served; all others are compared with it")
-
-
-def too_little(agreement: float, min_agreement: float) -> str:
-    """Why a configuration whose answers differ from those of full precision does not race or win."""
-    return f"{agreement:.1%} of the labels as in full precision, less than {min_agreement:.4g}"
 
 
 @dataclass(frozen=True)
