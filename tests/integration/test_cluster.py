@@ -102,11 +102,7 @@ def test_when_a_node_dies_amid_a_load_the_others_repeat_it(
     assert len(group.members) == NODES
     out, error = capfd.readouterr()
     *clocks, said = out.splitlines()
-    assert (len(clocks), all(": clock" in line for line in clocks), error) == (
-        before,
-        True,
-        "",
-    )  # nothing by Ray
+    assert (len(clocks), error) == (before, "")  # Ray itself says nothing
     assert said.endswith("this load is void, and repeated by 3 senders")
     for one in (record, again):
         assert (one.status == OK).all()

@@ -18,27 +18,24 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from litmeter.cli.options import LOAD
-from litmeter.cli.own import SENT, USERS, Sent, bodies_for, own_server, read_given
+from litmeter.cli.own import SENT, USERS, Sent, bodies_for, device_here, own_server, read_given
 from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import NoVerdict, StorageError, UsageError, explained
 from litmeter.load import load_generator
 from litmeter.load.bodies import from_environment, request_headers
-from litmeter.load.settings import LoadSettings
 from litmeter.measure.comparison_rows import ONE_STREAMS, Counted, Pair, counted, pairs, rate_in, streams
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.params import Params, load_params
+from litmeter.params import load_params
 from litmeter.report.claims import disturbances, unexpected_streams
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.say.tables import markdown_table, number_cell, p95_name, p95_of, pluralise, rate_cell
 from litmeter.settings import CANDIDATE, PARAMS_FILE, Positive
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.stats.ratios import Ratio
-from litmeter.system.device import resolve_device
 from litmeter.system.files import append_line, check_outputs
-from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine
 
 SMALLEST_MARGIN = 0.02
@@ -312,17 +309,15 @@ def measured(
     own_model: bool,
 ) -> Found:
     """Serve both trees and load them in turn; raise LitmeterError where that is not possible."""
-    load: LoadSettings = LOAD
-    device, users = "auto", USERS
-    params: Params | None = None
     if not PARAMS_FILE.exists() and command is None:
         raise UsageError(f"COMMAND: missing; FILE.py, module:Class or a command, or {PARAMS_FILE} says it")
-    if PARAMS_FILE.exists() and (command is None or not sent.sends):  # else it may be of another program
-        params = load_params()
-        device, load, users = params.device, params.load, params.comparison.users
+    # Where a command and its bodies are given, params.yaml may be of another program.
+    params = load_params() if PARAMS_FILE.exists() and (command is None or not sent.sends) else None
+    load, users = (params.load, params.comparison.users) if params else (LOAD, USERS)
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
-    device, users = resolve_device(device, cuda_available()), sent.users or users
+    device = device_here(params.device if params else "auto")
+    users, timeout_s = sent.users or users, sent.timeout_s or load.timeout_s
     if params is not None and not sent.sends:
         bodies = params.bodies()
     elif command is not None:  # without a body, one is made up by the working tree's server
@@ -330,7 +325,6 @@ def measured(
     else:
         bodies = read_given(sent)
     bodies = bodies._replace(headers={**bodies.headers, **from_environment(request_headers(sent.header))})
-    timeout_s = sent.timeout_s or load.timeout_s
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")
     with (

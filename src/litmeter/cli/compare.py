@@ -177,18 +177,11 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
         if own.report is not None:
             write_text(own.report, render([snapshot]))
             said.append(f"{own.report}: open it in a browser")
-        causes = {name: one.cause for name, one in snapshot.diagnoses.items()}
+        known = ((name, one.cause) for name, one in snapshot.diagnoses.items())
+        causes = {name: cause for name, cause in known if cause not in ("", NOT_AVAILABLE)}
         found = pairs(list(settings), next(iter(settings)), log.rows, log.first_ms())
         unit = counted(snapshot.compared)
         table = snapshot.table(terminal=True)
         if found and streams(log.rows):  # the page has no ratios of first pieces
             table += f"\n\n{pairs_table(found, unit, True)}"
-        return Found(
-            users=users,
-            rows=snapshot.compared,
-            causes={name: cause for name, cause in causes.items() if cause not in ("", NOT_AVAILABLE)},
-            pairs=found,
-            unit=unit,
-            table=table,
-            said=said,
-        )
+        return Found(users, snapshot.compared, causes, found, unit, table, said)

@@ -20,16 +20,14 @@ from typing import Any
 import yaml
 
 from litmeter.cli.opened import opened_below
-from litmeter.cli.own import SENT, USERS, Sent, bodies_for, own_server, write_bodies
+from litmeter.cli.own import SENT, USERS, Sent, bodies_for, device_here, own_server, write_bodies
 from litmeter.errors import UsageError
 from litmeter.kinds.registry import read as read_keys
 from litmeter.load.bodies import JSON_LINES, REFERENCE, request_headers
 from litmeter.paths import DVC_FILE
 from litmeter.say.progress import print_wrapped
 from litmeter.settings import CANDIDATE, PARAMS_FILE
-from litmeter.system.device import resolve_device
 from litmeter.system.files import all_or_nothing, write_text
-from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine
 
 GIT_IGNORE, BODIES = Path(".gitignore"), Path("bodies")
@@ -64,7 +62,7 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
     bodies = bodies_for(settings, sent)
     if mimetypes.guess_extension(bodies.content_type) is None:  # names of files cannot tell it
         sent = sent.model_copy(update={"content_type": bodies.content_type})
-    device = resolve_device("auto", cuda_available())
+    device = device_here()
     print_wrapped(f"{settings.spec} is tried for some seconds")
     code, here = (settings.place or Path()).resolve(), Path.cwd()
     elsewhere = code not in (here, *here.parents) and here not in code.parents

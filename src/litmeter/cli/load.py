@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from litmeter.cli.cluster import cluster_senders
 from litmeter.cli.options import LOAD, OBJECTIVE, LoadOptions, ObjectiveOptions, check_together, given_of
-from litmeter.cli.own import Asked, own_server, read_given
+from litmeter.cli.own import Asked, device_here, own_server, read_given
 from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
 from litmeter.kinds.server import Start
@@ -49,15 +49,13 @@ from litmeter.say.tables import (
 )
 from litmeter.settings import Count, Miss, Positive, Timeout
 from litmeter.stats.records import WINDOWS, Limits
-from litmeter.system.device import resolve_device
 from litmeter.system.files import check_outputs, write_rows
-from litmeter.system.gpu import cuda_available
 from litmeter.system.http import CA_VARIABLE, check_url
 from litmeter.system.machine import exclusive_machine
 
 COLUMNS = (
     *("users", "req/s", "95% interval", "p50 ms", "p95 ms", "p99 ms"),
-    *("sent", "ok", "failed", "timed out", "client CPU", "verdict"),
+    *("sent", "ok", "failed", "timed out", "client CPU"),
 )
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
@@ -137,7 +135,7 @@ class Requests(Asked):
             yield str(self.url)
             return
         settings = own_server(own, [], self, "FILE.py, module:Class or a command with {port}")
-        with settings.starting(Start(resolve_device("auto", cuda_available()), self.timeout_s)) as server:
+        with settings.starting(Start(device_here(), self.timeout_s)) as server:
             server.ready(
                 settings.ready_s,
                 lambda: check_first_request(server.target, *self.bodies, self.timeout_s, LOADING),
@@ -273,25 +271,24 @@ def loadtest(
             one_after_another(name, plans, limits if limits.text else None), subjects, Log(), budget_s, show
         )
     allowed = OBJECTIVE.miss if miss is None else miss
-    heads, streams = stream_columns([sample.row.stream for sample in samples])
-    cells = [level_cells(sample, allowed) for sample in samples]
-    rows = [[*own[:-1], *stream] for own, stream in zip(cells, streams, strict=True)]
-    print(with_texts(text_table([*COLUMNS[:-1], *heads], rows), COLUMNS[-1], [own[-1] for own in cells]))
-    unexpected = unexpected_streams(requests.bodies.contents, [sample.row for sample in samples])
-    said = [claim.plain for claim in unexpected]
-    if (first_ms or piece_ms) and not said and not any(sample.row.stream for sample in samples):
+    rows = [sample.row for sample in samples]
+    heads, streams = stream_columns([row.stream for row in rows])
+    cells = [level_cells(sample) + stream for sample, stream in zip(samples, streams, strict=True)]
+    verdicts = [verdict_text(sample, allowed) for sample in samples]
+    print(with_texts(text_table([*COLUMNS, *heads], cells), "verdict", verdicts))
+    said = [claim.plain for claim in unexpected_streams(requests.bodies.contents, rows)]
+    if (first_ms or piece_ms) and not said and not any(row.stream for row in rows):
         said.append("The answers do not stream: the first piece of each is the whole answer.")
     print_wrapped("\n".join(said))
     if out is not None:
-        write_rows(out, TurnRow, [sample.row for sample in samples])
-    kept = all(not sample.row.void and (sample.row.missed or 0.0) <= allowed for sample in samples)
+        write_rows(out, TurnRow, rows)
+    kept = all(not row.void and (row.missed or 0.0) <= allowed for row in rows)
     return 0 if kept else 1
 
 
-def level_cells(sample: Sample, miss: float) -> list[str]:
-    """A level as a row under COLUMNS; ``miss`` is the share of requests that may miss the objective."""
+def level_cells(sample: Sample) -> list[str]:
+    """A level as a row under COLUMNS."""
     row = sample.row
-    verdict = f"not valid: {row.void}" if row.void else "valid"
     return [
         str(row.users) if row.offered_rps is None else f"{row.offered_rps:.6g}/s",
         rate_cell(row.rate_rps),
@@ -299,8 +296,14 @@ def level_cells(sample: Sample, miss: float) -> list[str]:
         *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
         *map(str, (row.sent, row.sent - row.failed - row.timed_out, row.failed, row.timed_out)),
         f"{sample.requests.cores:.0%}",
-        "; ".join(filter(None, (verdict, _objective_text(sample, miss), row.warnings))),
     ]
+
+
+def verdict_text(sample: Sample, miss: float) -> str:
+    """Whether a level is valid, and keeps to the objective, which the share ``miss`` of requests may miss."""
+    row = sample.row
+    verdict = f"not valid: {row.void}" if row.void else "valid"
+    return "; ".join(filter(None, (verdict, _objective_text(sample, miss), row.warnings)))
 
 
 def _objective_text(sample: Sample, miss: float) -> str:

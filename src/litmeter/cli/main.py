@@ -159,18 +159,16 @@ def serve(
     from litmeter.kinds.server import Start, StartedServer, wait_in_foreground
     from litmeter.params import params_here
     from litmeter.settings import PARAMS_FILE
-    from litmeter.system.device import resolve_device
-    from litmeter.system.gpu import cuda_available
 
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()
     if server is not None:
         # These import what measures: memory that a served project saves.
         from litmeter.cli.options import LOAD
-        from litmeter.cli.own import OWN, own_server
+        from litmeter.cli.own import OWN, device_here, own_server
 
-        settings, timeout_s = own_server(server, keys, OWN, "module:Class"), LOAD.timeout_s
-        device = resolve_device("auto", cuda_available())
+        settings = own_server(server, keys, OWN, "module:Class")
+        device, timeout_s = device_here(), LOAD.timeout_s
         if not settings.served_by_litmeter:
             raise UsageError(f"expected module:Class, got {server!r}")
     else:

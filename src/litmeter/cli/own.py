@@ -163,9 +163,13 @@ def configuration_here(keys: Mapping[str, Any], before: str) -> Configuration:
 
     ``before`` is said before its key. Of a kind with a precision this is not enough.
     """
-    machine = Host(resolve_device("auto", cuda_available()), whole_cores())
     settings: Configuration = checked(kind_of(keys), keys, before)
-    return settings.resolved(machine, lambda: False)
+    return settings.resolved(Host(device_here(), whole_cores()), lambda: False)
+
+
+def device_here(wanted: str = "auto") -> str:
+    """``cpu`` or ``cuda`` of this machine; raise ParamsError without the CUDA that is ``wanted``."""
+    return resolve_device(wanted, cuda_available())
 
 
 @contextmanager
@@ -229,7 +233,7 @@ def bodies_for(server: Configuration, sent: Sent) -> Bodies:
     """
     if sent.sends:
         return read_given(sent)
-    how = Start(resolve_device("auto", cuda_available()), TRY_S)
+    how = Start(device_here(), TRY_S)
     with redirect_stdout(sys.stderr):
         try:
             with exclusive_machine(), server.starting(how) as running:
