@@ -111,8 +111,9 @@ def packages_by_module() -> dict[str, set[str]]:
     """
     found: dict[str, set[str]] = {}
     for package in distributions():
-        if (name := package.metadata["Name"]) is None:  # what is left of one that was removed
+        if "Name" not in package.metadata:  # what is left of one that was removed
             continue
+        name = package.metadata["Name"]
         listed = (package.read_text("top_level.txt") or "").split()
         for module in listed or {file.parts[0].split(".")[0] for file in package.files or ()}:
             found.setdefault(module, set()).add(name.lower())
