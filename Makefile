@@ -58,56 +58,6 @@ test-all: .venv/installed-test
 	$(MAKE) --no-print-directory test-system
 	$(MAKE) --no-print-directory test-versions
 
-test-unit test-integration test-pipeline test-system \
-	test-litserve test-versions test-newest test-oldest check audit serve
-
-run: .venv/installed
-	$(BIN)/dvc repro
-	$(BIN)/litmeter results
-	$(BIN)/litmeter report
-
-# A first comparison: little training, few rounds, and nothing is kept.
-quick: .venv/installed
-	$(BIN)/litmeter quick
-
-# The rates of all experiments of `dvc exp run`, what each changed, and what came of it.
-experiments: .venv/installed
-	$(BIN)/litmeter experiments
-
-# How much traffic the configurations of `objective:` can take.
-capacity: .venv/installed
-	$(BIN)/dvc repro ondemand/dvc.yaml:capacity
-	$(BIN)/litmeter results
-	$(BIN)/litmeter report
-
-# Which configuration serves most on this machine.
-tune: .venv/installed
-	$(BIN)/dvc repro ondemand/dvc.yaml:tune
-	$(BIN)/litmeter results
-	$(BIN)/litmeter report
-
-# Side by side, a file per process and in the order given, as most tests wait for a while. FIRST begins at once: the
-# other tests of the pipeline copy its run. The longest files are EARLY while it runs, then LONG; short ones come last,
-# and fill what is left of the cores. They are named one by one, as pytest drops the name of a file beside that of its
-# folder. Torch's threads do not spin while they wait for each other: where the cores are taken, that costs more than
-# it saves.
-#
-# Those that measure come after all others: they want a quiet machine. Searches for the capacity of a stub, which
-# have it mostly idle, are by themselves: beside others, more of their probes are void.
-SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
-BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
-FIRST := tests/pipeline/test_walk.py
-EARLY := $(patsubst %,tests/integration/test_%.py,check inductor tune_surface run scripts cluster preflight streams)
-LONG := $(patsubst %,tests/pipeline/test_%.py,own_model experiments changes examples killed tune own_server)
-OTHERS := $(filter-out $(FIRST) $(EARLY) $(LONG),$(wildcard tests/pipeline/test_*.py tests/integration/test_*.py))
-CAPACITY := tests/measuring/test_capacity.py
-
-test: .venv/installed-test
-	$(MAKE) --no-print-directory --jobs 2 check test-unit
-	$(BUSY) 6 $(FIRST) $(EARLY) $(LONG) $(OTHERS)
-	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
-	$(BIN)/pytest $(CAPACITY)
-
 test-unit test-integration test-pipeline: .venv/installed-test
 	$(BUSY) 2 tests/$(@:test-%=%)
 
