@@ -47,7 +47,7 @@ SLOW_SHARE = 1 / 3
 LATEST = 2.0
 """Multiple of the budget at which a comparison ends in any case, on a busy machine with fewer turns."""
 SHORT_S, SHORT_SHARE = 80.0, 3 / 7
-"""A shorter comparison is a first look, with this share of the minimum turns and answers."""
+"""A shorter comparison is a first look, with this share of the minimum turns, answers and probes."""
 FEWEST_ROUNDS = 12
 """Minimum rounds of a comparison head to head."""
 
@@ -411,7 +411,8 @@ class _Rounds:
     def _fastest_size(self, name: str, until_s: float) -> Schedule[int | None]:
         """Find the fastest batch size of the pipeline among 1, 2, 4 and so on, and the largest.
 
-        None if that fails or would take longer than ``until_s``: a smaller size would be no bound.
+        None if that fails or would take longer than ``until_s``: a smaller size would be no bound. Each
+        size is probed twice, in a first look once.
         """
         largest = self.largest_batch[name]
         longest_s = LONGEST_STREAMS_S if self.rows[name][0].stream else LONGEST_BATCH_S
@@ -423,11 +424,11 @@ class _Rounds:
             if rates and size > longest_s * best:
                 break
             began_s = self.now_s
-            if began_s + (2 * max(WORK_S, size / best) if best else 0.0) > until_s:
+            if began_s + (max(WORK_S, size / best) if best else 0.0) > until_s:
                 print_wrapped(f"without {in_process(name)}: no time is left to find its fastest batches")
                 return None
             probes: list[float] = []
-            while not probes or (len(probes) < 2 and self.now_s - began_s < 2 * WORK_S):
+            while len(probes) < 2 * self.share and self.now_s < began_s + 2 * WORK_S:
                 sample = yield from self._measure(in_process(name), Work("pipeline", size, WORK_S), PROBES)
                 if sample is None:
                     return None

@@ -399,7 +399,7 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
         partial(draw_times, of="", key="slo_ms", label="latency"),
         "Requests arrive whether or not those before are answered. Half of them take no longer than the "
         "dotted line, 95% no longer than the solid one, 99% no longer than the dashed one (medians of "
-        f"{POOLED} neighbouring probes). Horizontal: the objective. Band: the 95% interval of the "
+        f"{POOLED} neighbouring probes). Horizontal: the objective. Band: the 90% interval of the "
         f"capacity, the highest rate at which {share} of the requests keep to the objective.",
     )
     label = "time to the first piece (TTFT)"

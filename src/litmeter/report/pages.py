@@ -162,7 +162,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         rows = [[f"`{name}`", *plan_cells(EXAMPLE_RPS, one)] for name, one in found.items()]
         yield Part(
             "How much traffic each takes",
-            "The highest rate of requests at random times that keeps to `objective:` (95% interval), and the "
+            "The highest rate of requests at random times that keeps to `objective:` (90% interval), and the "
             f"machines that take {EXAMPLE_RPS:,g} a second, planned with {PLANNED_SHARE:g} of its low end."
             "\n\n" + markdown_table(["configuration", *PLAN], rows),
             charts.capacity(snapshot.capacities),

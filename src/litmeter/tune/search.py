@@ -56,9 +56,10 @@ NOT_RACED = "surely slower by the values that raced, or no time for it"
 NEAR = 0.9
 """Where all neighbours of the leader have raced, those of racers with this share of its rate join."""
 SURELY_SLOWER = 0.5
-"""Others do not join where each of their values alone would bring the leader, together, below this share."""
+"""A configuration does not join whose values predict less than this share of the leader's rate, each by what
+it brought alone."""
 MORE_WORKERS = 4
-"""The step of numbers of workers beyond twice the cores: memory is spent only where more workers do more."""
+"""Beyond twice the cores, at most so many times as many workers as have been served: they take memory."""
 FRESH_SHARE = 1 / 10
 """Share of the time for rounds of the winner and ``serve`` alone."""
 FAR_LATE = 90
@@ -414,7 +415,8 @@ def search(job: Job) -> Schedule[Outcome]:
     plan = replace(turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0), min_s=TURN_S)
     by_capacity = tune.goal == "capacity"
     each_s = min(job.objective.max_s, CAPACITIES_SHARE * tune.max_s / CAPACITIES) if by_capacity else 0.0
-    yield from race(racing, plan, tune.max_s - CAPACITIES * each_s, partial(_next_racers, job, racing))
+    until_s = tune.max_s - CAPACITIES * each_s
+    yield from race(racing, plan, until_s, partial(_next_racers, job, racing))
     print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
     capacities: dict[str, CapacityMetrics] = {}
     if by_capacity:
@@ -430,7 +432,7 @@ def search(job: Job) -> Schedule[Outcome]:
     if highest:
         statuses |= {name: "equal" if name in highest else "slower" for name in capacities}
     statuses[winner] = "winner"
-    fresh = yield from _fresh_rounds(racing, winner, plan, FRESH_SHARE * tune.max_s)
+    fresh = yield from _fresh_rounds(racing, winner, plan, FRESH_SHARE * until_s)
     stayed = {name: one.eliminated_after_rounds for name, one in racing.racers.items()}
     longest = sorted(stayed, key=lambda name: -(racing.rounds if (own := stayed[name]) is None else own))
     unraced = [one for one in space.configurations if one.search_name not in racing.racers]
