@@ -88,18 +88,10 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError | No
     return StorageError(f"{target}: cannot be written: {error.strerror}; {remedy}, then run it again")
 
 
-def missing_extra(error: ModuleNotFoundError) -> UsageError | None:
-    """The UsageError for a module that an extra installs; None for other modules."""
-    module = str(error.name).partition(".")[0]
-    if module not in EXTRAS:
-        return None
-    return UsageError(f"{module} is not installed: pip install 'litmeter[{EXTRAS[module]}]'")
-
-
 def explained(error: BaseException) -> LitmeterError | None:
     """The LitmeterError that explains ``error`` in a line; None where only a traceback does."""
     if isinstance(error, OSError):
         return storage_error(error)
-    if isinstance(error, ModuleNotFoundError):
-        return missing_extra(error)
+    if isinstance(error, ModuleNotFoundError) and (module := str(error.name).partition(".")[0]) in EXTRAS:
+        return UsageError(f"{module} is not installed: pip install 'litmeter[{EXTRAS[module]}]'")
     return error if isinstance(error, LitmeterError) else None

@@ -154,17 +154,15 @@ class Params(Section):
         if taken := RESERVED.keys() & self.experiments.keys():
             name = min(taken)
             raise ValueError(f"experiments.{name}: this name belongs to {RESERVED[name]}")
+        named = {
+            "comparison.reference": [self.comparison.reference],
+            "objective.configurations": self.objective.configurations,
+            "costs": self.costs,
+        }
         known = self.configurations()
-        if self.comparison.reference not in known:
-            raise ValueError(
-                f"comparison.reference: got {self.comparison.reference!r}; allowed: {', '.join(known)}"
-            )
-        for name in self.objective.configurations:
+        for key, name in ((key, name) for key, names in named.items() for name in names):
             if name not in known:
-                raise ValueError(f"objective.configurations: got {name!r}; allowed: {', '.join(known)}")
-        for name in self.costs:
-            if name not in known:
-                raise ValueError(f"costs: got {name!r}; allowed: {', '.join(known)}")
+                raise ValueError(f"{key}: got {name!r}; allowed: {', '.join(known)}")
         return self
 
     @property

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from scipy.stats import expon, kstest
 
 from litmeter.errors import VerifyError
 from litmeter.load import LoadPlan, load_generator
-from litmeter.load.stub import BODY, running_stub
+from litmeter.load.stub import BODY, Stub, running_stub
 from litmeter.measure.figures import rate_of
 from litmeter.paths import MACHINE, SELFTEST
 from litmeter.say.progress import bar
@@ -37,8 +37,12 @@ from litmeter.system.processes import process_group
 from litmeter.system.temporary import scratch
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 Compared = tuple[float | None, float | None]
 """Expected and measured value; None: unknown."""
+Pairs = tuple[Floats, Floats]
+"""Expected and measured times of the same requests, seconds."""
+NOTHING: Pairs = (np.empty(0), np.empty(0))
 
 CONNECTIONS = 512
 """Connections of the open loops."""
@@ -46,8 +50,6 @@ GAPS = 1200
 """Fewest gaps between arrivals in the check of their distribution."""
 KOLMOGOROV_99 = 1.63
 """Over the root of the number of samples: one in a hundred samples of the true distribution exceeds it."""
-PIECE_S = 0.01
-"""Between pieces of a streamed answer."""
 WRK_SCRIPT = """\
 function init(arguments)
   wrk.method = "POST"
@@ -64,36 +66,30 @@ class Case:
     """A stub server, its load, and the compared quantities.
 
     Attributes:
-        service_s: how long a request occupies one of the server's ``parallel`` slots.
         seconds: length of the three windows.
         users: of a closed loop; of an open loop, connections.
         rate_rps: rate of Poisson arrivals; None: a closed loop.
-        in_step: all slots answer at the same time, as a batch does.
         stop_s: how long the server is stopped after the first window.
         wrk_rounds: number of loads, each followed by a load of wrk; 0: a single load without wrk.
-        pieces, piece_bytes: of a streamed answer; 0: it does not stream.
     """
 
-    service_s: float
-    parallel: int
+    stub: Stub
     seconds: float
     quantities: Sequence[Quantity]
     users: int = CONNECTIONS
     rate_rps: float | None = None
-    in_step: bool = False
     stop_s: float = 0.0
     wrk_rounds: int = 0
-    pieces: int = 0
-    piece_bytes: int = 16
 
     @property
     def name(self) -> str:
         """The case in the table of checks."""
-        at_once = " at once" if self.in_step else ""
+        stub = self.stub
+        at_once = " at once" if stub.in_step else ""
         load = f"{self.rate_rps:g}/s" if self.rate_rps else f"{self.users} users"
         stopped = f", stopped for {self.stop_s:g} s" if self.stop_s else ""
-        pieces = f", {self.pieces} pieces of {self.piece_bytes} B" if self.pieces else ""
-        return f"{self.service_s * 1000:g} ms x {self.parallel}{at_once}, {load}{stopped}{pieces}"
+        pieces = f", {stub.pieces} pieces of {stub.piece_bytes} B" if stub.pieces else ""
+        return f"{stub.service_s * 1000:g} ms x {stub.parallel}{at_once}, {load}{stopped}{pieces}"
 
 
 @dataclass(frozen=True)
@@ -119,6 +115,17 @@ class Run:
     def gaps(self) -> Floats:
         """Seconds between successive due times."""
         return np.diff(np.sort(self.record.start))
+
+    @property
+    def latency_s(self) -> Floats:
+        """Latency of each request of the record."""
+        return self.record.end - self.record.start
+
+    @property
+    def good(self) -> Flags:
+        """Which requests belong to the windows, and were answered well."""
+        good: Flags = self.record.in_window & (self.record.status == OK)
+        return good
 
 
 class Quantity(NamedTuple):
@@ -151,49 +158,60 @@ class Check(NamedTuple):
     passed: bool
 
 
-def latency(
-    name: str, summary: Callable[[Floats], Any], expected_ms: Callable[[Run], Floats], *tolerance: float
+def times(
+    name: str, summary: Callable[[Floats], Any], pairs: Callable[[Run], Pairs], *tolerance: float
 ) -> Quantity:
-    """A summary of latencies over the same requests on both sides, so without a sampling error.
-
-    ``expected_ms`` gives a latency for each request of the record, NaN for requests that are not compared.
-    """
+    """A summary of times of the same requests on both sides, so without a sampling error."""
 
     def compare(run: Run) -> Compared:
-        expected = expected_ms(run)
-        which = ~np.isnan(expected)
-        if not which.any():
+        expected_s, measured_s = pairs(run)
+        if not len(expected_s):
             return None, None
-        measured_ms = 1000 * (run.record.end - run.record.start)
-        return float(summary(expected[which])), float(summary(measured_ms[which]))
+        return float(summary(1000 * expected_s)), float(summary(1000 * measured_s))
 
     return Quantity(name, "ms", compare, *tolerance)
 
 
-def by_log_ms(run: Run) -> Floats:
-    """Latencies by the server's log, in the record's order; unknown if the numbers of requests differ."""
-    if len(run.log) != len(run.record.status):
-        return np.array([math.nan])
-    return only_good(run, 1000 * (run.log[:, 1] - run.log[:, 0]))
+def logged(run: Run) -> tuple[Flags, Floats]:
+    """The good requests, and their rows of the server's log; none if the numbers of requests differ."""
+    if len(run.log) != len(run.good):
+        return np.zeros_like(run.good), run.log[:0]
+    return run.good, run.log[run.good]
 
 
-def of_queue_ms(run: Run) -> Floats:
+def of_log(run: Run) -> Pairs:
+    """Latencies by the server's log."""
+    chosen, log = logged(run)
+    return log[:, 1] - log[:, 0], run.latency_s[chosen]
+
+
+def of_first_pieces(run: Run) -> Pairs:
+    """Times to the first piece, by the server's log."""
+    chosen, log = logged(run)
+    streams = run.record.streams
+    return NOTHING if streams is None else (log[:, 2] - log[:, 0], streams.first_s[chosen])
+
+
+def of_gaps(run: Run) -> Pairs:
+    """Times between successive pieces, by the server's log."""
+    chosen, log = logged(run)
+    streams = run.record.streams
+    return NOTHING if streams is None else (np.diff(log[:, 2:]).ravel(), streams.gaps_s(chosen))
+
+
+def of_queue(run: Run) -> Pairs:
     """Latencies of the due times in a queue of constant service time."""
     order = np.argsort(run.record.start)
-    waits_ms = np.empty(len(order))
-    waits_ms[order] = 1000 * waits(run.record.start[order], run.case.service_s, run.case.parallel)
-    return only_good(run, waits_ms)
+    waits_s = np.empty(len(order))
+    waits_s[order] = waits(run.record.start[order], run.case.stub.service_s, run.case.stub.parallel)
+    return waits_s[run.good], run.latency_s[run.good]
 
 
-def of_stop_ms(run: Run) -> Floats:
+def of_stop(run: Run) -> Pairs:
     """Latencies of requests that were due while the server was stopped: until it continued."""
-    due_meanwhile = (run.record.start > run.stopped) & (run.record.start <= run.continued)
-    return np.where(due_meanwhile, 1000 * (run.continued - run.record.start), math.nan)
-
-
-def only_good(run: Run, latency_ms: Floats) -> Floats:
-    """Latencies of the good requests of the windows, NaN for all others."""
-    return np.where(run.record.in_window & (run.record.status == OK), latency_ms, math.nan)
+    due = run.record.start
+    meanwhile = (due > run.stopped) & (due <= run.continued)
+    return run.continued - due[meanwhile], run.latency_s[meanwhile]
 
 
 def waits(arrived: Floats, service_s: float, parallel: int) -> Floats:
@@ -213,12 +231,7 @@ def exponential_distance(gaps: Floats, rate: float) -> float:
 
 def busy_rates(run: Run) -> Compared:
     """Requests per second of a server that never idles."""
-    return run.case.parallel / run.case.service_s, run.rates[-1]
-
-
-def arrival_rates(run: Run) -> Compared:
-    """Arrivals per second."""
-    return run.case.rate_rps, float(1 / run.gaps.mean())
+    return run.case.stub.parallel / run.case.stub.service_s, run.rates[-1]
 
 
 def distances(run: Run) -> Compared:
@@ -226,94 +239,65 @@ def distances(run: Run) -> Compared:
     return 0.0, exponential_distance(run.gaps, run.case.rate_rps or math.nan)
 
 
-def wrk_rates(run: Run) -> Compared:
-    """Medians, because machines drift."""
-    return median(run.wrk_rates), median(run.rates)
-
-
 def pieces(run: Run) -> Compared:
     """Pieces of all answers."""
     streams = run.record.streams
-    return len(run.log) * run.case.pieces, None if streams is None else int(streams.count.sum())
-
-
-def first_ms(summary: Callable[[Floats], Any]) -> Callable[[Run], Compared]:
-    """A summary of the times to the first piece, of the requests that ``by_log_ms`` compares."""
-
-    def compare(run: Run) -> Compared:
-        if run.record.streams is None or len(run.log) != len(run.record.status):
-            return None, None
-        chosen = ~np.isnan(by_log_ms(run))
-        expected_ms = 1000 * (run.log[:, 2] - run.log[:, 0])[chosen]
-        return float(summary(expected_ms)), float(summary(1000 * run.record.streams.first_s[chosen]))
-
-    return compare
-
-
-def gap_ms(summary: Callable[[Floats], Any]) -> Callable[[Run], Compared]:
-    """A summary of the times between successive pieces, of the same requests."""
-
-    def compare(run: Run) -> Compared:
-        if run.record.streams is None or len(run.log) != len(run.record.status):
-            return None, None
-        chosen = ~np.isnan(by_log_ms(run))
-        expected_ms = 1000 * np.diff(run.log[chosen, 2:]).ravel()
-        return float(summary(expected_ms)), float(summary(1000 * run.record.streams.gaps_s(chosen)))
-
-    return compare
+    return len(run.log) * run.case.stub.pieces, None if streams is None else int(streams.count.sum())
 
 
 p50, p95, p99 = (partial(np.percentile, q=percent) for percent in (50, 95, 99))
 CLOSED = (
     Quantity("requests", "requests", lambda run: (len(run.log), len(run.record.end))),
     # Latency at the client includes the path through kernel and event loop; p99, also the scheduler's delays.
-    latency("p50, server's log", p50, by_log_ms, 0.03, 0.5),
-    latency("p99, server's log", p99, by_log_ms, 0.03, 2.0),
+    times("p50, server's log", p50, of_log, 0.03, 0.5),
+    times("p99, server's log", p99, of_log, 0.03, 2.0),
 )
 # The server never idles, but its timers are late by up to a millisecond.
 BUSY = (*CLOSED, Quantity("rate, queueing", "req/s", busy_rates, 0.03))
 POISSON = (
-    Quantity("arrivals", "/s", arrival_rates, 3 / math.sqrt(GAPS)),  # three standard errors of the mean gap
+    # Three standard errors of the mean gap.
+    Quantity("arrivals", "/s", lambda run: (run.case.rate_rps, 1 / run.gaps.mean()), 3 / math.sqrt(GAPS)),
     Quantity("distance from Poisson", "of 1", distances, 0.0, KOLMOGOROV_99 / math.sqrt(GAPS)),
 )
 QUEUE = (  # the stub's timer counts whole milliseconds, and each delay delays all requests behind it
-    latency("p50, queueing", p50, of_queue_ms, 0.05, 2.5),
-    latency("p95, queueing", p95, of_queue_ms, 0.05, 2.5),
+    times("p50, queueing", p50, of_queue, 0.05, 2.5),
+    times("p95, queueing", p95, of_queue, 0.05, 2.5),
 )
 STOP = (  # stopping, and serving the requests that have piled up, take milliseconds
-    latency("longest", np.max, of_stop_ms, 0.05),
-    latency("mean", np.mean, of_stop_ms, 0.05),
+    times("longest", np.max, of_stop, 0.05),
+    times("mean", np.mean, of_stop, 0.05),
 )
 STREAM = (
     Quantity("pieces", "pieces", pieces),
-    Quantity("TTFT p50, server's log", "ms", first_ms(p50), 0.02, 0.5),
-    Quantity("TTFT mean, server's log", "ms", first_ms(np.mean), 0.02, 0.5),
-    Quantity("TTFT p99, server's log", "ms", first_ms(p99), 0.02, 2.0),
-    Quantity("gap p50, server's log", "ms", gap_ms(p50), 0.02, 0.5),
-    Quantity("gap mean, server's log", "ms", gap_ms(np.mean), 0.02, 0.5),
-    Quantity("gap p99, server's log", "ms", gap_ms(p99), 0.02, 2.0),
+    times("TTFT p50, server's log", p50, of_first_pieces, 0.02, 0.5),
+    times("TTFT mean, server's log", np.mean, of_first_pieces, 0.02, 0.5),
+    times("TTFT p99, server's log", p99, of_first_pieces, 0.02, 2.0),
+    times("gap p50, server's log", p50, of_gaps, 0.02, 0.5),
+    times("gap mean, server's log", np.mean, of_gaps, 0.02, 0.5),
+    times("gap p99, server's log", p99, of_gaps, 0.02, 2.0),
 )
-WRK = (Quantity("rate, wrk", "req/s", wrk_rates, 0.05),)  # clients differ in their time between two requests
+# Medians, because machines drift; clients differ in their time between two requests.
+WRK = (Quantity("rate, wrk", "req/s", lambda run: (median(run.wrk_rates), median(run.rates)), 0.05),)
 CASES = (
     # Twice as many users as slots: some request always waits, and the server never idles.
-    Case(0.005, 1, 2.0, CLOSED, users=2),
-    Case(0.005, 4, 2.0, CLOSED, users=8),
-    Case(0.02, 1, 3.0, CLOSED, users=2),
-    Case(0.02, 4, 3.0, CLOSED, users=8),
-    Case(0.1, 1, 5.0, BUSY, users=2),
-    Case(0.1, 4, 5.0, BUSY, users=8),
+    Case(Stub(0.005, 1), 2.0, CLOSED, users=2),
+    Case(Stub(0.005, 4), 2.0, CLOSED, users=8),
+    Case(Stub(0.02, 1), 3.0, CLOSED, users=2),
+    Case(Stub(0.02, 4), 3.0, CLOSED, users=8),
+    Case(Stub(0.1, 1), 5.0, BUSY, users=2),
+    Case(Stub(0.1, 4), 5.0, BUSY, users=8),
     # Like a server with batches: the client must read the answers one after another.
-    Case(0.1, 16, 3.0, BUSY, users=32, in_step=True),
-    Case(0.001, 8, 3.0, POISSON, rate_rps=400.0),
+    Case(Stub(0.1, 16, in_step=True), 3.0, BUSY, users=32),
+    Case(Stub(0.001, 8), 3.0, POISSON, rate_rps=400.0),
     # Queues M/D/1 and M/D/2 at 70% load.
-    Case(0.02, 1, 8.0, QUEUE, rate_rps=35.0),
-    Case(0.02, 2, 6.0, QUEUE, rate_rps=70.0),
-    Case(0.001, 8, 3.0, STOP, rate_rps=200.0, stop_s=1.0),
+    Case(Stub(0.02, 1), 8.0, QUEUE, rate_rps=35.0),
+    Case(Stub(0.02, 2), 6.0, QUEUE, rate_rps=70.0),
+    Case(Stub(0.001, 8), 3.0, STOP, rate_rps=200.0, stop_s=1.0),
     # A slot for every user.
-    Case(0.05, 1, 2.0, STREAM, users=1, pieces=30, piece_bytes=1),
-    Case(0.05, 16, 2.0, STREAM, users=16, pieces=30, piece_bytes=4096),
-    Case(0.05, 64, 2.0, STREAM, users=64, pieces=30),
-    Case(0.02, 4, 2.0, WRK, users=4, wrk_rounds=3),
+    Case(Stub(0.05, 1, pieces=30, piece_s=0.01, piece_bytes=1), 2.0, STREAM, users=1),
+    Case(Stub(0.05, 16, pieces=30, piece_s=0.01, piece_bytes=4096), 2.0, STREAM, users=16),
+    Case(Stub(0.05, 64, pieces=30, piece_s=0.01), 2.0, STREAM, users=64),
+    Case(Stub(0.02, 4), 2.0, WRK, users=4, wrk_rounds=3),
 )
 
 
@@ -370,14 +354,7 @@ def run_case(case: Case) -> Run:
     stopped = continued = math.nan
     rates, wrk_rates = [], []
     with (
-        running_stub(
-            case.service_s,
-            case.parallel,
-            in_step=case.in_step,
-            pieces=case.pieces,
-            piece_s=PIECE_S,
-            piece_bytes=case.piece_bytes,
-        ) as stub,
+        running_stub(**asdict(case.stub)) as stub,
         load_generator([BODY], "application/json") as generator,
     ):
 

@@ -90,10 +90,9 @@ def explain(error: ValidationError, kind: type[BaseModel] = BaseModel) -> str:
     names = [str(name) for name in first["loc"] if name != "[key]"]
     key = ".".join(names)
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
-    if first["type"] == "extra_forbidden" and names[-1] in WITHOUT_EFFECT:
-        return f"{key}: {WITHOUT_EFFECT[names[-1]]}"
     if first["type"] == "extra_forbidden":
-        return f"{key}: {unknown_key(names[-1], list(_section_at(kind, names[:-1]).model_fields))}"
+        allowed = list(_section_at(kind, names[:-1]).model_fields)
+        return f"{key}: {WITHOUT_EFFECT.get(names[-1]) or unknown_key(names[-1], allowed)}"
     if first["type"] == "missing":
         return f"{key}: missing; it must be given"
     if first["type"] == "value_error":

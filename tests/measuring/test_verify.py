@@ -18,6 +18,7 @@ import pytest
 
 from litmeter import selftest
 from litmeter.errors import VerifyError
+from litmeter.load.stub import Stub
 from litmeter.selftest import CLOSED, POISSON, STOP, WRK, Case, check, main, rate_by_wrk, run_case
 
 WRK_OUTPUT = """\
@@ -43,7 +44,9 @@ def test_without_wrk_the_other_checks_are_kept(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(VerifyError, match="apt-get install wrk"):
-        main([Case(0.02, 1, 0.5, WRK, users=2, wrk_rounds=1), Case(0.02, 1, 0.5, CLOSED, users=2)])
+        main(
+            [Case(Stub(0.02, 1), 0.5, WRK, users=2, wrk_rounds=1), Case(Stub(0.02, 1), 0.5, CLOSED, users=2)]
+        )
     assert "| 20 ms x 1, 2 users: p50, server's log |" in capsys.readouterr().out
     written = json.loads((tmp_path / "metrics/verify.json").read_text())
     assert written["machine"] is None
@@ -58,7 +61,7 @@ def test_without_wrk_the_other_checks_are_kept(
 
 def test_a_wrk_that_disagrees_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wrk(tmp_path, WRK_OUTPUT + RATE, monkeypatch)
-    run = run_case(case := Case(0.02, 1, 0.5, WRK, users=2, wrk_rounds=1))
+    run = run_case(case := Case(Stub(0.02, 1), 0.5, WRK, users=2, wrk_rounds=1))
     found = check(case, WRK[0], run)
     assert found.expected == 193.23
     assert found.measured < 60  # what one place of 20 ms can do, and some
@@ -99,7 +102,7 @@ def test_sigterm_stops_everything_that_was_started(tmp_path: Path) -> None:
 
 def test_a_server_that_stops_for_a_second_shows_in_all_waits() -> None:
     """However slow this machine is, they are no shorter than until the server went on."""
-    case = Case(0.001, 8, 2.4, STOP, rate_rps=100.0, stop_s=1.0)
+    case = Case(Stub(0.001, 8), 2.4, STOP, rate_rps=100.0, stop_s=1.0)
     run = run_case(case)
     longest, mean = (check(case, quantity, run) for quantity in STOP)
     for one in (longest, mean):

@@ -114,12 +114,12 @@ def test_a_gpu_is_found_by_cudas_name_for_it(reported: str | None, name: str | N
 def test_a_measured_peak_replaces_a_missing_datasheet() -> None:
     cost = Cost(parameters=10, macs=500_000_000, torch_flops=1_000_000_000, counted_by="ptflops")
     measured = {"full": 0.2e12, "half": 0.4e12}
-    traffic, memory = Traffic(10, ()), Memory(1e10, dict.fromkeys(measured, 1e10))
+    traffic, memory = Traffic(10, ()), Memory(1e10, 1e10, 0)
 
     def found(precision: str, gpu: str | None) -> PrecisionCeiling:
         dtype = {"full": "float32", "half": "bfloat16"}[precision]
         known = find_device(gpu)
-        return precision_ceiling(precision, dtype, cost, traffic, measured[precision], known, memory, 0)
+        return precision_ceiling(precision, dtype, cost, traffic, measured[precision], known, memory)
 
     assert [found(one, None).theoretical_rps for one in measured] == [200.0, 400.0]
     assert found("full", None).datasheet_rps is None
@@ -206,9 +206,9 @@ def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
         Cost(parameters=3_000_000, macs=384_000_000, torch_flops=768_000_000, counted_by="ptflops"),
         Traffic(3_000_000, ()),
     )
-    memory = Memory(1e13, {"full": 1e13})
+    memory = Memory(1e13, 1e13, 0)
     for peak_flops in (208.4999e9, 208.5001e9, 0.4e9, 0.8e9):
-        found = precision_ceiling("full", "float32", cost, traffic, peak_flops, None, memory, 0)
+        found = precision_ceiling("full", "float32", cost, traffic, peak_flops, None, memory)
         assert found.roofline_rps <= found.theoretical_rps
 
 

@@ -307,7 +307,7 @@ def test_what_ptflops_cannot_count_is_counted_by_its_graph_or_not_available(
     assert cost is not None
     assert cost.counted_by == "OpenVINO's graph"
     assert cost.macs == (8 * 27 + 8 * 25) * (SIZE // 2) ** 2 + 2 * 8
-    traffic, memory = traffic_of(Mean(), SIZE), Memory(1e10, {"full": 1e10})
-    found = precision_ceiling("full", "float32", None, traffic, 1e12, None, memory, 0)
+    traffic, memory = traffic_of(Mean(), SIZE), Memory(1e10, 1e10, 0)
+    found = precision_ceiling("full", "float32", None, traffic, 1e12, None, memory)
     assert (found.peak_tflops, found.theoretical_rps, found.roofline_rps) == (1.0, None, None)
     assert {row["full_rps"] for row in theoretical_rows(None)} == {None}

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from litmeter.load.stub import Stub
 from litmeter.selftest import CLOSED, QUEUE, Case, Check, Run, check, exponential_distance, waits
 from litmeter.stats.records import FAILED
 from tests.support.load import record
 
 Floats = npt.NDArray[np.float64]
-CASE = Case(service_s=0.02, parallel=1, seconds=8.0, quantities=QUEUE, rate_rps=35.0)
+CASE = Case(Stub(0.02), seconds=8.0, quantities=QUEUE, rate_rps=35.0)
 
 
 def checked(measured: Callable[[Floats, Floats], Floats], *, failed: bool = False) -> list[Check]:
@@ -24,7 +25,7 @@ def checked(measured: Callable[[Floats, Floats], Floats], *, failed: bool = Fals
         failed: every tenth request fails, after a minute.
     """
     due = np.cumsum(np.random.default_rng(5).exponential(1 / 35.0, 400))
-    end = due + measured(due, waits(due, CASE.service_s, CASE.parallel))
+    end = due + measured(due, waits(due, CASE.stub.service_s, CASE.stub.parallel))
     if failed:
         end[::10] = due[::10] + 60.0
     found = record(due, end, users=512, rate_rps=35.0, edges=np.linspace(0.3, 8.3, 4))
@@ -51,7 +52,7 @@ def test_true_latencies_pass_and_failed_requests_do_not_count(failed: bool) -> N
         (lambda due, true_s: true_s + 0.001, [True, True]),
         (lambda due, true_s: 1.1 * true_s, [False, False]),
         # As of a generator that counts from when it could send (coordinated omission).
-        (lambda due, true_s: np.full(len(due), CASE.service_s), [False, False]),
+        (lambda due, true_s: np.full(len(due), CASE.stub.service_s), [False, False]),
         (lambda due, true_s: np.minimum(true_s, np.percentile(true_s, 85)), [True, False]),
     ],
     ids=["a client of a millisecond", "ten percent too much", "without the queue", "a tail that is cut off"],
@@ -64,7 +65,7 @@ def test_latencies_that_are_off_fail(
 
 def against_log(log: Floats) -> list[bool]:
     """Whether a record of requests of 40 ms agrees with a server's log."""
-    case = Case(0.02, 1, 2.0, CLOSED, users=2)
+    case = Case(Stub(0.02, 1), 2.0, CLOSED, users=2)
     start = np.arange(1.0, 4.0, 0.02)
     run = Run(case, record(start, start + 0.04, users=2), log)
     return [check(case, quantity, run).passed for quantity in CLOSED]

@@ -12,14 +12,14 @@ import gc
 import importlib
 import os
 import signal
-import subprocess
 import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 
-from litmeter.errors import ParamsError, explained
+from litmeter.errors import ParamsError, UsageError, explained
 from litmeter.params import load_params
+from litmeter.report.git import git
 from litmeter.say.progress import print_wrapped, set_place
 from litmeter.settings import PARAMS_FILE
 from litmeter.stages.order import announcement, record_seconds
@@ -87,9 +87,8 @@ def still_there() -> str:
     """
     if "DVC_EXP_NAME" not in os.environ:
         return ""
-    command = ["git", "status", "--porcelain", "--untracked-files=no", "--", str(PARAMS_FILE)]
-    with suppress(OSError):
-        changed = subprocess.run(command, capture_output=True, check=False).stdout
+    with suppress(UsageError):
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", PARAMS_FILE)
         if changed and not in_copy():
             return f"; {PARAMS_FILE} still has it: git checkout {PARAMS_FILE}"
     return ""

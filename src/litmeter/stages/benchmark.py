@@ -61,9 +61,6 @@ def metrics_of(name: str, log: Log, alone: Alone, accuracy: Mapping[str, Any]) -
         ready_s=rounded(alone.ready_s, 2),
         memory_mib=rounded(max(memory, default=None), 0),
         null_rps=rounded(null[0].rate_rps, 1) if null else None,
-        photos=accuracy.get("photos"),
-        agreement=accuracy.get("agreement"),
-        accuracy=accuracy.get("accuracy"),
-        mismatched=accuracy.get("mismatched"),
         failed=failed_rows([row for rows in own.values() for row in rows]),
+        **accuracy,
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
+from litmeter import peaks
 from litmeter.classifier.ceilings import BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
 from litmeter.classifier.model.card import read_card
 from litmeter.classifier.model.model import load_model
@@ -26,16 +27,6 @@ from litmeter.measure.subjects import Target
 from litmeter.measure.turn import Turn, measure
 from litmeter.params import half_is_native, params_on
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
-from litmeter.peaks import (
-    DEVICES,
-    Device,
-    cache_bytes,
-    find_device,
-    instruction_peak_flops,
-    measured_bandwidth,
-    measured_peaks,
-    measured_reading,
-)
 from litmeter.system.cores import whole_cores
 from litmeter.system.files import read_json, write_csv, write_json
 
@@ -52,9 +43,13 @@ def main() -> Ceilings:
         for precision in precisions_on(device)
         if precision != "half" or half_is_native(machine, device)
     }
-    peaks = measured_peaks(model, card.image_size, device, [*dtypes.values()], whole_cores())
-    memory = measured_memory(traffic, device, dtypes)
-    known = find_device(machine["gpu"] if device == "cuda" else None)
+    peak_flops = peaks.measured_peaks(model, card.image_size, device, [*dtypes.values()], whole_cores())
+    bandwidth, cache = peaks.measured_bandwidth(device), peaks.cache_bytes(device)
+    reading = {
+        dtype: max(bandwidth, peaks.measured_reading(device, BYTES_PER_NUMBER[dtype] * traffic.weights))
+        for dtype in dtypes.values()
+    }
+    known = peaks.find_device(machine["gpu"] if device == "cuda" else None)
     clock_hz = reported_clock_hz(device)
     found = Ceilings(
         architecture=card.architecture,
@@ -64,8 +59,8 @@ def main() -> Ceilings:
         flops_by_torch=cost and cost.torch_flops,
         counted_by=cost and cost.counted_by,
         peak_source=known.source if known else "measured",
-        bandwidth_gbs=round(memory.bandwidth / 1e9, 2),
-        last_caches_mib=round(cache_bytes(device) / 2**20),
+        bandwidth_gbs=round(bandwidth / 1e9, 2),
+        last_caches_mib=round(cache / 2**20),
         reported_ghz=clock_hz and round(clock_hz / 1e9, 2),
         client_limit_rps=client_limit_rps(params.load, params.bodies()),
         precisions={
@@ -74,10 +69,9 @@ def main() -> Ceilings:
                 dtype,
                 cost,
                 traffic,
-                peaks[dtype],
+                peak_flops[dtype],
                 known,
-                memory,
-                cache_bytes(device),
+                Memory(bandwidth, reading[dtype], cache),
                 instruction_peak(precision, machine, clock_hz),
             )
             for precision, dtype in dtypes.items()
@@ -89,20 +83,11 @@ def main() -> Ceilings:
 
 
 class Memory(NamedTuple):
-    """Bytes per second: of data that no cache holds, and of the weights in each precision."""
+    """Bytes per second of data that no cache holds, and of the weights; bytes of all last-level caches."""
 
     bandwidth: float
-    weights: Mapping[str, float]
-
-
-def measured_memory(traffic: Traffic, device: str, dtypes: Mapping[str, str]) -> Memory:
-    """Rates of the memory; ``dtypes`` are torch's names of the precisions."""
-    bandwidth = measured_bandwidth(device)
-    weights = {
-        precision: max(bandwidth, measured_reading(device, BYTES_PER_NUMBER[dtype] * traffic.weights))
-        for precision, dtype in dtypes.items()
-    }
-    return Memory(bandwidth, weights)
+    weights_bandwidth: float
+    cache_bytes: int
 
 
 def reported_clock_hz(device: str) -> float | None:
@@ -115,7 +100,9 @@ def reported_clock_hz(device: str) -> float | None:
 
 def instruction_peak(precision: str, machine: Mapping[str, Any], clock_hz: float | None) -> float | None:
     """FLOP/s that the CPU's instructions allow at a clock."""
-    return clock_hz and instruction_peak_flops(precision, machine["cpu_flags"], machine["cores"], clock_hz)
+    return clock_hz and peaks.instruction_peak_flops(
+        precision, machine["cpu_flags"], machine["cores"], clock_hz
+    )
 
 
 def client_limit_rps(load: LoadSettings, bodies: Bodies) -> float:
@@ -142,7 +129,7 @@ def theoretical_rows(cost: Cost | None) -> list[dict[str, Any]]:
             "half_rps": cost and round(1e12 * device.half_tflops / cost.flops),
             "source": device.source,
         }
-        for device in DEVICES
+        for device in peaks.DEVICES
     ]
 
 
@@ -152,9 +139,8 @@ def precision_ceiling(
     cost: Cost | None,
     traffic: Traffic,
     peak_flops: float,
-    known: Device | None,
+    known: peaks.Device | None,
     memory: Memory,
-    cache: int,
     instructions_flops: float | None = None,
 ) -> PrecisionCeiling:
     """Peaks, theoretical rates and the roofline in one precision; rates need the model's FLOPs.
@@ -163,13 +149,11 @@ def precision_ceiling(
         dtype: torch's name of the precision.
         peak_flops: measured FLOP/s. The roofline is by this peak, as the bandwidth is measured, too.
         known: the device's datasheet.
-        cache: bytes of all last-level caches.
     """
     datasheet = {"full": known.full_tflops, "half": known.half_tflops}[precision] if known else None
     tflops = peak_flops / 1e12 if datasheet is None else datasheet
     rate_rps = cost and round(1e12 * tflops / cost.flops, 1)
-    read = memory.weights[precision]
-    bound = cost and roofline(cost.flops, traffic, dtype, peak_flops, memory.bandwidth, read, cache)
+    bound = cost and roofline(cost.flops, traffic, dtype, peak_flops, *memory)
     return PrecisionCeiling(
         peak_tflops=round(tflops, 3),
         measured_tflops=round(peak_flops / 1e12, 3),
@@ -177,7 +161,7 @@ def precision_ceiling(
         theoretical_rps=rate_rps,
         datasheet_rps=None if datasheet is None else rate_rps,
         bytes_weights=BYTES_PER_NUMBER[dtype] * traffic.weights,
-        weights_gbs=round(read / 1e9, 2),
+        weights_gbs=round(memory.weights_bandwidth / 1e9, 2),
         bytes_activations=BYTES_PER_NUMBER[dtype] * sum(traffic.activations),
         roofline_rps=bound and round(bound.rps, 1),
         roofline_bound=bound and bound.bound,

@@ -6,7 +6,6 @@ If ``serve:`` has changed since the last results, the settings before are measur
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -69,7 +68,7 @@ def main() -> tuple[Log, ComparisonResult]:
     print_wrapped(f"comparison: {', '.join(chosen)} in turn, about {budget_s:.0f} s")
     before = chosen.get(BEFORE)
     key = {"signatures": signatures, "names": list(chosen), "before": before and before.identity(device)}
-    log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
+    log = unfinished_log("comparison", files.json_digest(key | {"seconds": budget_s}))
     beside = {name: serve.in_process for name, serve in chosen.items() if name not in unavailable}
     on_cpu = beside if device == "cpu" else {}
     schedule = comparison(
@@ -227,11 +226,10 @@ def signatures_of(params: Params, device: str, bodies: Bodies) -> dict[str, str]
         "reference_name": params.comparison.reference,
         "reference": params.configuration(params.comparison.reference).identity(device),
     }
-    found = {}
-    for name, serve in params.configurations().items():
-        own = common | serve.identity(device) | {"costs": str(params.costs.get(name))}
-        found[name] = files.digest(json.dumps(own, sort_keys=True).encode())
-    return found
+    return {
+        name: files.json_digest(common | serve.identity(device) | {"costs": str(params.costs.get(name))})
+        for name, serve in params.configurations().items()
+    }
 
 
 def read_last() -> ComparisonResult | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +37,11 @@ def main() -> tuple[Outcome, Sequence[TurnRow]]:
     tuned.
     """
     params, device = params_on(files.read_json(MACHINE))
-    check_tunable(params)
+    if CANDIDATE not in params.configurations():
+        raise ParamsError("serve: missing; the configuration that the search begins with")
+    if not params.serve.knobs:
+        tunable = " or ".join(kind.kind for kind in KINDS if kind.knobs)
+        raise ParamsError(f"serve: a {params.serve.kind} has no knobs; allowed for tuning: {tunable}")
     bodies = params.bodies()
     files.check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
     began = time.monotonic()
@@ -53,15 +56,6 @@ def main() -> tuple[Outcome, Sequence[TurnRow]]:
         files.write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
     log.remove_unfinished()
     return outcome, log.rows
-
-
-def check_tunable(params: Params) -> None:
-    """Raise ParamsError where there is nothing to tune."""
-    if CANDIDATE not in params.configurations():
-        raise ParamsError("serve: missing; the configuration that the search begins with")
-    if not params.serve.knobs:
-        tunable = " or ".join(kind.kind for kind in KINDS if kind.knobs)
-        raise ParamsError(f"serve: a {params.serve.kind} has no knobs; allowed for tuning: {tunable}")
 
 
 def job_of(params: Params, device: str, bodies: Bodies) -> Job:
@@ -89,11 +83,10 @@ def job_of(params: Params, device: str, bodies: Bodies) -> Job:
 
 def subjects_of(job: Job, sender: LoadGenerator, device: str) -> dict[str, Subject]:
     """All that the search may measure."""
-    names = {one.search_name: one for one in job.configurations}
     # Whoever fails requests violates a constraint.
     return {
-        name: Served(name, one, sender, device, job.load.timeout_s, tries_bodies=False)
-        for name, one in names.items()
+        one.search_name: Served(one.search_name, one, sender, device, job.load.timeout_s, tries_bodies=False)
+        for one in job.configurations
     }
 
 
@@ -108,7 +101,7 @@ def key_of(params: Params, device: str, bodies: Bodies) -> str:
         "bodies": bodies.digest,
         "params": params.model_dump(include={"load", "objective", "serve", "tune"}),
     }
-    return files.digest(json.dumps(content, sort_keys=True).encode())
+    return files.json_digest(content)
 
 
 def metrics_of(params: Params, outcome: Outcome, seconds: float) -> TuneMetrics:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, fields
+from itertools import chain
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -214,9 +215,7 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     for row in rows:
         spread = {f"{name}.{key}": value for name in mappings for key, value in getattr(row, name).items()}
         content.append({name: getattr(row, name) for name in plain} | spread)
-    write_csv(
-        path, content, list(dict.fromkeys([*plain, *(column for values in content for column in values)]))
-    )
+    write_csv(path, content, list(dict.fromkeys(chain(plain, *content))))
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
@@ -259,3 +258,8 @@ def _mappings(kind: type[Row]) -> list[str]:
 def digest(content: bytes) -> str:
     """The first 16 hexadecimal digits of the SHA-256 hash."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def json_digest(content: Mapping[str, Any]) -> str:
+    """Digest of what becomes JSON, in whatever order its keys are."""
+    return digest(json.dumps(content, sort_keys=True).encode())

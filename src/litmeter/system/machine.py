@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import platform
 import re
@@ -21,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from litmeter.paths import MACHINE
 from litmeter.system.cores import allowed_cpus, available_cores
-from litmeter.system.files import digest, read_json
+from litmeter.system.files import digest, json_digest, read_json
 from litmeter.system.gpu import describe_gpu
 from litmeter.system.temporary import SET_STATE, own_folder
 
@@ -49,7 +48,7 @@ def hardware() -> dict[str, Any]:
         "system": platform.system(),
         **describe_gpu(),
     }
-    return {"id": digest(json.dumps(machine, sort_keys=True).encode()), **machine}
+    return {"id": json_digest(machine), **machine}
 
 
 def compilers() -> dict[str, Any]:
@@ -65,20 +64,16 @@ def fingerprint(sources: Iterable[Path] = (), *more: str) -> dict[str, Any]:
     """
     variables = {key: value for key, value in sorted(os.environ.items()) if VARIABLES.match(f"{key}={value}")}
     libraries = {*_required(), *CARRIERS, *_imported(sources), *more}
+    cores, cpus = available_cores(), len(allowed_cpus())
+    usable = {"cores": cpus} if cores == cpus else {"cores": cores, "cpus": cpus}  # under a smaller quota
     python = {"python": platform.python_version()}
-    return hardware() | _cores() | variables | python | _versions(sorted(libraries))
+    return hardware() | usable | variables | python | _versions(sorted(libraries))
 
 
 def recorded_machine() -> dict[str, str]:
     """From metrics/machine.json: the machine's ``id``, and a hash of all that affects figures but patches."""
     releases = PATCH.sub(rb"\1", MACHINE.read_bytes())
     return {"machine": read_json(MACHINE)["id"], "environment": digest(releases)}
-
-
-def _cores() -> dict[str, float]:
-    """Number of cores that this process may use; under a smaller quota, also its number of CPUs."""
-    cores, cpus = available_cores(), len(allowed_cpus())
-    return {"cores": cpus} if cores == cpus else {"cores": cores, "cpus": cpus}
 
 
 def _required() -> Iterator[str]:
