@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run quick experiments capacity tune test soak test-unit test-integration test-pipeline test-system \
+.PHONY: run quick experiments capacity tune test test-all soak test-unit test-integration test-pipeline test-system \
 	test-litserve test-versions test-newest test-oldest check audit serve
 
 run: .venv/installed
@@ -35,9 +35,6 @@ tune: .venv/installed
 # and fill what is left of the cores. They are named one by one, as pytest drops the name of a file beside that of its
 # folder. Torch's threads do not spin while they wait for each other: where the cores are taken, that costs more than
 # it saves.
-#
-# Those that measure come after all others: they want a quiet machine. Searches for the capacity of a stub, which
-# have it mostly idle, are by themselves: beside others, more of their probes are void.
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
 BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
 FIRST := tests/pipeline/test_walk.py
@@ -46,11 +43,20 @@ LONG := $(patsubst %,tests/pipeline/test_%.py,own_model experiments changes exam
 OTHERS := $(filter-out $(FIRST) $(EARLY) $(LONG),$(wildcard tests/pipeline/test_*.py tests/integration/test_*.py))
 CAPACITY := tests/measuring/test_capacity.py
 
+# Whether the product works: static checks, unit tests, recorded runs, and smoke tests on real parts.
 test: .venv/installed-test
 	$(MAKE) --no-print-directory --jobs 2 check test-unit
-	$(BUSY) 6 $(FIRST) $(EARLY) $(LONG) $(OTHERS)
+	$(BUSY) 6 -m smoke $(FIRST) $(EARLY) $(LONG) $(OTHERS)
+
+# All else. Those that measure come after the others: they want a quiet machine. Searches for the capacity of a stub,
+# which have it mostly idle, are by themselves: beside others, more of their probes are void.
+test-all: .venv/installed-test
+	$(BUSY) 6 -m 'not smoke and not soak' $(FIRST) $(EARLY) $(LONG) $(OTHERS)
 	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
 	$(BIN)/pytest $(CAPACITY)
+	$(MAKE) --no-print-directory test-litserve
+	$(MAKE) --no-print-directory test-system
+	$(MAKE) --no-print-directory test-versions
 
 test-unit test-integration test-pipeline: .venv/installed-test
 	$(BUSY) 2 tests/$(@:test-%=%)

@@ -28,6 +28,7 @@ def test_the_time_is_kept_though_the_server_hangs() -> None:
     assert found.status == "unresolved"
 
 
+@pytest.mark.smoke
 def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (body := tmp_path / "body.json").write_text("{}")
     out, picture = tmp_path / "probes.csv", tmp_path / "capacity.png"

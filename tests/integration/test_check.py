@@ -128,6 +128,7 @@ def repository(tmp_path: Path) -> Repository:
     return made
 
 
+@pytest.mark.smoke
 def test_a_slower_working_tree_of_a_server_whose_model_lies_above_it(repository: Repository) -> None:
     for name in ("model", "stub_server.py"):
         (repository.folder / "served").mkdir(exist_ok=True)

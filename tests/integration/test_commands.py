@@ -96,6 +96,7 @@ def serving(
 
 
 @pytest.mark.parametrize(("transport", "number"), [("direct", signal.SIGINT), ("litserve", signal.SIGTERM)])
+@pytest.mark.smoke
 def test_serve_says_where_it_is_ready_and_ends_quietly(
     transport: str, number: signal.Signals, exported: ModelFolders, photos: list[Path], tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.smoke
 def test_json_has_the_figures_of_each_and_of_each_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", *SERVERS, *GIVEN, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -67,6 +67,7 @@ def refusals(server: StartedServer) -> float:
     return metric(server.url, 'litmeter_request_seconds_count{code="503"}')
 
 
+@pytest.mark.smoke
 def test_a_killed_worker_loses_only_its_requests_and_comes_back(server: StartedServer, heavy: bytes) -> None:
     refused_before = refusals(server)
     victim, other = by_role(server.url, "worker")

@@ -139,6 +139,7 @@ def answer(url: str, sent: Sent) -> tuple[int, str | None, str | None, bytes]:
 
 @pytest.mark.filterwarnings("ignore:Unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.smoke
 def test_answers_are_those_of_litserve_to_the_byte(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forms are files that nobody closes, with LitServe alone, too."""
     monkeypatch.syspath_prepend(APIS)
@@ -297,6 +298,7 @@ def test_a_request_that_waits_too_long_gets_504_by_both_transports() -> None:
             assert sorted(one.result().status_code for one in asked) == [200, 504]
 
 
+@pytest.mark.smoke
 def test_requests_beyond_the_queue_are_refused_and_accepted_ones_finished_when_it_stops() -> None:
     with (
         api_server("Anything", max_queue=2, max_queue_mib=1, drain_s=300.0) as server,

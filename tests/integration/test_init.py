@@ -148,6 +148,7 @@ def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in found}
 
 
+@pytest.mark.smoke
 def test_a_project_has_settings_with_batches_where_it_takes_these(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def server(
         yield Reached(command, str(trusted) if trusted else True, options)
 
 
+@pytest.mark.smoke
 def test_without_the_key_only_health_and_the_page_are_open(server: Reached, photos: list[Path]) -> None:
     photo = photos[0].read_bytes()
     assert [server.get(path).status_code for path in OPEN] == [200, 200]
@@ -85,6 +86,7 @@ def test_the_key_is_written_nowhere(server: Reached, photos: list[Path]) -> None
     assert not any(KEY in " ".join(process.cmdline()) for process in tree)
 
 
+@pytest.mark.smoke
 def test_predict_sends_the_key_and_trusts_the_authority(
     server: Reached,
     pem: Pem,

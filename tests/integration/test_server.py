@@ -54,6 +54,7 @@ def post(server: StartedServer, body: bytes, content_type: str = CONTENT_TYPES["
     return requests.post(f"{server.url}/predict", data=body, headers=headers, timeout=30)
 
 
+@pytest.mark.smoke
 def test_each_request_gets_the_models_answer_to_its_photo(
     server: StartedServer, exported: ModelFolders, photos: list[Path]
 ) -> None:
@@ -74,6 +75,7 @@ def test_each_request_gets_the_models_answer_to_its_photo(
         assert got["probabilities"][got["label"]] == got["probability"]
 
 
+@pytest.mark.smoke
 def test_a_bad_body_leaves_the_others_of_its_batch_right(server: StartedServer, photos: list[Path]) -> None:
     good = photos[0].read_bytes()
     alone = post(server, good, "image/jpeg").json()
@@ -93,6 +95,7 @@ def test_an_image_file_gets_the_same_answer_as_its_base64(server: StartedServer,
         assert plain.json()["probabilities"] == pytest.approx(wrapped.json()["probabilities"], abs=0.02)
 
 
+@pytest.mark.smoke
 def test_metrics_account_for_every_request_and_process(server: StartedServer, photos: list[Path]) -> None:
     before = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text)
     bodies = request_bodies(photos, "json")

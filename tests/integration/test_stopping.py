@@ -96,6 +96,7 @@ def test_requests_that_are_unfinished_in_time_get_503(exported: ModelFolders, ph
         assert {str(WAITING), "0.5"} <= set(line.split())
 
 
+@pytest.mark.smoke
 def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: list[Path]) -> None:
     """Users that ask without pause until they are refused: whatever was sent before has its answer."""
     photo = photos[0].read_bytes()

@@ -247,6 +247,7 @@ def test_an_answer_without_a_length_or_chunks_comes_in_reads_and_one_that_is_cut
         assert set(load(url, b"{}", 1).status.tolist()) == {FAILED}
 
 
+@pytest.mark.smoke
 def test_streams_are_compared_by_their_bytes_and_those_that_end_early_are_counted(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ def restored(ran: Clone) -> Iterator[Clone]:
     ran.restore()
 
 
+@pytest.mark.smoke
 def test_half_precision_with_a_new_configuration_and_back(restored: Clone) -> None:
     """What `-S serve.…` runs without a new one, test_changes.py shows."""
     clone = restored

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.pipeline.conftest import Clone, results_of
 
 
@@ -21,6 +23,7 @@ def test_a_mistake_is_found_before_anything_is_trained(ran: Clone) -> None:
     assert ran.stages_run(done.stdout) == ["machine"]
 
 
+@pytest.mark.smoke
 def test_a_refused_value_is_said_to_be_still_there(ran: Clone) -> None:
     """DVC writes it into params.yaml before any stage runs, and the next run would find it there."""
     for setting in ("serve.max_batch_size=0", "serve.drain_s=-1"):
@@ -33,6 +36,7 @@ def test_a_refused_value_is_said_to_be_still_there(ran: Clone) -> None:
     assert ran.git("status", "--porcelain") == ""
 
 
+@pytest.mark.smoke
 def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
     before = results_of(ran)
     ran.change({"load": {"requests": 1_000_000, "max_s": 20.0}})

@@ -126,6 +126,7 @@ def kill_benchmark(clone: Killed, kill: Kill) -> list[Path]:
 
 
 @pytest.mark.parametrize("kill", typical(), ids=str)
+@pytest.mark.smoke
 def test_the_last_result_is_left_and_nothing_else(killed: Killed, kill: Kill) -> None:
     before = results_of(killed)
     kill_benchmark(killed, kill)

@@ -50,6 +50,7 @@ def restored(text: Clone) -> Iterator[Clone]:
     text.run("dvc", "checkout", "-q", "--force")
 
 
+@pytest.mark.smoke
 def test_a_run_has_bounds_causes_and_stages_of_each(text: Clone) -> None:
     assert set(read_json(text.path / "metrics/summary.json")) == {"candidate", "single"}
     for name in ("candidate", "single"):

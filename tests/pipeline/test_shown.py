@@ -50,6 +50,7 @@ def test_metrics_show_has_a_column_per_configuration(eight: Clone) -> None:
     assert max(map(len, lines)) <= WIDTH
 
 
+@pytest.mark.smoke
 def test_metrics_diff_has_a_row_per_configuration(eight: Clone) -> None:
     lines = eight.in_terminal(eight.dvc_path, "metrics", "diff", columns=WIDTH)
     rows = [line.split() for line in lines[1:] if line]

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from litmeter.paths import README, RESULTS_PAGE, BenchmarkPaths
 from litmeter.say.tables import rate_cell
 from litmeter.system.files import read_json
@@ -13,6 +15,7 @@ from tests.pipeline.conftest import TINY, Clone, results_of, rows_of
 from tests.support.tables import read_csv
 
 
+@pytest.mark.smoke
 def test_a_run_writes_everything(ran: Clone) -> None:
     for name in ("e1_baseline", "candidate"):
         paths = BenchmarkPaths(name)
@@ -33,6 +36,7 @@ def test_a_run_writes_everything(ran: Clone) -> None:
     assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1"]
 
 
+@pytest.mark.smoke
 def test_the_results_are_written_into_the_page_and_leave_the_readme_alone(ran: Clone, origin: Path) -> None:
     rate = f" {rate_cell(rows_of(ran)['candidate']['rate_rps'])} |"
     page = (ran.path / RESULTS_PAGE).read_text()
@@ -45,6 +49,7 @@ def test_the_results_are_written_into_the_page_and_leave_the_readme_alone(ran: C
     assert [path for path in changed if not path.startswith(written)] == []
 
 
+@pytest.mark.smoke
 def test_nothing_runs_again_but_the_check(ran: Clone) -> None:
     assert ran.status() == {"machine": ["always changed"]}
     assert ran.stages_run(ran.dvc("repro").stdout) == ["machine"]
