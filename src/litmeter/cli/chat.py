@@ -13,9 +13,6 @@ from litmeter.load.bodies import Bodies
 CHAT_PATH = "/v1/chat/completions"
 MODEL = "default"
 """The model that is named, where a prompt names none: LitServe takes any name."""
-CHAT_RULES = [
-    ("--chat", "not", [f"--{other}"]) for other in ("body", "form", "images", "template", "content-type")
-]
 
 
 def chat_bodies(files: Sequence[Path]) -> Bodies:

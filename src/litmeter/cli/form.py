@@ -15,7 +15,6 @@ from litmeter.load.bodies import Bodies, files_at
 
 BOUNDARY = "litmeter-0f3e6a5c9b1d47e28a60c4d7f5b2981e"
 """Between fields; always the same, so that the same files give the same bytes."""
-FORM_RULES = [("--form", "not", [other]) for other in ("--body", "--images", "--template", "--content-type")]
 
 
 def with_absolute_path(field: str) -> str:

@@ -18,8 +18,8 @@ import yaml
 from cyclopts import Parameter
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from litmeter.cli.chat import CHAT_PATH, CHAT_RULES, chat_bodies
-from litmeter.cli.form import FORM_RULES, FormField, form_bodies
+from litmeter.cli.chat import CHAT_PATH, chat_bodies
+from litmeter.cli.form import FormField, form_bodies
 from litmeter.cli.openapi import DOCUMENT, example_body
 from litmeter.cli.options import LOAD, OBJECTIVE, check_together, given_of
 from litmeter.errors import LoadError, ServerError, UsageError
@@ -40,6 +40,10 @@ from litmeter.system.temporary import scratch
 
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
 NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
+OTHER_BODIES = ("--body", "--form", "--images", "--template", "--content-type")
+ENCODED_RULES = [
+    (one, "not", [other]) for one in ("--chat", "--form") for other in OTHER_BODIES if other != one
+]
 USERS = 8
 """Default number of requests in flight at once."""
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
@@ -210,11 +214,10 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
 def read_given(sent: Asked) -> Bodies:
     """The bodies of all --body, of --form or of --chat; raise UsageError for a file that cannot be read."""
     headers = from_environment(request_headers(sent.header))
+    check_together(given_of(sent), ENCODED_RULES)
     if sent.chat:
-        check_together(given_of(sent), CHAT_RULES)
         return chat_bodies(sent.chat)._replace(headers=headers)
     if sent.form:
-        check_together(given_of(sent), FORM_RULES)
         return form_bodies(sent.form)._replace(headers=headers)
     try:
         read = [read_bodies(path, sent.content_type) for path in sent.body]
