@@ -7,6 +7,7 @@ import collections
 import itertools
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -271,3 +272,19 @@ def test_released_requests_are_left_out_and_others_claimed() -> None:
         channel.slots.release(released)
         assert [request.slot for request in collect_batch(channel, 0, 4, 0.0)] == [kept]
         assert channel.slots.claimed_by(kept) == os.getpid()
+
+
+def test_who_dies_while_reading_a_long_request_is_known_to_have_had_it() -> None:
+    with open_channel(8) as channel:
+        slot = channel.slots.acquire()
+        channel.send_request(Request(slot, b"image/jpeg", time.perf_counter(), bytes(2 * MAX_INLINE_BYTES)))
+        reader = multiprocessing.get_context("fork").Process(target=die_reading, args=(channel,))
+        reader.start()
+        reader.join()
+        assert (reader.exitcode, channel.slots.claimed_by(slot)) == (-signal.SIGKILL, reader.pid)
+
+
+def die_reading(channel: Channel) -> None:
+    """Be killed as the request's file is opened."""
+    sys.addaudithook(lambda event, _: os.kill(os.getpid(), signal.SIGKILL) if event == "open" else None)
+    channel.receive_request(0)

@@ -14,7 +14,7 @@ import socket
 import struct
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from litmeter.direct.forkserver import WORKERS
 from litmeter.direct.messages import OUT_OF_RESOURCES, Reply, Request
@@ -63,14 +63,18 @@ def send(connection: socket.socket, label: bytes, parts: Sequence[bytes], flags:
         os.close(file)
 
 
-def receive(connection: socket.socket, flags: int = 0) -> bytes:
+def receive(connection: socket.socket, flags: int = 0, on_start: Callable[[bytes], object] = bytes) -> bytes:
     """Receive one message, empty after the other end was closed; raise BlockingIOError with MSG_DONTWAIT.
 
     Raise LostError where no descriptor is left for its file.
+
+    Args:
+        on_start: gets the message, or a long one's label, before its file is read.
     """
     message, ancillary, received, _ = connection.recvmsg(MAX_INLINE_BYTES, ANCILLARY_BYTES, flags)
     if received & socket.MSG_CTRUNC:
         raise LostError(message)
+    on_start(message)
     if not ancillary:
         return message
     with open(array("i", ancillary[0][2])[0], "rb") as content:
@@ -165,10 +169,18 @@ class Channel:
         head = REQUEST.pack(slot, received, len(content_type))
         send(self.request_sender, head, (head, content_type, body), socket.MSG_DONTWAIT)
 
-    def receive_request(self) -> Request | None:
-        """The next request, None if there is none, or it was lost and is refused; called by workers."""
+    def receive_request(self, worker: int) -> Request | None:
+        """The next request, None if there is none, or it was lost and is refused; called by workers.
+
+        It is claimed for the worker with index ``worker`` before a long body is read, so that a worker that
+        dies in between is known to have had it.
+        """
+
+        def claim(head: bytes) -> None:
+            self.slots.claim(REQUEST.unpack_from(head)[0], worker, os.getpid())
+
         try:
-            message = receive(self._request_receiver, socket.MSG_DONTWAIT)
+            message = receive(self._request_receiver, socket.MSG_DONTWAIT, claim)
         except BlockingIOError:
             return None
         except LostError as error:
@@ -188,7 +200,7 @@ class Channel:
         if self._epoll is None:
             self._epoll = select.epoll()
             self._epoll.register(self._request_receiver, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        while (request := self.receive_request()) is None:
+        while (request := self.receive_request(worker)) is None:
             self._idle[worker] = True
             self._epoll.poll()
             self._idle[worker] = False

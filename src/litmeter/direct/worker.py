@@ -63,7 +63,7 @@ def collect_batch(
             size += 1
         if size >= max_batch_size or (size and batch_timeout_s == 0 and channel.has_idle_worker()):
             return
-        request = channel.receive_request()
+        request = channel.receive_request(index)
         left_s = deadline - perf_counter()
         if request is None and (left_s <= 0 or not channel.wait_readable(left_s)):
             return
