@@ -61,8 +61,8 @@ class ClassifierAPI(litserve.LitAPI):
     # No return type: LitServe would pass it to FastAPI as the response model.
     def encode_response(self, output: Output):  # type: ignore[no-untyped-def]
         """The prediction, or the refusal as a response."""
-        content = self.classifier.content_of(output)
-        return response_of(content) if isinstance(content, Reply) else content
+        finished = self.classifier.finished(output)
+        return response_of(finished) if isinstance(finished, Reply) else finished
 
 
 class ImageBodies:

@@ -37,6 +37,8 @@ ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 Prediction = dict[str, Any]
 """The label, its probability, and the probabilities of all classes."""
+Output = Prediction | Reply
+"""Of a request: its prediction, or its refusal."""
 
 MAX_IMAGE_BYTES = 20_000_000
 """Of an image file, in a body or in JSON, by either transport."""
@@ -44,7 +46,8 @@ MAX_JSON_BYTES = 27_000_000
 """Of a JSON body: the largest image in base64, and some other keys."""
 MAX_JSON_PARTS = 1000
 EMPTY_BODY = "image: the body is empty"
-OUT_OF_MEMORY = "no memory left for this request; try again later"
+OUT_OF_MEMORY = error_reply(503, "no memory left for this request; try again later")
+INTERNAL_ERROR = error_reply(500, "Internal server error")
 
 
 class PredictRequest(BaseModel):
@@ -61,14 +64,6 @@ class Item:
 
     image: Any  # the preprocessed image, or the refusal (Reply)
     decoded: float  # end of decoding, seconds of the monotonic clock
-
-
-@dataclass(slots=True)
-class Output:
-    """The result for an item."""
-
-    content: Prediction | Reply
-    predicted: float  # end of the model's run, seconds of the monotonic clock
 
 
 class NullPredictor:
@@ -98,6 +93,7 @@ class ClassifierResponder:
         self.folders = folders
         self.settings = settings
         self.null_model = null_model
+        self._predicted = 0.0  # end of the model's last run, seconds of the monotonic clock
 
     def setup(self, device: str) -> None:
         """Load the model; each worker calls this, and the HTTP process does not import torch."""
@@ -125,11 +121,10 @@ class ClassifierResponder:
             outputs = self.predict_batch([*items.values()])
         except Exception:
             logger.exception("the model failed on a batch of %d", len(items))
-            outputs = [Output(error_reply(500, "Internal server error"), perf_counter())] * len(items)
-        contents = map(self.content_of, outputs)
+            outputs = [INTERNAL_ERROR] * len(items)
         return {
-            slot: content if isinstance(content, Reply) else Reply(200, ENCODER.encode(content).encode())
-            for slot, content in zip(items, contents, strict=True)
+            slot: output if isinstance(output, Reply) else Reply(200, ENCODER.encode(output).encode())
+            for slot, output in zip(items, map(self.finished, outputs), strict=True)
         }
 
     def predict_batch(self, items: Sequence[Item]) -> list[Output]:
@@ -137,25 +132,22 @@ class ClassifierResponder:
         started = perf_counter()
         images = [item.image for item in items if not isinstance(item.image, Reply)]
         try:
-            contents = iter(self._predict(images) if images else [])
+            predicted = iter(self._predict(images) if images else [])
         except Exception as error:
             end_if_sticky(error)
             raise
-        predicted = perf_counter()
-        outputs = [
-            Output(item.image if isinstance(item.image, Reply) else next(contents), predicted)
-            for item in items
-        ]
+        finally:
+            self._predicted = perf_counter()
         BATCH_SIZE.observe(len(items))
         for item in items:
             SECONDS_OF["batch_wait"].observe(started - item.decoded)
-            SECONDS_OF["model"].observe(predicted - started)
-        return outputs
+            SECONDS_OF["model"].observe(self._predicted - started)
+        return [item.image if isinstance(item.image, Reply) else next(predicted) for item in items]
 
-    def content_of(self, output: Output) -> Prediction | Reply:
-        """The prediction or the refusal; the time since the model's run counts as encoding."""
-        SECONDS_OF["encode"].observe(perf_counter() - output.predicted)
-        return output.content
+    def finished(self, output: Output) -> Output:
+        """The output; the time since the model's run counts as encoding."""
+        SECONDS_OF["encode"].observe(perf_counter() - self._predicted)
+        return output
 
     def _item(self, decode: Callable[..., Any], *arguments: Any) -> Item:
         """Call ``decode``; turn any exception into a refusal, so that the batch goes on."""
@@ -166,10 +158,10 @@ class ClassifierResponder:
         except ImageError as error:
             image = error_reply(error.status, str(error))
         except MemoryError:
-            image = error_reply(503, OUT_OF_MEMORY)
+            image = OUT_OF_MEMORY
         except Exception:
             logger.exception("a request could not be decoded")
-            image = error_reply(500, "Internal server error")
+            image = INTERNAL_ERROR
         return Item(image, perf_counter())
 
     def _decode_body(self, request: Request) -> Any:
@@ -205,14 +197,14 @@ class ClassifierResponder:
         SECONDS_OF["preprocess"].observe(preprocessed - decoded)
         return image
 
-    def _predict(self, images: Sequence[Any]) -> list[Prediction | Reply]:
+    def _predict(self, images: Sequence[Any]) -> list[Output]:
         """Run the model on preprocessed images; without enough memory, on each half of them."""
         try:
             return [self._prediction(row) for row in self.predictor.predict(images).tolist()]
         except MemoryError as error:
             logger.warning("no memory for a batch of %d: %s", len(images), error)
         if len(images) == 1:
-            return [error_reply(503, OUT_OF_MEMORY)]
+            return [OUT_OF_MEMORY]
         half = len(images) // 2
         return self._predict(images[:half]) + self._predict(images[half:])
 

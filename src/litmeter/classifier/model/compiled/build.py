@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -94,41 +94,37 @@ def build_packages(
 ) -> list[Package]:
     """Compile packages into ``folder`` in as many processes as there are cores; they are not timed yet."""
     reasons = {name: cannot_run_reason(dtype_name(name, device), device) for name, _ in variants}
+    packages = {
+        (name, size): Package.model_validate(
+            {"precision": name, "batch_size": size, "skipped_reason": reasons[name]}
+        )
+        for name, size in variants
+    }
     environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     cores = whole_cores()
     with bar(len(variants), "compiling", "package") as progress:
 
-        def build(share: Sequence[Variant], on_start: OnStart) -> dict[Variant, Mapping[str, Any]]:
+        def build(share: Sequence[Variant], on_start: OnStart) -> None:
             paths = {variant: folder / "{}-{}{}".format(*variant, SUFFIXES[device]) for variant in share}
             job: dict[str, Any] = {"do": "compile", "folder": str(exported), "device": device}
             job["packages"] = [(*variant, str(path)) for variant, path in paths.items()]
             if share[0][0] == "int8":
                 job |= {"do": "quantise", "calibration": [str(photo) for photo in calibration]}
-            built: dict[Variant, Mapping[str, Any]] = {}
             try:
                 with json_lines_process(WORKER, job, environment, "the compiler", on_start) as process:
-                    for _ in share:
+                    while paths:
                         precision, size, seconds = process.answer()
-                        path = paths[precision, size]
-                        fields = {"file": path.name, "sha256": sha256(path), "compile_s": seconds}
-                        built[precision, size] = fields
+                        path = paths.pop((precision, size))
+                        made = {"file": path.name, "sha256": sha256(path), "compile_s": seconds}
+                        packages[precision, size] = packages[precision, size].model_copy(update=made)
                         progress.update()
             except LitmeterError as error:
                 failure = {"skipped_reason": f"it cannot be compiled: {error}"}
-                return dict.fromkeys(share, failure) | built
-            return built
+                packages.update({left: packages[left].model_copy(update=failure) for left in paths})
 
         possible = [variant for variant in variants if not reasons[variant[0]]]
-        found: dict[Variant, Mapping[str, Any]] = {
-            (precision, size): {"skipped_reason": reasons[precision]} for precision, size in variants
-        }
-        jobs = [partial(build, share) for share in jobs_of(possible, device, cores)]
-        for built in run_parallel(jobs, cores):
-            found |= built
-    return [
-        Package.model_validate({"precision": precision, "batch_size": size, **fields})
-        for (precision, size), fields in found.items()
-    ]
+        run_parallel([partial(build, share) for share in jobs_of(possible, device, cores)], cores)
+    return list(packages.values())
 
 
 def jobs_of(variants: Sequence[Variant], device: str, cores: int) -> list[list[Variant]]:
