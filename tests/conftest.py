@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,20 @@ from litmeter.paths import INDEX, ModelFolders
 from litmeter.system.files import write_json
 from litmeter.system.temporary import remove_stale_files
 from tests.support.project import PHOTOS
+
+LONG_S = 5.0
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The seconds of each file, fixtures included, from the slowest down to LONG_S."""
+    seconds: dict[str, float] = defaultdict(float)
+    for report in [one for reports in terminalreporter.stats.values() for one in reports]:
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0]] += report.duration
+    slow = sorted((-own, name) for name, own in seconds.items() if own >= LONG_S)
+    terminalreporter.section("seconds per file")
+    for own, name in slow:
+        terminalreporter.line(f"{-own:6.0f}  {name}")
 
 
 @pytest.fixture(scope="session", autouse=True)
