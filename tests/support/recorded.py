@@ -27,18 +27,19 @@ from litmeter.measure import run as loop
 from litmeter.measure.capacity import capacity
 from litmeter.measure.comparison_rows import comparison_rows, pairs
 from litmeter.measure.log import Log
-from litmeter.measure.rounds import comparison, head_to_head
+from litmeter.measure.rounds import comparison, head_to_head, restarted
 from litmeter.measure.turn import Schedule, Work
 from litmeter.params import ObjectiveSettings
 from litmeter.report import snapshot as report
 from litmeter.report.claims import claims
+from litmeter.stats.gate import P95_ERROR
 from litmeter.tune.search import Job, search
 from litmeter.tune.space import Space
 
 MISS = 0.05
 RESULTS = ("params.yaml", "metrics", "plots")
 SCHEDULES: dict[str, Callable[..., Schedule[Any]]] = {
-    one.__name__: one for one in (comparison, head_to_head, capacity, search)
+    one.__name__: one for one in (comparison, head_to_head, restarted, capacity, search)
 }
 _run, _read_snapshot = loop.run, report.read_snapshot
 
@@ -65,7 +66,11 @@ def plain(value: Any) -> Any:
 
 
 def outcome_of(schedule: str, arguments: Mapping[str, Any], log: Log, result: Any) -> Any:
-    """What came of a run, as JSON has it: of a comparison rows and pairs, else the schedule's result."""
+    """What came of a run, as JSON has it: rows and pairs of a comparison, a check's pair, else the result."""
+    if schedule == "restarted":
+        names, (starts_s, first_rounds) = arguments["names"], result
+        pair = pairs(names, names[0], log.rows, log.first_ms(), P95_ERROR, first_rounds)
+        return plain({"starts_s": starts_s, "first_rounds": first_rounds, "pairs": pair})
     if schedule in ("comparison", "head_to_head"):
         names = arguments["names"]
         measured = (names, arguments.get("reference", names[0]), log.rows, log.latencies_ms())

@@ -121,7 +121,7 @@ def mistake(error: CycloptsError) -> str:
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         return "; ".join(filter(None, [f"{error.argument.name}: missing", error.argument.parameter.help]))
     error.verbose = False
-    return " ".join(str(error).split()).rstrip(".")
+    return " ".join(str(error).split()).partition(" Available commands:")[0].rstrip(".")  # --help lists all
 
 
 @app.command(
