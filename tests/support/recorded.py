@@ -20,15 +20,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
+
 from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.registry import read as read_keys
 from litmeter.load.settings import LoadSettings
 from litmeter.measure import run as loop
 from litmeter.measure.capacity import capacity
 from litmeter.measure.comparison_rows import comparison_rows, pairs
-from litmeter.measure.log import Log
+from litmeter.measure.log import Log, _asked_line
 from litmeter.measure.rounds import comparison, head_to_head, restarted
-from litmeter.measure.turn import Schedule, Work
+from litmeter.measure.turn import Answer, MakeReady, Schedule, Turn, Work
 from litmeter.params import ObjectiveSettings
 from litmeter.report import snapshot as report
 from litmeter.report.claims import claims
@@ -80,9 +82,36 @@ def outcome_of(schedule: str, arguments: Mapping[str, Any], log: Log, result: An
     return plain(result)
 
 
+def assert_same(found: Any, recorded: Any, place: str) -> None:
+    """Numbers to nine digits, all else as it is; ``place`` is said where they differ."""
+    if isinstance(recorded, dict) and isinstance(found, dict):
+        assert list(found) == list(recorded), place
+        for key, value in recorded.items():
+            assert_same(found[key], value, f"{place}, {key}")
+    elif isinstance(recorded, list) and isinstance(found, list):
+        assert len(found) == len(recorded), place
+        for number, value in enumerate(recorded):
+            assert_same(found[number], value, f"{place}, {number}")
+    elif isinstance(recorded, float) and isinstance(found, float):
+        assert found == pytest.approx(recorded, rel=1e-9), place
+    else:
+        assert found == recorded, place
+
+
+class Replay(Log):
+    """A log whose next turn is the one that is asked for, else an error: nothing is measured."""
+
+    def repeated(self, asked: Turn | MakeReady) -> Answer | None:
+        """The recorded answer."""
+        line = self._lines[self._repeated]
+        assert_same(own := _asked_line(asked), line["asked"], f"turn {self._repeated}")
+        line["asked"] = own
+        return super().repeated(asked)
+
+
 def replayed(recording: Recording) -> Any:
-    """What comes of the recorded log now; nothing is measured, so a turn that it has not is an error."""
-    log = Log(recording.log)
+    """What comes of the recorded log now."""
+    log = Replay(recording.log)
     result = _run(schedule_of(recording), {}, log, 0.0, lambda *_: None)
     return outcome_of(recording.schedule, recording.arguments, log, result)
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from litmeter.report.snapshot import read_snapshot
-from tests.support.recorded import SCHEDULES, recordings, replayed, said_of
+from tests.support.recorded import SCHEDULES, assert_same, recordings, replayed, said_of
 
 RUNS = sorted((Path(__file__).parent.parent / "fixtures/runs").glob("*.tar.xz"))
 
@@ -29,22 +28,6 @@ def test_a_recorded_run_gives_the_same_figures(
     if (said := tmp_path / "report.json").exists():  # a check makes none
         monkeypatch.chdir(tmp_path / "results")
         assert_same(said_of(read_snapshot()), json.loads(said.read_text()), "report")
-
-
-def assert_same(found: Any, recorded: Any, place: str) -> None:
-    """Numbers to nine digits, all else as it is; ``place`` is said where they differ."""
-    if isinstance(recorded, dict) and isinstance(found, dict):
-        assert list(found) == list(recorded), place
-        for key, value in recorded.items():
-            assert_same(found[key], value, f"{place}, {key}")
-    elif isinstance(recorded, list) and isinstance(found, list):
-        assert len(found) == len(recorded), place
-        for number, value in enumerate(recorded):
-            assert_same(found[number], value, f"{place}, {number}")
-    elif isinstance(recorded, float) and isinstance(found, float):
-        assert found == pytest.approx(recorded, rel=1e-9), place
-    else:
-        assert found == recorded, place
 
 
 def test_there_are_runs_of_each_schedule(tmp_path: Path) -> None:
