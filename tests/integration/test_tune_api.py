@@ -107,6 +107,7 @@ def write_params(serve: Mapping[str, Any], tune: Mapping[str, Any] = TUNE) -> Pa
     return load_params()
 
 
+@pytest.mark.smoke
 def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = {**TUNE, "transport": ["litserve", "direct"], "max_batch_size": [4]}
     write_params({"api": "server:Product", "threads_per_worker": 1, "max_batch_size": 4}, both)

@@ -49,18 +49,18 @@ class Kill:
     phase: str
     victim: str
     signal: signal.Signals
-    delay_s: float
+    delay_s: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.victim} by {self.signal.name} {self.delay_s:.3f} s into {self.phase}"
 
 
 def typical() -> list[Kill]:
-    """DVC alone while the model is loaded; the stage alone, or both by Ctrl-C, under load."""
+    """DVC alone while the model is loaded; the stage alone, or both by Ctrl-C, once the server is ready."""
     return [
-        Kill("loading", "dvc", signal.SIGKILL, 1.0),
-        Kill("ready", "stage", signal.SIGKILL, 1.0),
-        Kill("ready", "group", signal.SIGINT, 1.0),
+        Kill("loading", "dvc", signal.SIGKILL),
+        Kill("ready", "stage", signal.SIGKILL),
+        Kill("ready", "group", signal.SIGINT),
     ]
 
 

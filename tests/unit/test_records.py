@@ -9,7 +9,7 @@ import pytest
 
 from litmeter.load.process import Answer, Level
 from litmeter.measure.capacity import missed_by_lateness
-from litmeter.stats.records import REQUEST_FIELDS, Limits, steady, window_means
+from litmeter.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, Limits, steady, window_means
 from tests.support.load import plan, record
 
 NO_WINDOWS = np.zeros(2)
@@ -47,13 +47,14 @@ def test_each_request_is_a_row() -> None:
     assert {len(getattr(empty, name)) for name in (*REQUEST_FIELDS, "answers")} == {0}
     assert level.add(0, 3, 1.0, 1.1, 1.5, Answer(200, b"answer", None))
     assert not level.add(1, 4, 1.0, 1.1, 2.2, Answer(0, b"", None))
+    assert not level.add(1, 3, 2.2, 2.2, 2.3, Answer(503, b"full", None))
     assert not level.add(0, 3, 1.5, 1.5, 1.5, Answer(0, b"", None, sent=False))  # for want of a descriptor
     found = level.record(NO_WINDOWS, 0.0)
-    assert (level.sent, found.unsent) == (2, 1)
-    assert found.body.tolist() == [3, 4]
-    assert found.end.tolist() == [1.5, 2.2]
-    assert found.status.tolist() == [0, 2]
-    assert found.size.tolist() == [6, 0]
+    assert (level.sent, found.unsent) == (3, 1)
+    assert found.body.tolist() == [3, 4, 3]
+    assert found.end.tolist() == [1.5, 2.2, 2.3]
+    assert found.status.tolist() == [OK, TIMED_OUT, FAILED]
+    assert found.size.tolist() == [6, 0, 4]
     assert not found.answers  # nobody reads them
 
 
