@@ -14,7 +14,7 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
 from tests.browser.conftest import forget, requests_of
-from tests.integration.asking import post_image
+from tests.support.asking import post_image
 from tests.support.servers import running_server, serve_command
 
 SETTINGS = Classifier(max_batch_size=4, preprocess="torchvision", transport="direct")

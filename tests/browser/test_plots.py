@@ -19,8 +19,8 @@ from litmeter.cli.main import main
 from litmeter.stages import report
 from tests.browser.conftest import forget, requests_of
 from tests.support.project import ROOT
+from tests.support.results_project import write_own_project
 from tests.support.servers import APIS
-from tests.unit.test_own_results import write_project
 
 PATIENCE_S = 60
 SCHEMES = ("http://", "https://", "ws://", "wss://")
@@ -91,7 +91,7 @@ def initialised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     for line in lines[lines.index("next:") + 1 :]:
         if "init" not in line and "repro" not in line:
             subprocess.run(["sh", "-c", line], check=True, capture_output=True)
-    write_project({"server": {"command": "python server.py {port}"}})
+    write_own_project({"server": {"command": "python server.py {port}"}})
     report.main()
     return project
 

@@ -14,8 +14,7 @@ from tests.browser.conftest import forget
 from tests.browser.test_plots import requested
 from tests.support.capacity import write_capacity
 from tests.support.hostile import BRANCH, COMMAND, commit_hostile_branch
-from tests.support.results_project import AVX2, BFLOAT16, write_project
-from tests.unit.test_own_results import write_project as write_own_project
+from tests.support.results_project import AVX2, BFLOAT16, write_own_project, write_project
 
 WIDTHS = (1280, 400)
 

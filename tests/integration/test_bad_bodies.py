@@ -22,8 +22,8 @@ import requests
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from tests.integration.asking import in_flight, wait_for
-from tests.integration.bad_bodies import (
+from tests.support.asking import in_flight, wait_for
+from tests.support.bad_bodies import (
     CLOSED,
     ELSEWHERE_CASES,
     IMAGE_CASES,
@@ -32,7 +32,7 @@ from tests.integration.bad_bodies import (
     TYPE_CASES,
     Case,
 )
-from tests.integration.bad_http import HTTP_CASES
+from tests.support.bad_http import HTTP_CASES
 from tests.support.server_processes import tree
 from tests.support.servers import running_server
 

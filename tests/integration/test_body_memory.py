@@ -21,7 +21,7 @@ import requests
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from tests.integration.asking import HEAD, in_flight, post_image, wait_for
+from tests.support.asking import HEAD, in_flight, post_image, wait_for
 from tests.support.server_processes import by_role
 from tests.support.servers import running_server
 

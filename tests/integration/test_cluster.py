@@ -23,7 +23,7 @@ from litmeter.load.generator import OnProgress
 from litmeter.load.stub import running_stub
 from litmeter.stats.records import OK
 from litmeter.system.temporary import remove_stale_files
-from tests.integration.asking import wait_for
+from tests.support.asking import wait_for
 from tests.support.load import plan
 from tests.support.ray_cluster import running_node
 from tests.support.servers import free_port

@@ -34,7 +34,7 @@ from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
 from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
 from litmeter.system.processes import memory_alone, tree
-from tests.integration.asking import wait_for
+from tests.support.asking import wait_for
 from tests.support.load import plan
 from tests.support.processes import processes_mentioning
 from tests.support.project import ROOT

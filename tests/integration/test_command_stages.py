@@ -8,34 +8,15 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from litmeter.paths import COMPARISON, COMPARISON_TABLE, COMPARISON_TURNS, MACHINE, SUMMARY, BenchmarkPaths
 from litmeter.system.files import read_json
-from tests.support.servers import APIS
+from tests.support.servers import APIS, STUB_PARAMS
 from tests.support.tables import read_csv
 
-
-def command(seconds: float) -> dict[str, str]:
-    return {"command": f"python3 server.py {{port}} {seconds}", "ready": "/"}
-
-
-PARAMS: dict[str, Any] = {
-    "serve": command(0.02),
-    "experiments": {"slow": command(0.1)},
-    "load": {
-        **{"bodies": "bodies.jsonl", "users": [1, 2], "requests": 5, "seed": 1},
-        **{"min_s": 0.3, "max_s": 1.0, "warmup_s": 0.1, "timeout_s": 10.0},
-    },
-    "objective": {
-        **{"slo_ms": 500.0, "miss": 0.05, "configurations": ["candidate"]},
-        **{"tolerance": 0.5, "max_s": 5.0, "seed": 1},
-    },
-    "comparison": {"reference": "slow", "users": 2, "seconds": 5.0},
-}
 STAGES = ["machine", "benchmark slow", "benchmark candidate", "comparison", "capacity", "report"]
 
 
@@ -44,7 +25,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copy(APIS / "stub_server.py", "server.py")
     Path("bodies.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
-    Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
+    Path("params.yaml").write_text(yaml.safe_dump(STUB_PARAMS))
     stages = {stage: {"cmd": f"litmeter stage {stage}", "deps": ["server.py"]} for stage in STAGES}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
     return tmp_path
@@ -88,8 +69,8 @@ def test_two_commands_are_benchmarked_compared_and_reported() -> None:
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("bodies", ["gone.jsonl", None])
 def test_the_first_stage_refuses_what_cannot_be_sent(bodies: str | None) -> None:
-    load = PARAMS["load"] | {"bodies": bodies}
-    Path("params.yaml").write_text(yaml.safe_dump(PARAMS | {"load": load}))
+    load = STUB_PARAMS["load"] | {"bodies": bodies}
+    Path("params.yaml").write_text(yaml.safe_dump(STUB_PARAMS | {"load": load}))
     refused = litmeter("stage", "machine")
     assert refused.returncode == 2
     [line] = refused.stderr.splitlines()

@@ -22,7 +22,7 @@ from litmeter.cli.main import main
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from tests.integration.asking import in_flight, post_image, wait_for
+from tests.support.asking import in_flight, post_image, wait_for
 from tests.support.models import CLASSES
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, stopped

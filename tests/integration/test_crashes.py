@@ -22,7 +22,7 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer, bound_socket
 from litmeter.measure.figures import read_scrape
 from litmeter.paths import ModelFolders
-from tests.integration.asking import HEAD, in_flight, metric, post_image, wait_for
+from tests.support.asking import HEAD, health, in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, loading_server, stopped, tree
@@ -51,11 +51,6 @@ def server(exported: ModelFolders) -> Iterator[StartedServer]:
         assert "Traceback" not in log
         assert all(len(line) < 160 for line in log.splitlines())
     assert processes_mentioning(str(exported.exported)) == []
-
-
-def health(server: StartedServer) -> tuple[int, str]:
-    answer = requests.get(f"{server.url}/health", timeout=5)
-    return answer.status_code, answer.json()["status"]
 
 
 def batched(server: StartedServer) -> float:

@@ -28,7 +28,7 @@ from litmeter.kinds.server import StartedServer
 from litmeter.measure.figures import read_scrape
 from litmeter.paths import MODEL
 from litmeter.system.processes import process_group
-from tests.integration.asking import in_flight, metric, wait_for
+from tests.support.asking import in_flight, metric, wait_for
 from tests.support.lit_apis import ANSWERS, ERRORS
 from tests.support.server_processes import by_role, stopped
 from tests.support.servers import APIS, free_port, healthy, litserve_alone, running_server

@@ -17,7 +17,7 @@ from litmeter.classifier.model.settings import InferenceSettings
 from litmeter.kinds.registry import read as read_keys
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from tests.integration.asking import wait_for
+from tests.support.asking import wait_for
 from tests.support.server_processes import by_role, command_of, tree
 from tests.support.servers import running_server
 

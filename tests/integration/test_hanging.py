@@ -17,8 +17,7 @@ from PIL import Image
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer
 from litmeter.paths import ModelFolders
-from tests.integration.asking import in_flight, metric, post_image, wait_for
-from tests.integration.test_crashes import health
+from tests.support.asking import health, in_flight, metric, post_image, wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role
 from tests.support.servers import running_server

@@ -16,7 +16,7 @@ from litmeter.classifier.model.predictor import Predictor
 from litmeter.kinds.classifier import Classifier
 from litmeter.paths import INDEX, ModelFolders
 from litmeter.system.files import write_json
-from tests.integration.asking import post_image, wait_for
+from tests.support.asking import post_image, wait_for
 from tests.support.models import CLASSES, export_tiny
 from tests.support.server_processes import by_role
 from tests.support.servers import make_project, running_server

@@ -24,8 +24,7 @@ from litmeter.report.snapshot import read_snapshot
 from litmeter.stages import benchmark, capacity, comparison, tune
 from litmeter.system.files import read_json, write_json
 from litmeter.system.machine import fingerprint
-from tests.integration.test_command_stages import PARAMS
-from tests.support.servers import APIS
+from tests.support.servers import APIS, STUB_PARAMS
 
 
 class Sleeper(Configuration):
@@ -58,9 +57,9 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.chdir(tmp_path)
     shutil.copy(APIS / "stub_server.py", "server.py")
     Path("bodies.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
-    objective = PARAMS["objective"] | {"configurations": ["slow"], "max_s": 2.0}
+    objective = STUB_PARAMS["objective"] | {"configurations": ["slow"], "max_s": 2.0}
     own = {"experiments": {"slow": {"nap_s": 0.05}}, "serve": {"nap_s": 0.0}, "objective": objective}
-    Path("params.yaml").write_text(yaml.safe_dump(PARAMS | own))
+    Path("params.yaml").write_text(yaml.safe_dump(STUB_PARAMS | own))
     write_json(MACHINE, fingerprint())
     return load_params()
 

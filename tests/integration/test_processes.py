@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from litmeter.system.processes import memory_alone, process_group
-from tests.integration.asking import wait_for
+from tests.support.asking import wait_for
 from tests.support.processes import processes_mentioning
 
 LOCK_PROGRAM = """

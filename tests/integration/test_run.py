@@ -39,7 +39,7 @@ from litmeter.measure.turn import (
 )
 from litmeter.paths import ModelFolders
 from litmeter.system.cores import available_cores
-from tests.integration.asking import wait_for
+from tests.support.asking import wait_for
 from tests.support.load import plan
 from tests.support.processes import descendants_mentioning, processes_mentioning
 

@@ -29,7 +29,7 @@ from litmeter.measure.subjects import pipelines_of
 from litmeter.measure.turn import Turn, Work, in_process
 from litmeter.stages.comparison import checked
 from litmeter.system.processes import followed
-from tests.integration.asking import wait_for
+from tests.support.asking import wait_for
 
 SCRIPT = """
 import sys

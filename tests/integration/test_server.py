@@ -28,7 +28,7 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import Start, StartedServer
 from litmeter.measure.figures import between, read_scrape
 from litmeter.paths import ModelFolders
-from tests.integration.asking import wait_for
+from tests.support.asking import wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import tree
 from tests.support.servers import free_port, running_server

@@ -23,7 +23,7 @@ from litmeter.direct.binding import Binding
 from litmeter.kinds.classifier import Classifier
 from litmeter.kinds.server import StartedServer, bound_socket
 from litmeter.paths import ModelFolders
-from tests.integration.asking import HEAD, in_flight, post_image, wait_for
+from tests.support.asking import HEAD, in_flight, post_image, wait_for
 from tests.support.server_processes import by_role, loading_server, started_server, stopped, tree
 from tests.support.servers import running_server
 

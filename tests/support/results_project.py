@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import yaml
 
 from litmeter.classifier.model.card import TrainMetrics
 from litmeter.classifier.model.rows import PackageRow, PrecisionRow
+from litmeter.kinds.command import Command
 from litmeter.measure.comparison_rows import OverBefore
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import load_params
 from litmeter.paths import (
     CEILINGS,
+    COMPARISON_TABLE,
     COMPARISON_TURNS,
     COMPILED_TABLE,
     MACHINE,
@@ -116,3 +119,35 @@ def searched() -> Tuned:
     found = tuned(incumbent=True)
     knobs = [KnobRow("precision", "half", 0.9, 0.85, 0.95)]
     return replace(found, knobs=knobs)
+
+
+NOT_IN_PROCESS = "a command is not run in-process"
+
+
+def write_own_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, Any] | None = None) -> None:
+    """A project of one's own servers, whose results are the faster the later they stand in params.yaml."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = {key: content[key] for key in ("load", "objective", "comparison")}
+    content["load"] |= {"bodies": "bodies.jsonl"}
+    content["comparison"]["reference"] = next(iter(experiments))
+    content["objective"]["configurations"] = [next(iter(experiments))]
+    content |= {"experiments": dict(experiments)} | ({"serve": serve} if serve else {})
+    Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    write_json(MACHINE, {key: value for key, value in OWN_MACHINE.items() if key != "bfloat16"})
+    rows: list[ComparisonRow] = []
+    turns: list[TurnRow] = []
+    configurations = load_params().configurations()
+    for number, (name, own) in enumerate(configurations.items(), 1):
+        rate_rps, rank = 20.0 * number, len(configurations) + 1 - number
+        beside = (None, None) if isinstance(own, Command) else (2 * rate_rps, 1.5 * rate_rps)
+        row = compared(name, rate_rps, rank, fastest=20.0 * len(configurations))
+        columns = {"stage_ms": {}, "http_cpu_ms": None} if isinstance(own, Command) else {"http_cpu_ms": 9.0}
+        found = result(name, rate_rps, *beside, serve=own, row=row, **columns)
+        metrics = found.metrics.model_copy(update=dict.fromkeys(("photos", "agreement", "accuracy")))
+        write_result(replace(found, metrics=metrics))
+        rows.append(found.compared)
+        turns += found.turns
+    write_rows(COMPARISON_TURNS, TurnRow, turns)
+    unavailable = {name: NOT_IN_PROCESS for name, own in configurations.items() if isinstance(own, Command)}
+    write_comparison(rows, unavailable=unavailable)
+    write_rows(COMPARISON_TABLE, ComparisonRow, rows)

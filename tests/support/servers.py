@@ -30,6 +30,27 @@ APIS = Path(__file__).parent
 """The folder of lit_apis.py and stub_server.py."""
 
 
+def stub_command(seconds: float) -> dict[str, str]:
+    """Keys of a configuration that starts the stub server, which takes so long for an answer."""
+    return {"command": f"python3 server.py {{port}} {seconds}", "ready": "/"}
+
+
+STUB_PARAMS: dict[str, Any] = {
+    "serve": stub_command(0.02),
+    "experiments": {"slow": stub_command(0.1)},
+    "load": {
+        **{"bodies": "bodies.jsonl", "users": [1, 2], "requests": 5, "seed": 1},
+        **{"min_s": 0.3, "max_s": 1.0, "warmup_s": 0.1, "timeout_s": 10.0},
+    },
+    "objective": {
+        **{"slo_ms": 500.0, "miss": 0.05, "configurations": ["candidate"]},
+        **{"tolerance": 0.5, "max_s": 5.0, "seed": 1},
+    },
+    "comparison": {"reference": "slow", "users": 2, "seconds": 5.0},
+}
+"""Two of them, in a project of their own, measured briefly."""
+
+
 @dataclass(frozen=True)
 class Command:
     """A running `litmeter serve`."""

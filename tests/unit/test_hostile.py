@@ -34,8 +34,7 @@ from tests.support.hostile import (
     commit_hostile_branch,
     write_hostile_project,
 )
-from tests.support.results_project import searched
-from tests.unit.test_own_results import write_project
+from tests.support.results_project import searched, write_own_project
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +90,7 @@ def as_github_does(markdown: str) -> str:
 
 
 def test_a_branchs_results_are_text_in_every_page() -> None:
-    write_hostile_project(write_project)
+    write_hostile_project(write_own_project)
     write_results()
     Page(as_github_does(RESULTS_PAGE.read_text())).check("../assets/")
     section = readme_section(read_snapshot())
@@ -108,7 +107,7 @@ def test_a_hostile_server_or_machine_is_text_in_its_page() -> None:
 
 
 def test_a_report_of_a_hostile_branch_shows_its_name_and_what_it_changed() -> None:
-    commit_hostile_branch(write_project)
+    commit_hostile_branch(write_own_project)
     write_report("main", BRANCH)
     page = Page(REPORT_PAGE.read_text())
     page.check("data:,")
@@ -117,7 +116,7 @@ def test_a_report_of_a_hostile_branch_shows_its_name_and_what_it_changed() -> No
 
 
 def test_the_page_allows_no_script_and_nothing_from_elsewhere() -> None:
-    write_project({"three": {"command": "./b {port}"}})
+    write_own_project({"three": {"command": "./b {port}"}})
     write_report()
     html = REPORT_PAGE.read_text()
     elements = [own for _, own in Page(html).elements]

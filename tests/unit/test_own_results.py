@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from litmeter.kinds.command import Command
 from litmeter.kinds.registry import read as read_keys
 from litmeter.measure.comparison_rows import read_comparison
-from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.measure.rows import TurnRow
 from litmeter.params import load_params
-from litmeter.paths import BENCHMARKS, COMPARISON_TABLE, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
+from litmeter.paths import BENCHMARKS, COMPARISON_TURNS, LEVELS, SUMMARY
 from litmeter.report.claims import claims
 from litmeter.report.diagnosis import bounds_of, diagnose
 from litmeter.report.losses import NO_KEY
@@ -24,47 +22,15 @@ from litmeter.report.pages import page, render, write_report, write_results
 from litmeter.report.snapshot import read_snapshot
 from litmeter.settings import CANDIDATE
 from litmeter.stages.report import main
-from litmeter.system.files import read_json, read_rows, write_json, write_rows
+from litmeter.system.files import read_json, read_rows, write_rows
 from tests.support import results_project
-from tests.support.project import ROOT
+from tests.support.results_project import NOT_IN_PROCESS, write_own_project
 from tests.support.synthetic_results import CEILINGS, compared, result, write_comparison, write_result
-from tests.support.synthetic_results import MACHINE as OWN_MACHINE
 
 API: dict[str, Any] = {"api": "server:MyAPI", "threads_per_worker": 1}
 COMMAND: dict[str, Any] = {"command": "python -m a.server.with --many --options --port {port} --batch 8"}
 BATCHED = API | {"max_batch_size": 8, "batch_timeout_s": 0.01, "workers_per_device": 2}
-OF_PHOTOS = ("photos", "agreement", "accuracy")
-WHY = "a command is not run in-process"
 OF_THE_CLASSIFIER = re.compile(r"\b(image|photo|accuracy|agreement|FLOP|None|precision|make)s?\b")
-
-
-def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, Any] | None = None) -> None:
-    """A project's params.yaml, and results that are the faster the later a configuration stands there."""
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content = {key: content[key] for key in ("load", "objective", "comparison")}
-    content["load"] |= {"bodies": "bodies.jsonl"}
-    content["comparison"]["reference"] = next(iter(experiments))
-    content["objective"]["configurations"] = [next(iter(experiments))]
-    content |= {"experiments": dict(experiments)} | ({"serve": serve} if serve else {})
-    Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    write_json(MACHINE, {key: value for key, value in OWN_MACHINE.items() if key != "bfloat16"})
-    rows: list[ComparisonRow] = []
-    turns: list[TurnRow] = []
-    configurations = load_params().configurations()
-    for number, (name, own) in enumerate(configurations.items(), 1):
-        rate_rps, rank = 20.0 * number, len(configurations) + 1 - number
-        beside = (None, None) if isinstance(own, Command) else (2 * rate_rps, 1.5 * rate_rps)
-        row = compared(name, rate_rps, rank, fastest=20.0 * len(configurations))
-        columns = {"stage_ms": {}, "http_cpu_ms": None} if isinstance(own, Command) else {"http_cpu_ms": 9.0}
-        found = result(name, rate_rps, *beside, serve=own, row=row, **columns)
-        metrics = found.metrics.model_copy(update=dict.fromkeys(OF_PHOTOS))
-        write_result(replace(found, metrics=metrics))
-        rows.append(found.compared)
-        turns += found.turns
-    write_rows(COMPARISON_TURNS, TurnRow, turns)
-    unavailable = {name: WHY for name, own in configurations.items() if isinstance(own, Command)}
-    write_comparison(rows, unavailable=unavailable)
-    write_rows(COMPARISON_TABLE, ComparisonRow, rows)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +39,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pages_of_a_litapi_name_nothing_of_the_classifier() -> None:
-    write_project({"single": API, "batched": BATCHED}, API | {"max_batch_size": 4})
+    write_own_project({"single": API, "batched": BATCHED}, API | {"max_batch_size": 4})
     main()
     snapshot = read_snapshot()
     written = page(snapshot)
@@ -110,17 +76,17 @@ def test_only_keys_that_a_litapi_has_are_advised(
 
 
 def test_bounds_and_causes_of_a_command_are_not_available_and_the_reason_is_said() -> None:
-    write_project({"single": API, "other": COMMAND}, COMMAND)
+    write_own_project({"single": API, "other": COMMAND}, COMMAND)
     snapshot = read_snapshot()
     assert snapshot.diagnoses["other"].cause == "not available"
-    assert WHY in snapshot.diagnoses["other"].text
+    assert NOT_IN_PROCESS in snapshot.diagnoses["other"].text
     assert [bound.name for bound in snapshot.bounds["other"]] == ["served"]
     assert {"limit", "next"}.isdisjoint(claim.kind for claim in claims(snapshot))  # a command is fastest
-    assert WHY in page(snapshot)
+    assert NOT_IN_PROCESS in page(snapshot)
 
 
 def test_servers_that_a_command_starts_have_a_page_without_bounds_and_stages() -> None:
-    write_project({"one": COMMAND, "other": COMMAND | {"path": "/other"}})
+    write_own_project({"one": COMMAND, "other": COMMAND | {"path": "/other"}})
     write_results()
     write_report()
     written = page(read_snapshot())
@@ -136,18 +102,18 @@ def test_a_command_may_stand_beside_the_classifier() -> None:
     found = result("other", 30.0, None, None, serve=serve, row=compared("other", 30.0, 3, fastest=286.0))
     write_result(found)
     write_rows(COMPARISON_TURNS, TurnRow, [*read_rows(COMPARISON_TURNS, TurnRow), *found.turns])
-    write_comparison([*read_comparison().rows, found.compared], unavailable={"other": WHY})
+    write_comparison([*read_comparison().rows, found.compared], unavailable={"other": NOT_IN_PROCESS})
     snapshot = read_snapshot()
     assert [bound.name for bound in snapshot.bounds["other"]] == ["served"]
     assert "roofline" in [bound.name for bound in snapshot.bounds[CANDIDATE]]
     written = page(snapshot)
-    assert WHY in written
+    assert NOT_IN_PROCESS in written
     assert "images/s" in written
 
 
 def test_a_comparison_alone_has_a_report_without_a_candidate() -> None:
     """As `litmeter compare` of servers on the command line makes it."""
-    write_project({"one": COMMAND, "other": COMMAND | {"path": "/other"}})
+    write_own_project({"one": COMMAND, "other": COMMAND | {"path": "/other"}})
     for path in BENCHMARKS.iterdir():
         path.unlink()
     BENCHMARKS.rmdir()
@@ -165,7 +131,7 @@ def test_a_comparison_alone_has_a_report_without_a_candidate() -> None:
 
 def test_a_configuration_is_described_by_what_it_has() -> None:
     own = API | {"api_kwargs": {"size": "small"}, "check_answers": False}
-    write_project({"own": own, "command": COMMAND})
+    write_own_project({"own": own, "command": COMMAND})
     described = {name: serve.describe("cpu") for name, serve in load_params().configurations().items()}
     settings = "size small, max_batch_size 1, 1 worker of 1 thread, answers not compared"
     assert described["own"] == f"server:MyAPI, {settings}"
@@ -174,7 +140,7 @@ def test_a_configuration_is_described_by_what_it_has() -> None:
 
 
 def test_the_pages_title_is_what_is_served() -> None:
-    write_project({"one": COMMAND, "other": API})
+    write_own_project({"one": COMMAND, "other": API})
     assert f"<title>litmeter: {COMMAND['command'][:20]}" in (html := render([read_snapshot()]))
     assert "..., server:MyAPI</title>" in html
     results_project.write_project()

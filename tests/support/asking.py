@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import requests
 
+from litmeter.kinds.server import StartedServer
+
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
 """Of a prediction; with the length of the photo that follows."""
 
@@ -23,6 +25,12 @@ def metric(url: str, name: str) -> float:
     assert answer.status_code == 200, answer.text
     lines = answer.text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+def health(server: StartedServer) -> tuple[int, str]:
+    """The status of ``/health``, and what it says."""
+    answer = requests.get(f"{server.url}/health", timeout=5)
+    return answer.status_code, answer.json()["status"]
 
 
 def in_flight(url: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.bad_bodies import CLOSED, JSON, NOT_JSON, Case, text
+from tests.support.bad_bodies import CLOSED, JSON, NOT_JSON, Case, text
 
 
 def raw(
