@@ -2,8 +2,8 @@
 # One end of the ranges in pyproject.toml, as a new user meets it: tests/versions.sh newest|oldest PYTHON
 #
 # A new environment in a clone of the last commit has what pip finds without constraints, extra indexes or links, or
-# the oldest versions that pyproject.toml allows. Unit tests, those that ask most of what others wrote, `make quick` and
-# a comparison of a LitAPI run there, by an ordinary user ("nobody", where root calls). Deprecations are errors.
+# the oldest versions that pyproject.toml allows. The tests that ask most of what others wrote, `make quick` and a
+# comparison of a LitAPI run there, by an ordinary user ("nobody", where root calls). Deprecations are errors.
 set -euo pipefail
 end=$1
 python=$("$2" -c 'import sys; print(sys.executable)')
@@ -38,8 +38,9 @@ if [ "$1" = oldest ]; then
 else
     make .venv/installed-test PYTHON="$2"
 fi
-make test-unit
-.venv/bin/pytest -n 2 --dist loadfile tests/integration/test_{http_process,imports,predictor,stages}.py
+.venv/bin/pytest -n 2 --dist loadfile tests/integration/test_{http_process,imports,predictor,stages}.py \
+    tests/unit/test_{recorded_runs,params,cli,init,openapi,files,temporary,machine,gpu,telemetry,pieces,channel}.py \
+    tests/unit/test_{image,preprocess,training,compiled,own_model,ceilings,costs,charts,report_page,llm_example}.py
 PYTHONWARNINGS=error::DeprecationWarning,error::PendingDeprecationWarning,error::FutureWarning
 PYTHONWARNINGS+=,ignore:_NoneStep:DeprecationWarning  # what DVC itself uses of pygtrie
 PYTHONWARNINGS+=,ignore:websockets:DeprecationWarning  # what the oldest uvicorn itself uses
