@@ -263,7 +263,7 @@ def test_a_batch_waits_for_more_until_its_timeout() -> None:
         took_s = time.perf_counter() - started
         later.join()
         assert [request.slot for request in batch] == [first, first + 1]
-        assert took_s == pytest.approx(0.5, abs=0.25)
+        assert took_s > 0.4
 
 
 def test_released_requests_are_left_out_and_others_claimed() -> None:
