@@ -46,6 +46,12 @@ def test_simulated_searches_find_the_capacity(queue: Queue) -> None:
     assert all(one.seconds <= OBJECTIVE.max_s + 1 for one in found)
 
 
+def test_no_capacity_lies_above_what_was_answered_however_wide_its_interval_is() -> None:
+    for seed in range(20):
+        found = search(QUEUES[0], seed, max_s=25.0).metrics
+        assert (found.high_rps or 0.0) <= max(found.peak_rps, found.capacity_rps or 0.0)
+
+
 def bursts(period_s: float, burst_s: float, pause_s: float, rng: np.random.Generator) -> Trace:
     """Random requests, 20 a second, and 80 a second in bursts."""
     begins = np.arange(0.0, period_s, burst_s + pause_s)
