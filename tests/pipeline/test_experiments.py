@@ -17,7 +17,7 @@ from litmeter.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone, rows_of
 from tests.support.tables import read_csv
 
-MINE = "e8_mine"
+MINE, ADDED = "e8_mine", {"precision": "half", "transport": "direct"}
 CANDIDATE, NEW = (BenchmarkPaths(name) for name in ("candidate", MINE))
 TABLES = ("levels", "bounds", "diagnosis", "stages")
 
@@ -29,14 +29,19 @@ def restored(ran: Clone) -> Iterator[Clone]:
 
 
 @pytest.mark.smoke
-def test_half_precision_with_a_new_configuration_and_back(restored: Clone) -> None:
+def test_half_precision_with_a_new_configuration(restored: Clone) -> None:
     """What `-S serve.…` runs without a new one, test_changes.py shows."""
+    run_half(restored)
+    check_tables(restored)
+    check_differences(restored)
+    check_report(restored)
+
+
+def test_the_way_back(restored: Clone) -> None:
     clone = restored
     before = read_json(clone.path / CANDIDATE.metrics)
-    run_half(clone)
-    check_tables(clone)
-    check_differences(clone)
-    check_report(clone)
+    clone.change({"experiments": {**TINY["experiments"], MINE: ADDED}, "serve": {"precision": "half"}})
+    clone.dvc("repro")
     leave_out_results_of_nobody(clone)
     assert read_json(clone.path / CANDIDATE.metrics) != before
     check_change(clone, "half", "full")
@@ -47,8 +52,7 @@ def test_half_precision_with_a_new_configuration_and_back(restored: Clone) -> No
 
 def run_half(clone: Clone) -> None:
     """As the README does it, with one entry more in params.yaml."""
-    mine = {"precision": "half", "transport": "direct"}
-    clone.change({"experiments": {**TINY["experiments"], MINE: mine}})
+    clone.change({"experiments": {**TINY["experiments"], MINE: ADDED}})
     done = clone.dvc("exp", "run", "-S", "serve.precision=half")
     stages = ["machine", "packages", f"benchmark@{MINE}", "candidate", "comparison", "report"]
     assert clone.stages_run(done.stdout) == stages
