@@ -108,7 +108,7 @@ def diagnosed(case: Case) -> dict[str, Any]:
                 stack.enter_context(paused(psutil.Process(sender.pid), case.slowed))
             if case.neighbour:
                 stack.enter_context(paused(stack.enter_context(spinning()), 1 - case.neighbour))
-            subjects = subjects_of(configurations, sender, photos)
+            subjects = subjects_of(configurations, sender, photos, case.users)
             results = compared(configurations, subjects, case.users, SECONDS)
     ceilings, _ = raised([*results.values()], Ceilings.model_validate(read_json(CEILINGS)))
     injected = results[INJECTED]
@@ -117,12 +117,12 @@ def diagnosed(case: Case) -> dict[str, Any]:
 
 
 def subjects_of(
-    configurations: Mapping[str, Configuration], sender: LoadGenerator, photos: Sequence[Path]
+    configurations: Mapping[str, Configuration], sender: LoadGenerator, photos: Sequence[Path], users: int
 ) -> dict[str, Subject]:
     """Configurations, served and in-process."""
     return {
         **{name: Served(name, one, sender, DEVICE, TIMEOUT_S) for name, one in configurations.items()},
-        **pipelines_of(configurations, DEVICE, Bodies([], "image/jpeg")),
+        **pipelines_of(configurations, DEVICE, Bodies([], "image/jpeg"), users),
     }
 
 
@@ -168,7 +168,7 @@ def alone_and_beside(serve: Configuration) -> dict[str, Any]:
     ):
         subjects: dict[str, Subject] = {}
         for name in configurations:
-            own = subjects_of({name: serve}, sender, photo_paths())
+            own = subjects_of({name: serve}, sender, photo_paths(), users=8)
             subjects |= own if name == ALONE else {key: beside(one, busy) for key, one in own.items()}
         results = compared(configurations, subjects, users=8, seconds=NEIGHBOUR_SECONDS)
     ceilings, _ = raised([*results.values()], Ceilings.model_validate(read_json(CEILINGS)))

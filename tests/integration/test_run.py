@@ -77,7 +77,7 @@ def subjects(exported: ModelFolders, indexed: Path, sender: LoadGenerator) -> di
         for name, own in SETTINGS.items()
     }
     own = {name: one.of(exported) for name, one in SETTINGS.items()}
-    return served | pipelines_of(own, "cpu", BODIES)
+    return served | pipelines_of(own, "cpu", BODIES, 8)
 
 
 def servers(folders: ModelFolders) -> dict[str, psutil.Process]:

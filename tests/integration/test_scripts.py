@@ -149,7 +149,7 @@ def test_its_pipeline_runs_without_the_server(folder: Path) -> None:
     """A request takes a worker 10 ms."""
     script = Script(script="server.py", folder=str(folder), workers_per_device=2)
     bodies = Bodies([b'{"x": 1}'], "application/json")
-    pipelines = pipelines_of({"a": script.in_process}, "cpu", bodies)
+    pipelines = pipelines_of({"a": script.in_process}, "cpu", bodies, 8)
     subject = pipelines[in_process("a")]
     with subject.start() as ready:
         ready()

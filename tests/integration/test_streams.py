@@ -270,7 +270,7 @@ def test_streams_run_in_process_as_litserves_loops_run_them(api: str, size: int)
     bodies = Bodies([body_of(api, PIECES)], "application/json")
     [checked] = Script.checked({"a": script}, Preflight(bodies, "cpu", 20.0)).values()
     assert (checked.fault, checked.unavailable) == ("", "")
-    [subject] = pipelines_of({"a": script.in_process}, "cpu", bodies).values()
+    [subject] = pipelines_of({"a": script.in_process}, "cpu", bodies, 8).values()
     with subject.start() as ready:
         ready()
         done = subject.load(Turn("a", Work("pipeline", size, 1.0)), lambda: None)

@@ -15,7 +15,7 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.load.bodies import Bodies
 from litmeter.measure.inprocess_workers import measure, run_worker
 from litmeter.measure.subjects import InProcess
-from litmeter.measure.turn import Turn, Work
+from litmeter.measure.turn import Turn, Work, WorkKind
 from litmeter.system.processes import JsonLinesProcess
 
 NOTHING = Bodies([], "application/json")
@@ -87,6 +87,18 @@ def test_a_turn_may_say_how_many_are_busy() -> None:
     workers = in_process(talk, 2, fewest=1)
     done = workers.load(Turn("any", Work("model", 1, 0.1, busy=3)), lambda: None)
     assert (done.blocks.tolist(), talk.asked) == ([70], [3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "busy"),
+    [("pipeline", 1, 4), ("pipeline", 4, 2), ("model", 8, 1), ("pipeline", 16, 1), ("filled", 8, 4)],
+)
+def test_no_more_workers_are_busy_than_users_can_fill(kind: WorkKind, size: int, busy: int) -> None:
+    talk = Replayed({busy: (70,)})
+    workers = in_process(talk, 4, fewest=4)
+    workers.users = 8
+    workers.load(Turn("any", Work(kind, size, 0.1)), lambda: None)
+    assert talk.asked == [busy]
 
 
 def late_by(connection: Connection, late_s: Sequence[float]) -> None:

@@ -66,3 +66,10 @@ def test_twice_the_workers_are_tried_where_they_wait_and_there_are_users_for_the
     assert [(one.kind, one.busy) for one in probes_of(alone, users=8, used=0.1)] == [("more", 2)]
     assert probes_of(alone, users=8, used=0.9) == probes_of(alone, users=8) == []
     assert probes_of(alone, users=1, used=0.1) == probes_of(eight, users=8, used=0.1) == []
+
+
+def test_batches_that_users_cannot_fill_are_probed_on_any_device() -> None:
+    two = LitApi(api="server:API", max_batch_size=8, workers_per_device=2)
+    for device in ("cpu", "cuda"):
+        assert [(one.kind, one.batch_size) for one in probes_of(two, 8, device)][:1] == [("filled", 8)]
+    assert probes_of(two, 16, "cuda") == []

@@ -181,6 +181,27 @@ def test_batches_that_users_cannot_fill_need_more_users() -> None:
 
 
 @pytest.mark.parametrize(
+    ("served_rps", "full_rps", "cause"),
+    [
+        (300.0, 1590.0, "too few users"),
+        (398.0, 1590.0, "too few users"),  # of what these users can get, nothing is lost
+        (300.0, 480.0, "transport"),  # less than what serving loses
+        (300.0, 402.0, "transport"),  # not certainly more
+    ],
+)
+def test_workers_that_users_cannot_fill_need_more_users(
+    served_rps: float, full_rps: float, cause: str
+) -> None:
+    """Eight users fill one of four workers, or all in batches of two."""
+    own = waiting(served_rps, 8.0, workers=1, http_cpu_ms=2.0)
+    serve = own.serve.model_copy(update={"workers_per_device": 4})
+    full = turn("e1", "filled", full_rps, -1, low_rps=0.98 * full_rps, batch_size=8.0)
+    found = limit(replace(own, serve=serve, turns=[*own.turns, full]))
+    assert found.cause == cause
+    assert (found.parameter == "comparison.users") == (cause == "too few users")
+
+
+@pytest.mark.parametrize(
     ("served_rps", "noise", "without"),
     [
         (98.0, 0.001, "nothing lost"),  # within 2%, though surely less
@@ -208,7 +229,7 @@ def test_twice_the_workers_are_advised_where_nothing_is_lost() -> None:
     more = [turn("e1", "more", 196.0, -1, low_rps=190.0)]
     found = limit(e1(99.0, serve=LitApi(api="server:API"), noise=0.001, more=more))
     assert found.parameter == "workers_per_device"
-    assert "2 do 1.96 times" in found.brings
+    assert "2 do 1.96 times" in found.advice
 
 
 def test_the_parts_of_a_loss_add_up_to_it() -> None:
@@ -252,7 +273,7 @@ def test_the_effect_of_a_precision_is_read_from_timed_packages() -> None:
     assert named(found) == ("preprocessing, then kernels", "precision")
     # Of 12.5 ms the model takes 10, then 5.
     assert {"5.0", "10.0", "98.2", "1.67"} <= set(re.findall(r"\d+\.\d+", found.text))
-    assert "1.67" in found.brings
+    assert "1.67" in found.advice
     two = with_packages(replace(own, serve=COMPILED.model_copy(update={"threads_per_worker": 2})), *timed)
     assert "1.67" not in limit(two, full=1100.0).text
     assert "on one thread 2.00 times" in limit(two, full=1100.0).text
@@ -371,7 +392,7 @@ def test_against_too_many_workers_the_better_of_fewer_workers_and_fewer_threads_
     one = [turn("e1", "one_thread", rps, low_rps=0.97 * rps) for rps in (one_thread_rps,) if rps]
     found = limit(e1(serve=FOUR_WORKERS, more=[*CROWDED, *one], **SLOW))
     assert named(found) == ("too many workers", parameter)
-    assert times in found.brings
+    assert times in found.advice
     assert f"`{parameter}`" in found.text
 
 
@@ -400,15 +421,15 @@ OWN = e1(**BUSY, http_cpu_ms=12.5)
 def test_the_key_is_named_by_which_another_configuration_served_most() -> None:
     direct = serving("e2", 86.0, Classifier(transport="direct"))
     batches = serving("e3", 167.0, Classifier(max_batch_size=8, batch_timeout_s=0.01))
-    assert (limit(OWN).parameter, limit(OWN).brings) == ("transport", "")
+    assert limit(OWN).parameter == "transport"
     found = limit(OWN, direct)
     assert named(found) == ("transport", "transport")
-    assert "1.43 (" in found.brings
+    assert "1.43 (" in found.advice
     found = limit(OWN, direct, batches)
     assert named(found) == ("transport", "max_batch_size")
-    assert all(part in found.brings for part in ("8", "`batch_timeout_s: 0.01`", "2.78 (", "`e3`"))
-    assert found.brings in found.text
-    assert limit(batches, OWN, direct).brings == ""  # the fastest
+    assert all(part in found.advice for part in ("8", "`batch_timeout_s: 0.01`", "2.78 (", "`e3`"))
+    assert found.advice.partition(": ")[2] in found.text
+    assert limit(batches, OWN, direct).advice == ""  # the fastest
 
 
 def test_no_key_is_not_said_where_a_key_was_measured_to_bring_more() -> None:
@@ -431,12 +452,12 @@ def test_no_key_is_not_said_where_a_key_was_measured_to_bring_more() -> None:
     ids=["three keys", "no lever", "not resolved", "earlier"],
 )
 def test_a_gain_that_is_no_keys_or_not_certain_is_no_advice(other: Result) -> None:
-    assert limit(OWN, other).brings == ""
+    assert limit(OWN, other).advice == limit(OWN).advice == "`transport` (direct) may move it"
 
 
 def test_rows_of_an_earlier_run_are_no_advice_for_each_other() -> None:
     batches = serving("e2", 167.0, Classifier(max_batch_size=8))
-    assert limit(replace(OWN, turns=[]), replace(batches, turns=[])).brings == ""
+    assert limit(replace(OWN, turns=[]), replace(batches, turns=[])).advice == ""
 
 
 def test_the_time_of_larger_batches_in_process_is_advice_for_a_lit_api() -> None:
@@ -444,7 +465,7 @@ def test_the_time_of_larger_batches_in_process_is_advice_for_a_lit_api() -> None
     own = replace(e1(serve=serve, **BUSY, http_cpu_ms=12.5), batch_ms={1: 28.0, 8: 10.0})
     found = limit(own)
     assert named(found) == ("transport", "max_batch_size")
-    assert "2.80" in found.brings
+    assert "2.80" in found.advice
     row = replace(own.compared, model_rps=None, pipeline_rps=None)
     not_in_process = replace(own, turns=own.served, compared=row)
     assert named(limit(not_in_process)) == ("", "max_batch_size")
@@ -452,5 +473,5 @@ def test_the_time_of_larger_batches_in_process_is_advice_for_a_lit_api() -> None
         assert limit(replace(own, batch_ms=batch_ms, turns=turns)).parameter is None
     two = LitApi(api="server:API", transport="direct", workers_per_device=2)
     assert (
-        "in-process" not in limit(replace(own, serve=two)).brings
+        "in-process" not in limit(replace(own, serve=two)).advice
     )  # 8 users fill batches of 8 in one worker

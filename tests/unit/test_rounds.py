@@ -192,12 +192,21 @@ def test_in_process_rates_stand_beside_served_turns_now_before_and_now_after(
 
 def test_all_workers_at_once_are_measured_where_they_crowd_the_cores() -> None:
     rates, largest = {"e1": 20.0, "e3": 2.0}, {"e1": 1, "e3": USERS}
-    work = {"e3": [Work("crowded", 1, 0.0, 4), Work("one_thread", 1, 0.0, 4, 1)]}
+    work = {"e3": [Work("crowded", 1, 0.0, 4), Work("one_thread", 1, 0.0, 4, 1), Work("filled", 16, 0.0)]}
     schedule = comparison(list(rates), "e1", USERS, 90.0, 1, 60.0, largest, probed=work)
     machine = Machine(rates).run(schedule)
-    for kind in ("crowded", "one_thread"):
-        [row] = [row for row in machine.rows if row.work == kind]
-        assert (row.subject, row.round) == ("e3", -1)
+    rows = {row.work: row for row in machine.rows if row.work in ("crowded", "one_thread", "filled")}
+    assert [(row.subject, row.round) for row in rows.values()] == [("e3", -1)] * 3
+    assert [row.batch_size for row in rows.values()] == [1, 1, 16]
+
+
+def test_a_batch_that_takes_longer_than_the_time_for_it_is_not_probed() -> None:
+    rates, largest = {"e1": 20.0, "e3": 2.0}, {"e1": 1, "e3": USERS}
+    probed = {"e3": [Work("filled", 4096, 0.0)]}
+    schedule = comparison(list(rates), "e1", USERS, 90.0, 1, 60.0, largest, probed=probed)
+    machine = Machine(rates).run(schedule)
+    assert list(beside(machine, "e3"))
+    assert not [row for row in machine.rows if row.work == "filled"]
 
 
 def test_who_does_not_start_in_process_is_compared_without() -> None:

@@ -23,7 +23,7 @@ from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.params import Params, params_here
+from litmeter.params import params_here
 from litmeter.report.claims import claims, disturbances, failures, partly_streamed, unexpected_streams
 from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
@@ -148,11 +148,16 @@ REPEATED = ("body", "form", "chat", "content_type", "path", "ready", "ready_s", 
 """Options that another command needs, too; headers may be secret."""
 
 
-def compared_as(server: str, params: Params, sent: Own) -> str:
-    """A command that compares a server with other settings of itself, or with another one."""
-    [own] = params.configurations().values()
-    key = own.lever("workers")
-    words = ["litmeter", "compare", server, f"{server} {key}=2" if key else "ANOTHER"]
+def compared_as(server: str, ran: Configuration, moves: str | None, sent: Own) -> str:
+    """A command that compares a server, which ``ran`` so, with another value of the key that ``moves`` its
+    cause; or with more workers, or with another server."""
+    values = {
+        ran.lever("batch size"): 2 * ran.largest_batch,
+        ran.lever("batch window"): 2 * ran.batch_window_s or 0.01,
+        ran.lever("workers"): 2 * ran.workers,
+    }
+    key = moves if moves and moves in values else ran.lever("workers")
+    words = ["litmeter", "compare", server, f"{server} {key}={values[key]}" if key else "ANOTHER"]
     for name in (name for name in REPEATED if name in sent.model_fields_set):
         value = getattr(sent, name)
         for one in value if isinstance(value, list) else [value]:
@@ -171,8 +176,9 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
         made = [*claims(snapshot), *unexpected_streams(params.bodies().contents, log.rows)]
         differ = differences(params.configurations(), snapshot.results[0].device)
         said = [*differ, *(claim.plain for claim in made)]
-        if len(settings) == 1:
-            command = compared_as(servers[0], params, own)
+        if len(settings) == 1 and not snapshot.compared[0].fails:
+            [result], [diagnosis] = snapshot.results, snapshot.diagnoses.values()
+            command = compared_as(servers[0], result.serve, diagnosis.parameter, own)
             said.append(f"{servers[0]} is measured alone; to compare it: {command}")
         if own.report is not None:
             write_text(own.report, render([snapshot]))

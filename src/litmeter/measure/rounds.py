@@ -98,7 +98,7 @@ def comparison(
         seconds: budget, starts included; only minimum turns and answers exceed it.
         largest_batch: by configuration, largest batch that the users can form; configurations without one do
             not run in-process.
-        probed: by configuration, what else is run in-process, once, in batches of the fastest size.
+        probed: by configuration, what else is run in-process, once, in batches of the fastest size at least.
 
     Raises:
         LitmeterError: memory does not hold two servers.
@@ -271,14 +271,15 @@ class _Rounds:
         new = [name for name in self.group if name in self.ready - self.batch_size.keys()]
         for place, name in enumerate(new):
             own_s = self.now_s + (until_s - self.now_s) / (len(new) - place)
-            size = yield from self._fastest_size(name, own_s)
-            if size is None:
+            rates = yield from self._rates_by_size(name, own_s)
+            if not rates:
                 self.ready.discard(name)
                 continue
-            self.batch_size[name] = size
+            self.batch_size[name] = size = max(rates, key=rates.__getitem__)
             for work in self.probed.get(name, ()):
-                if name in self.ready and self.now_s < until_s:
-                    work = replace(work, batch_size=size, seconds=WORK_S)
+                work = replace(work, batch_size=max(size, work.batch_size), seconds=WORK_S)
+                takes_s = work.batch_size / rates[size]
+                if name in self.ready and self.now_s + max(WORK_S, takes_s) < until_s:
                     yield from self._measure(in_process(name), work, PROBES)
 
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
@@ -408,17 +409,17 @@ class _Rounds:
         plan = turn_plan(self.users, self.timeout_s, self.seed, self.number)
         return replace(plan, requests=requests, min_s=self.turn_s, max_s=most_s)
 
-    def _fastest_size(self, name: str, until_s: float) -> Schedule[int | None]:
-        """Find the fastest batch size of the pipeline among 1, 2, 4 and so on, and the largest.
+    def _rates_by_size(self, name: str, until_s: float) -> Schedule[dict[int, float]]:
+        """Probe the pipeline in batches of 1, 2, 4 and so on, and the largest.
 
-        None if that fails or would take longer than ``until_s``: a smaller size would be no bound. Each
-        size is probed twice, in a first look once.
+        Empty if that fails or would take longer than ``until_s``: the fastest of fewer sizes would be no
+        bound. Each size is probed twice, in a first look once; a single one is not.
         """
         largest = self.largest_batch[name]
+        if largest == 1:
+            return {1: math.inf}
         longest_s = LONGEST_STREAMS_S if self.rows[name][0].stream else LONGEST_BATCH_S
         rates: dict[int, float] = {}
-        if largest == 1:
-            return 1
         for size in sorted({*(2**k for k in range(largest.bit_length())), largest}):
             best = max(rates.values(), default=0.0)
             if rates and size > longest_s * best:
@@ -426,15 +427,15 @@ class _Rounds:
             began_s = self.now_s
             if began_s + (max(WORK_S, size / best) if best else 0.0) > until_s:
                 print_wrapped(f"without {in_process(name)}: no time is left to find its fastest batches")
-                return None
+                return {}
             probes: list[float] = []
             while len(probes) < 2 * self.share and self.now_s < began_s + 2 * WORK_S:
                 sample = yield from self._measure(in_process(name), Work("pipeline", size, WORK_S), PROBES)
                 if sample is None:
-                    return None
+                    return {}
                 probes.append(sample.row.highest_rps)
             rates[size] = sum(probes) / len(probes)
-        return max(rates, key=lambda size: rates[size])
+        return rates
 
     def _end_s(self) -> float | None:
         """When the minimum rounds will be done, by the cost of turns; None as long as that is not known."""

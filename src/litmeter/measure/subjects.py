@@ -245,15 +245,16 @@ WAITING = 1 / 2
 class InProcess(Subject):
     """A configuration's workers without a server: processes that hold the model and wait for work.
 
-    On a CPU at most as many workers run as there are cores, unless they mostly wait. Their inputs are what
-    the kind makes of ``bodies``.
-    ``threads`` are the threads of the model's libraries in each worker.
+    On a CPU at most as many workers run as there are cores, unless they mostly wait; and as many as ``users``
+    can fill with batches, or it would be no bound of what these are served. Their inputs are what the kind
+    makes of ``bodies``. ``threads`` are the threads of the model's libraries in each worker.
     """
 
     name: str
     configuration: Configuration
     device: str
     bodies: Bodies
+    users: int = sys.maxsize
     talk: JsonLinesProcess = field(init=False)
     threads: int = field(init=False)
     _busy: int | None = field(default=None, init=False)
@@ -290,7 +291,9 @@ class InProcess(Subject):
         tick()  # a short turn has no other
         kind: WorkKind = turn.load.kind if turn.load.kind in ("model", "preprocess") else "pipeline"
         if turn.load.busy is None:
-            return self._run(replace(turn.load, kind=kind, busy=self.busiest()), tick)
+            can_fill = sys.maxsize if turn.load.kind == "filled" else self.users // turn.load.batch_size
+            busy = min(self.busiest(), max(1, can_fill))
+            return self._run(replace(turn.load, kind=kind, busy=busy), tick)
         further = turn.load.busy - self.workers
         if further > 0 and not self.room(further):
             raise NoRoomError(f"there is no memory for {turn.load.busy} workers")
@@ -333,14 +336,14 @@ class InProcess(Subject):
 
 
 def pipelines_of(
-    configurations: Mapping[str, Configuration], device: str, bodies: Bodies
+    configurations: Mapping[str, Configuration], device: str, bodies: Bodies, users: int
 ) -> dict[str, InProcess]:
-    """In-process subjects, by name; configurations with the same pipeline share a subject."""
+    """In-process subjects for so many users, by name; configurations with the same pipeline share one."""
     shared: dict[tuple[str, str], InProcess] = {}
     return {
         in_process(name): shared.setdefault(
             (one.kind, one.model_dump_json(include=set(one.pipeline_keys))),
-            InProcess(name, one, device, bodies),
+            InProcess(name, one, device, bodies, users),
         )
         for name, one in configurations.items()
     }

@@ -16,10 +16,12 @@ from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import Limits, LoadRecord
 
-WorkKind = Literal["model", "preprocess", "pipeline", "crowded", "one_thread", "lone", "spread", "more"]
+WorkKind = Literal[
+    "model", "preprocess", "pipeline", "crowded", "one_thread", "lone", "spread", "more", "filled"
+]
 """The model alone; decoding and preprocessing alone; the pipeline, from image bytes on. The pipeline in all
 workers, and in these with a thread each; in as many workers as there are users, and in these on all cores; in
-twice the workers."""
+twice the workers; in full batches, for which there are too few users, in the workers that are fastest."""
 
 IN_PROCESS = " in-process"
 """Suffix of the name of a subject that runs without a server."""
@@ -39,8 +41,8 @@ def configuration_of(subject: str) -> str:
 class Work:
     """Load of a subject in-process: batches, one after another, that begin within ``seconds``.
 
-    ``busy`` is the number of workers that run batches; None: as many as are fastest. ``threads`` are those of
-    each worker's libraries; None: as configured.
+    ``busy`` is the number of workers that run batches; None: as many as are fastest and users can fill.
+    ``threads`` are those of each worker's libraries; None: as configured.
     """
 
     kind: WorkKind

@@ -292,17 +292,21 @@ def limit(snapshot: Snapshot) -> Claim | None:
 def next_step(snapshot: Snapshot) -> Claim | None:
     """What to try: the search's winner, the fastest one's settings, a search, or a key.
 
-    Without a candidate only a key that was timed to make the fastest faster. None for a revision, of which it
-    is not known whether anything was searched.
+    Without a candidate, what moves the cause of the fastest; of each server where a command compared them.
+    None for a revision, of which it is not known whether anything was searched.
     """
     serve = snapshot.params.configurations().get(CANDIDATE)
     if snapshot.label or (serve is None and not ranked(snapshot.compared)):
         return None
     if serve is None:
-        name = ranked(snapshot.compared)[0].experiment
-        diagnosis = snapshot.diagnoses[name]
-        text = f"Try next with `{name}`: `{diagnosis.parameter}`: {diagnosis.brings}."
-        return Claim("next", text) if diagnosis.brings else None
+        names = [row.experiment for row in ranked(snapshot.compared)]
+        known = {name: snapshot.diagnoses[name] for name in (names if snapshot.by_command else names[:1])}
+        steps = [
+            f"with `{name}`" + (f", held back by {one.cause}" if one.cause else "") + f": {one.advice}"
+            for name, one in known.items()
+            if one.advice
+        ]
+        return Claim("next", f"Try next {'; '.join(steps)}.") if steps else None
     if snapshot.tuned is not None:
         sentence = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
         return Claim("next", sentence + on_day("; searched", snapshot.tuned.metrics.measured_at))
@@ -310,11 +314,7 @@ def next_step(snapshot: Snapshot) -> Claim | None:
     search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.knobs else ""
     candidate = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
     if candidate.rank in (None, 1) or (gain := _lead(candidate)) is None or not gain.resolved:
-        diagnosis, key = snapshot.diagnoses[CANDIDATE], ""
-        if diagnosis.parameter:
-            section = "" if "." in diagnosis.parameter else "serve."
-            key = f"`{section}{diagnosis.parameter}`" + (f": {diagnosis.brings}" if diagnosis.brings else "")
-        advice = "; or ".join(filter(None, [search, key]))
+        advice = "; or ".join(filter(None, [search, snapshot.diagnoses[CANDIDATE].advice]))
         return Claim("next", f"Try next: {advice}.") if advice else None
     leader = ranked(snapshot.compared)[0].experiment
     found = changed_settings(serve, snapshot.params.configuration(leader))

@@ -23,7 +23,7 @@ from litmeter.classifier.model.rows import Ceilings, PrecisionCeiling
 from litmeter.kinds.costs import CostCeilings
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.params import changed_settings
-from litmeter.report.losses import NO_KEY, WORTH, Why, losses_of, moves
+from litmeter.report.losses import NO_KEY, USERS_KEY, WORTH, Why, losses_of, moves
 from litmeter.report.results import Result, mean
 from litmeter.say.tables import pluralise, ratio_cell, significant
 from litmeter.stats.ratios import FAMILY_ERROR, Ratio, ratio, simultaneous
@@ -46,6 +46,7 @@ ROUNDS = 3
 MOST_KEYS = 2
 """Most keys by which two configurations may differ to show what one key brings: a batch size, its timeout."""
 EMULATED, PREPROCESSING = "half precision is emulated", "preprocessing"
+TOO_FEW_USERS = "too few users"
 NOT_AVAILABLE = "not available"
 """The cause where the server cannot be run in-process."""
 
@@ -164,7 +165,7 @@ class Diagnosis:
         parameter: the key of params.yaml that would change the rate, None without one.
         text: sentences with the figures that are evidence of the cause.
         loss: the lower bound of the first loss.
-        brings: the effect of ``parameter``, where it was timed.
+        advice: what to do with ``parameter``, in a few words.
         without: why no cause is named, in a few words.
     """
 
@@ -172,8 +173,8 @@ class Diagnosis:
     parameter: str | None
     text: str
     loss: Bound | None = None
-    brings: str = ""
     without: str = ""
+    advice: str = ""
 
     @property
     def held_back_by(self) -> str:
@@ -196,7 +197,21 @@ def diagnose(
     text = found.text.replace(f"; {NO_KEY}", "")
     if best.text not in text:
         text += f" Of what was timed, `{best.key}` brings most: {best.text}."
-    return replace(found, parameter=best.key, brings=best.text, text=text)
+    advice = f"`{best.key}`: {best.text}"
+    return replace(found, parameter=best.key, text=text, advice=advice)
+
+
+def for_command(found: Diagnosis) -> Diagnosis:
+    """A diagnosis for users of `litmeter compare`, who have options in place of params.yaml."""
+    words = {USERS_KEY: "--users", "comparison.seconds": "--seconds", NO_KEY: "none of its settings moves it"}
+
+    def said(text: str) -> str:
+        for key, option in words.items():
+            text = text.replace(key, option)
+        return text
+
+    parameter = found.parameter and said(found.parameter)
+    return replace(found, parameter=parameter, text=said(found.text), advice=said(found.advice))
 
 
 def _explained(
@@ -227,17 +242,20 @@ def _explained(
     above = sorted(above, key=lambda bound: (not bound.is_loss, bound.share.ratio))[:1]
     served = next(bound for bound in bounds if bound.name == SERVED)
     whole = _share(result.rates("served"), result.undisturbed_model) or served.share
-    found, named = [], []
     is_little = whole.low is not None and whole.low >= 1 / WORTH
+    found = []
     if result.crowded or (whole.resolved and whole.ratio < 1 and not is_little):
         found.append(_serving(result, bounds, whole, timed))
-        named.append(found[0].cause)
+    if result.filled >= WORTH:
+        brings_most = result.filled * min(1.0, whole.ratio) >= 1  # more than all that is lost in serving
+        found.insert(0 if brings_most else len(found), _too_few_users(result))
+    named = [each.cause for each in found[:1]]
     for loss in above:
         found.append(_model(result, loss, ceilings))
         larger = loss.share.ratio < whole.ratio or loss.share.overlaps(whole)
-        if len(found) == 1 or (loss.is_loss and larger):
+        if not named or (loss.is_loss and larger):
             named.append(found[-1].cause)
-    if not found:
+    if not named:
         text = f"{_users_get(result, bounds, whole)}."
         if is_little:
             return Diagnosis("", None, text, without="nothing lost")
@@ -245,7 +263,7 @@ def _explained(
         return Diagnosis("", None, text, without=f"not resolved{most}")
     moved = next((each for each in found if each.parameter), found[0])
     text = " ".join(each.text for each in found)
-    return Diagnosis(", then ".join(named), moved.parameter, text, found[0].loss, moved.brings)
+    return replace(moved, cause=", then ".join(named), text=text, loss=found[0].loss)
 
 
 def _below(result: Result, bounds: Sequence[Bound]) -> str:
@@ -271,8 +289,22 @@ def _rates(loss: Bound, owner: str, unit: str) -> str:
 
 def _emulated(result: Result) -> Diagnosis:
     [key] = changed_settings(result.serve, result.serve.native(half_is_native=False))
-    text = f"this CPU has no instructions for bfloat16; `{key}` (full, or auto) moves it"
-    return Diagnosis(EMULATED, key, f"{EMULATED.capitalize()}: {text}.")
+    advice = f"`{key}` (full, or auto) moves it"
+    text = f"{EMULATED.capitalize()}: this CPU has no instructions for bfloat16; {advice}."
+    return Diagnosis(EMULATED, key, text, advice=advice)
+
+
+def _too_few_users(result: Result) -> Diagnosis:
+    """Workers and batches that take more requests at once than there are users."""
+    serve, users = result.serve, pluralise(result.compared.users, "user")
+    advice = f"more users (`{USERS_KEY}`) fill them"
+    text = (
+        f"{pluralise(serve.workers, 'worker')} take{'s' * (serve.workers == 1)} "
+        f"{serve.workers * serve.largest_batch} {result.item}s at once, in batches of {serve.largest_batch}, "
+        f"and there are {users}: in full batches the pipeline in-process does {result.filled:.2f} times as "
+        f"many {result.item}s/s; {advice}"
+    )
+    return Diagnosis(TOO_FEW_USERS, USERS_KEY, f"{TOO_FEW_USERS.capitalize()}: {text}.", advice=advice)
 
 
 def _model(result: Result, loss: Bound, ceilings: AnyCeilings) -> Diagnosis:
@@ -290,10 +322,10 @@ def _model(result: Result, loss: Bound, ceilings: AnyCeilings) -> Diagnosis:
     if isinstance(ceilings, CostCeilings) and not reached:
         bound, evidence = _binds(result, loss.share.ratio, ceilings.of(result.ceiling).operators)
         cause = f"{cause}, {bound}" if doubtful else bound
-        advice = evidence if parameter is None else f"{evidence}; {advice}"
+        doubt += evidence if parameter is None else f"{evidence}; "
+        advice = "" if parameter is None else advice
     text = f"{cause[:1].upper()}{cause[1:]}: {what} {rate} ({binding}-bound); {doubt}{advice}."
-    brings = advice.partition(": ")[2] if options else ""
-    return Diagnosis(cause, parameter, text, loss, brings)
+    return Diagnosis(cause, parameter, text, loss, advice=advice if parameter else "")
 
 
 def _binds(result: Result, share: float, operators: Mapping[str, float]) -> tuple[str, str]:
@@ -412,12 +444,12 @@ def _preprocessing(result: Result, timed: Sequence[Result]) -> Why:
     parameter: str | None
     if idle and result.serve.workers < result.cores:
         parameter = result.serve.lever("workers")
-        advice = moves(f"more `{parameter}`", parameter, "move it")
+        advice = moves(f"more `{parameter}`", parameter)
     else:
         parameter, advice = _advice([*_decoders(result, timed)])
     what = "to decode and preprocess an image" if result.item == "image" else "all of a request but `predict`"
-    text = f"{what} takes {_preprocess_ms(result) or 0.0:.1f} ms of CPU; {advice}"
-    return Why(PREPROCESSING, parameter, text)
+    text = f"{what} takes {_preprocess_ms(result) or 0.0:.1f} ms of CPU"
+    return Why(PREPROCESSING, parameter, text, advice)
 
 
 def _decoders(result: Result, timed: Sequence[Result]) -> Iterator[Option]:
@@ -477,5 +509,6 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Seque
     cause = " and ".join(dict.fromkeys(loss.why.cause for loss in named))
     evidence = " ".join(f"{share_cell(loss.share)} of the loss: {loss.why.text}." for loss in named)
     text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
-    first = losses.get(PIPELINE, served) if named[0].why.cause == PREPROCESSING else served
-    return Diagnosis(cause, named[0].why.key, text, first)
+    why = named[0].why
+    first = losses.get(PIPELINE, served) if why.cause == PREPROCESSING else served
+    return Diagnosis(cause, why.key, text, first, advice=why.advice if why.key else "")

@@ -39,14 +39,21 @@ ONE_THREAD = {
 WORTH = 1.05
 """Least gain of an advised key, as a factor of the rate."""
 NO_KEY = "no key of `serve:` moves it"
+USERS_KEY = "comparison.users"
 
 
 class Why(NamedTuple):
-    """A cause, the key of params.yaml that moves it, and a sentence with the evidence."""
+    """A cause, the key of params.yaml that moves it, the evidence, and what to do with the key."""
 
     cause: str
     key: str | None
-    text: str
+    evidence: str
+    advice: str = ""
+
+    @property
+    def text(self) -> str:
+        """Evidence and advice."""
+        return f"{self.evidence}; {self.advice}" if self.advice else self.evidence
 
 
 @dataclass(frozen=True)
@@ -148,14 +155,14 @@ def _batches(result: Result) -> tuple[Why, float, float] | None:
     if not size or not fastest or round(size) == fastest or not (found := in_batches(result, size, fastest)):
         return None
     (own_cpu_ms, own_ms), (best_cpu_ms, best_ms) = found
-    cause, key, users = "small batches", serve.lever("batch size"), result.compared.users
-    most = min(serve.largest_batch, users / max(1, serve.workers))
+    cause, key = "small batches", serve.lever("batch size")
+    most = min(serve.largest_batch, result.compared.users / max(1, serve.workers))
     if size > fastest:
         cause, advice = "large batches", moves(f"a smaller `{key}` than {serve.largest_batch}", key)
     elif size >= 0.9 * serve.largest_batch:
         advice = moves(f"a larger `{key}` than {serve.largest_batch}", key)
     elif size >= 0.9 * most:
-        key, advice = "comparison.users", "only more users (`comparison.users`) fill them"
+        key, advice = USERS_KEY, f"only more users (`{USERS_KEY}`) fill them"
     else:
         key = serve.lever("batch window")
         fills = f"fills them, for {own_ms / best_ms:.2f} times as many {result.item}s/s at most"
@@ -163,10 +170,10 @@ def _batches(result: Result) -> tuple[Why, float, float] | None:
     best_rps = result.compared.pipeline_rps or 1000 * result.cores / best_ms
     text = (
         f"batches hold {size:.1f} {result.item}s on average, not {fastest}: in-process "
-        f"{rate_cell(best_rps * best_ms / own_ms)} {result.item}s/s, not {rate_cell(best_rps)}; {advice}"
+        f"{rate_cell(best_rps * best_ms / own_ms)} {result.item}s/s, not {rate_cell(best_rps)}"
     )
     cpu_ms = own_cpu_ms - best_cpu_ms
-    return Why(cause, key, text), cpu_ms, own_ms - best_ms - cpu_ms
+    return Why(cause, key, text, advice), cpu_ms, own_ms - best_ms - cpu_ms
 
 
 def in_batches(result: Result, *sizes: float) -> list[tuple[float, float]]:
@@ -197,17 +204,17 @@ def _crowding(result: Result) -> Why | None:
     text = (
         f"the same pipeline in-process does {rate_cell(all_rps)} {result.item}s/s in all {workers} of "
         f"{pluralise(result.threads, 'thread')}, and {rate_cell(fitting_rps)} in as many as the "
-        f"{pluralise(result.cores, 'core')} can run; "
+        f"{pluralise(result.cores, 'core')} can run"
     )
     if (mean(result.one_thread, "low_rps") or 0.0) > (fitting_rps or 0.0):
         one_rps = rate_cell(mean(result.one_thread, "rate_rps"))
         advice = moves(f"`{threads}` (1)", threads, f"moves it: {one_rps} in all of them")
-        return Why("too many workers", threads, text + advice)
-    advice = moves(f"fewer `{fewer}` or `{threads}`", fewer, "move it")
-    return Why("too many workers", fewer, text + advice)
+        return Why("too many workers", threads, text, advice)
+    advice = moves(f"fewer `{fewer}` or `{threads}`", fewer)
+    return Why("too many workers", fewer, text, advice)
 
 
-def moves(what: str, key: str | None, verb: str = "moves it") -> str:
+def moves(what: str, key: str | None, verb: str = "may move it") -> str:
     """Advice to move ``key``; NO_KEY without one."""
     return f"{what} {verb}" if key else NO_KEY
 
@@ -219,7 +226,7 @@ def _contention(result: Result, in_process_ms: float) -> Why:
     )
     key = result.serve.lever("threads") if result.device == "cpu" and result.threads > 1 else None
     advice = moves(f"fewer `{key}`", key, "may move it: threads that share a batch wait for each other")
-    return Why("contention", key, f"{text}; {advice}")
+    return Why("contention", key, text, advice)
 
 
 def _transport(result: Result) -> Why:
@@ -231,7 +238,7 @@ def _transport(result: Result) -> Why:
 
 def _direct(result: Result, cause: str, text: str) -> Why:
     key = result.serve.lever("transport")
-    return Why(cause, key, f"{text}; {moves(f'`{key}` (direct)', key)}")
+    return Why(cause, key, text, moves(f"`{key}` (direct)", key))
 
 
 def _load_generator(result: Result) -> Why:
@@ -281,11 +288,10 @@ def _waiting(result: Result) -> Why:
     if cause == "batch window":
         key = serve.lever("batch window")
         advice = moves(f"a shorter `{key}` than {serve.batch_window_s:g} s", key)
-        return Why(cause, key, f"{text}for a batch that does not fill; {advice}")
+        return Why(cause, key, f"{text}for a batch that does not fill", advice)
     if cause == "too few workers":
-        free = f"for a free one of {pluralise(serve.workers, 'worker')}"
-        key = serve.lever("workers")
-        return Why(cause, key, f"{text}{free}; {moves(f'more `{key}`', key, 'move it')}")
+        key, free = serve.lever("workers"), f"for a free one of {pluralise(serve.workers, 'worker')}"
+        return Why(cause, key, text + free, moves(f"more `{key}`", key))
     if cause == "transport":
         return _direct(result, cause, f"{text}between the server's processes")
     return Why(cause, None, f"{text}for the load generator")
@@ -297,8 +303,8 @@ def _few_threads(result: Result, gain: float) -> Why:
     times = f"{int(result.cores) // users} do {gain:.2f} times as many {result.item}s/s in-process"
     advice = moves(f"`{key}`", key, f"moves it: {times}") if gain >= WORTH else f"more do not help: {times}"
     busy = pluralise(users * result.threads, "thread")
-    text = f"{pluralise(users, 'user')} keep{'s' * (users == 1)} {busy} busy at most; {advice}"
-    return Why("too few threads", key, text)
+    text = f"{pluralise(users, 'user')} keep{'s' * (users == 1)} {busy} busy at most"
+    return Why("too few threads", key, text, advice)
 
 
 def limits_of_one_thread(result: Result) -> str:

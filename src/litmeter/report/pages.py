@@ -132,7 +132,9 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     unit = "images/s = requests/s" if modelled and unit == "images/s" else unit
     bounds = (
         f"From {scale} down to the served rate, in {unit}, with the "
-        "share of the bound to the left. The pipeline is all of a request but the server."
+        "share of the bound to the left: the mean ratio of the rounds that have both, which is not quite "
+        "that of the mean rates. The pipeline is all of a request but the server. On an undisturbed machine: "
+        "without the time that other processes and the hypervisor took."
         f"\n\n{bounds_table(snapshot.bounds)}\n\n"
     )
     if isinstance(snapshot.ceilings, CostCeilings):

@@ -160,6 +160,14 @@ class Result:
         return spread / lone if lone and spread else None
 
     @property
+    def filled(self) -> float:
+        """How many times as much the pipeline does where all its workers have full batches, for which there
+        are too few users; 1 where that is not certainly more."""
+        pipeline_rps = self.compared.pipeline_rps or math.inf
+        full = [row for row in self.turns if row.work == "filled" and (row.low_rps or 0.0) > pipeline_rps]
+        return (mean(full, "rate_rps") or pipeline_rps) / pipeline_rps if full else 1.0
+
+    @property
     def stage_ms(self) -> dict[str, float]:
         """Mean time of a request in each stage of the server, in their order; empty if it times none."""
         known = [(row.stage_ms, max(row.answers, 1)) for row in self.served if "queue" in row.stage_ms]

@@ -25,7 +25,15 @@ from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.comparison_rows import ComparisonResult, read_comparison
 from litmeter.measure.rows import BenchmarkMetrics, ComparisonRow, TurnRow
 from litmeter.params import Params, params_on
-from litmeter.report.diagnosis import Bound, Diagnosis, Exceeded, bounds_of, diagnose, raised
+from litmeter.report.diagnosis import (
+    Bound,
+    Diagnosis,
+    Exceeded,
+    bounds_of,
+    diagnose,
+    for_command,
+    raised,
+)
 from litmeter.report.git import commit_of
 from litmeter.report.results import Result, fastest_first
 from litmeter.report.tables import comparison_table
@@ -143,6 +151,9 @@ def read_snapshot(label: str = "") -> Snapshot:
             ceilings = CostCeilings(configurations=comparison.ceilings)
         ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
+        diagnoses = {one.name: diagnose(one, bounds[one.name], ceilings, results) for one in results}
+        if by_command := not paths.BENCHMARKS.exists():
+            diagnoses = {name: for_command(one) for name, one in diagnoses.items()}
         # A search is for the exported model, which git does not keep.
         capacities, left_out = read_capacities(params)
         tuned = None if label else _tuned_here(params, left_out)
@@ -159,7 +170,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             else None,
             results=results,
             bounds=bounds,
-            diagnoses={one.name: diagnose(one, bounds[one.name], ceilings, results) for one in results},
+            diagnoses=diagnoses,
             comparison=comparison,
             measured_with=_measured_with(),
             changes=changes,
@@ -167,7 +178,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             tuned=tuned,
             capacities=capacities,
             left_out=left_out,
-            by_command=not paths.BENCHMARKS.exists(),
+            by_command=by_command,
             outdated=outdated(*shown),
         )
     except OSError as error:

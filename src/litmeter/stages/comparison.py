@@ -70,12 +70,11 @@ def main() -> tuple[Log, ComparisonResult]:
     key = {"signatures": signatures, "names": list(chosen), "before": before and before.identity(device)}
     log = unfinished_log("comparison", files.json_digest(key | {"seconds": budget_s}))
     beside = {name: serve.in_process for name, serve in chosen.items() if name not in unavailable}
-    on_cpu = beside if device == "cpu" else {}
     schedule = comparison(
         list(chosen),
         reference,
         largest_batch={name: min(serve.largest_batch, users) for name, serve in beside.items()},
-        probed={name: probes_of(serve, users, found[name].cores) for name, serve in on_cpu.items()},
+        probed={name: probes_of(serve, users, device, found[name].cores) for name, serve in beside.items()},
         users=users,
         seconds=budget_s,
         seed=load.seed,
@@ -83,7 +82,7 @@ def main() -> tuple[Log, ComparisonResult]:
     )
     with load_generator(*bodies) as sender, progress(budget_s, "comparison") as show:
         served = {name: Served(name, serve, sender, device, load.timeout_s) for name, serve in chosen.items()}
-        pipelines = pipelines_of(beside, device, bodies)
+        pipelines = pipelines_of(beside, device, bodies, users)
         run(schedule, {**served, **pipelines}, log, budget_s, show)
     timed = {row.subject for row in log.rows if row.work == "pipeline" and row.round >= 0}
     for name, why in ((configuration_of(name), why) for name, why in log.left_out.items()):
@@ -191,9 +190,14 @@ def ceilings_of(
     return ceilings
 
 
-def probes_of(serve: Configuration, users: int, used: float | None = None) -> list[Work]:
-    """What is run in-process once: where threads outnumber the cores, or users, or workers that have ``used``
-    so many cores each, leave cores idle."""
+def probes_of(serve: Configuration, users: int, device: str = "cpu", used: float | None = None) -> list[Work]:
+    """What is run in-process once: where users are too few to fill all batches; and on a CPU where threads
+    outnumber the cores, or users, or workers that have ``used`` so many cores each, leave cores idle."""
+    filled = [Work("filled", serve.largest_batch, 0.0)] if serve.workers * serve.largest_batch > users else []
+    return filled + (_probes_on_cpu(serve, users, used) if device == "cpu" else [])
+
+
+def _probes_on_cpu(serve: Configuration, users: int, used: float | None) -> list[Work]:
     workers, threads, cores = serve.workers, serve.threads or len(allowed_cpus()), available_cores()
     twice = 2 * workers
     if used is not None and twice * round(used, 1) <= cores and twice * serve.largest_batch <= users:
