@@ -26,7 +26,17 @@ from litmeter.kinds.command import STOP_S, CommandServer, checked_program, comma
 from litmeter.kinds.configuration import Checked, Exclusion, Given, Host, Lever, Preflight, RanAs, Tried
 from litmeter.kinds.lit_api import LitApi, without_faulty
 from litmeter.kinds.preflight import DIFFER, check_apis
-from litmeter.kinds.server import DOUBT_S, HEALTH, PREDICT, TOO_LONG, Server, Start, looks, started
+from litmeter.kinds.server import (
+    DOUBT_S,
+    HEALTH,
+    LONGEST_FOLDER,
+    PREDICT,
+    TOO_LONG,
+    Server,
+    Start,
+    looks,
+    started,
+)
 from litmeter.kinds.workers import BatchConfiguration
 from litmeter.load.bodies import Bodies
 from litmeter.say.progress import print_wrapped
@@ -344,13 +354,15 @@ class Script(BatchConfiguration):
     def starting(self, how: Start) -> Iterator[Server]:
         """Run the script with its port moved; its log has all that it prints."""
         path = self.served_path(ran := _SEEN.get(self._unchanged) or self.ran())
-        with (
-            scratch() as folder,
-            started(
+        with scratch() as folder:
+            variables = self.variables(noted := folder / "noted")
+            if ran.litserve and len(os.fsencode(folder)) <= LONGEST_FOLDER:
+                variables["TMPDIR"] = str(folder)  # where SIGTERM leaves the sockets of its processes
+            with started(
                 self.words(),
                 how,
                 path,
-                self.variables(noted := folder / "noted"),
+                variables,
                 folder=self.place,
                 follow=self.script,
                 stop_s=0.0 if ran.litserve else STOP_S,  # LitServe ends by itself at Ctrl-C alone
@@ -359,9 +371,8 @@ class Script(BatchConfiguration):
                 names_health=self.ready is not None,
                 noted=noted,
                 port=ran.port,
-            ) as server,
-        ):
-            yield server
+            ) as server:
+                yield server
 
     def words(self) -> list[str]:
         """The words of the command; raise ServerError where there is no such script or program."""

@@ -319,7 +319,9 @@ def _result_of(
         low_rps, high_rps = interval(probes, objective.miss)
         high_rps = min(high_rps, max(_peak_rps(rows), curve.capacity_rps))
         spread = math.sqrt(high_rps / low_rps) - 1
-        reasons = [f"its interval is wide, {spread:.0%} of it to either side (objective.tolerance)"]
+        ends = " to ".join(f"{end / curve.capacity_rps - 1:+.0%}" for end in (low_rps, high_rps))
+        wide = f"its interval is wide, {ends} (objective.tolerance: {objective.tolerance:.0%})"
+        reasons = [f"{wide}; a longer objective.max_s narrows it"]
         if spread <= objective.tolerance:
             status, reasons = "resolved", []
     elif curve is None and len(probes) >= FEWEST_PROBES:

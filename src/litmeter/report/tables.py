@@ -181,7 +181,8 @@ def capacity_text(metrics: CapacityMetrics) -> str:
         readers = [end and significant(end * metrics.mean_s) for end in ends]
         spread = f" ({readers[0]} to {readers[2]})" if all(readers) else ""
         text += f": {readers[1]} answers{spread} under way at once, {significant(metrics.mean_s)} s each"
-    return f"{text}; {metrics.reason}" if metrics.reason else text
+    unresolved = "unresolved: " if metrics.status == "unresolved" else ""
+    return f"{text}; {unresolved}{metrics.reason}" if metrics.reason else text
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
