@@ -46,7 +46,7 @@ class ApiError(LitmeterError):
 
 
 class NoVerdict(LitmeterError):
-    """A check of two revisions has no result: a revision does not start, or the check was interrupted."""
+    """A check of two revisions has no result: a revision does not start."""
 
 
 class DataError(LitmeterError):

@@ -26,7 +26,7 @@ from litmeter.report.machines import describe_machine
 from litmeter.stages.machine import check_params
 from litmeter.system import machine
 from litmeter.system.device import resolve_device
-from litmeter.system.machine import fingerprint, packages_by_module
+from litmeter.system.machine import exclusive_machine, fingerprint, packages_by_module
 from tests.support.project import ROOT, installed
 
 
@@ -230,6 +230,27 @@ def test_the_lock_is_where_nobody_else_can_make_it(how: str, tmp_path: Path) -> 
     assert (done.stdout, done.stderr) == (f"{lock}\n", "")
     assert (state / "litmeter").stat().st_mode & 0o777 == 0o700
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compare", "a.py", "--body", "body.json"], "no file 'a.py'"),
+        (["loadtest", "nothing --port {port}", "--body", "body.json"], "no program 'nothing'"),
+        (["check", "--against", "nothing", "python a.py {port}", "--body", "body.json"], "nothing"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_is_not_there_is_told_before_the_wait_for_the_machine(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "body.json").write_text("{}")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    command = [sys.executable, "-m", "litmeter.cli.main", *arguments]
+    with exclusive_machine():
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def test_without_a_home_the_lock_is_among_temporary_files_unless_somebody_else_was_there(

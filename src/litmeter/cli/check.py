@@ -30,6 +30,7 @@ from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.params import load_params
 from litmeter.report.claims import disturbances, unexpected_streams
+from litmeter.report.git import commit_of
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.say.tables import markdown_table, number_cell, p95_name, p95_of, pluralise, rate_cell
 from litmeter.settings import CANDIDATE, PARAMS_FILE, Positive
@@ -82,8 +83,6 @@ def check(
             found = measured(against, command, configuration, sent, seconds, limits, own_model=own_model)
         if markdown is not None:
             append_line(markdown, found.markdown())
-    except (KeyboardInterrupt, SystemExit):
-        raise NoVerdict("interrupted, without a verdict") from None
     except Exception as error:  # the status of any other exception is that of a slower server
         if (known := explained(error)) is None:
             traceback.print_exc()
@@ -316,6 +315,7 @@ def measured(
     load, users = (params.load, params.comparison.users) if params else (LOAD, USERS)
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
+    commit_of(against)  # a wrong one is told before the wait for the machine
     device = device_here(params.device if params else "auto")
     users, timeout_s = sent.users or users, sent.timeout_s or load.timeout_s
     if params is not None and not sent.sends:

@@ -22,6 +22,7 @@ from litmeter.cli.options import LOAD, OBJECTIVE, LoadOptions, ObjectiveOptions,
 from litmeter.cli.own import Asked, device_here, own_server, read_given
 from litmeter.direct.binding import check_ca_file
 from litmeter.errors import UsageError
+from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.server import Start
 from litmeter.load import LoadPlan, Trace, load_generator
 from litmeter.load.bodies import Bodies, from_environment, request_headers
@@ -122,19 +123,22 @@ class Requests(Asked):
             started = local_senders(self.senders, *self.bodies)
         else:
             started = load_generator(*self.bodies)
-        with exclusive_machine(), self._running(own) as url:
+        settings = None
+        if own is not None:
+            settings = own_server(own, [], self, "FILE.py, module:Class or a command with {port}")
+            settings.check_there()
+        with exclusive_machine(), self._running(settings) as url:
             check_url(url)
             check_first_request(url, *self.bodies, self.timeout_s)
             with started as sender:
                 yield {own or url: Target(url, sender)}
 
     @contextmanager
-    def _running(self, own: str | None) -> Iterator[str]:
-        """The URL of the server, which is started if it is ``own``."""
-        if own is None:
+    def _running(self, settings: Configuration | None) -> Iterator[str]:
+        """The URL of the server, which is started by its ``settings`` if it is one's own."""
+        if settings is None:
             yield str(self.url)
             return
-        settings = own_server(own, [], self, "FILE.py, module:Class or a command with {port}")
         with settings.starting(Start(device_here(), self.timeout_s)) as server:
             server.ready(
                 settings.ready_s,

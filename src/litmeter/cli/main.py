@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{command}: {mistake(error)}; --help explains", file=sys.stderr)
         return UsageError.exit_code
     except KeyboardInterrupt:
+        print("litmeter: interrupted, without a result", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

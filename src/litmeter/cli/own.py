@@ -197,6 +197,8 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
             params, _ = params_here(Params.model_validate(sections))
         except ValidationError as error:
             raise UsageError(explain(error, Params).removeprefix("experiments.")) from None
+        for one in params.experiments.values():
+            one.check_there()  # before the wait for the machine
         bodies = bodies_for(next(iter(params.experiments.values())), own)
         if len(own.body) != 1:
             load["content_type"] = bodies.content_type

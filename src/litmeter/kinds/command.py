@@ -117,6 +117,10 @@ class Command(Configuration):
             raise ServerError(f"command ({self.command!r}): {error}") from error
         return checked_program(words, self.place or Path())
 
+    def check_there(self) -> None:
+        """The program."""
+        self._words()
+
     no_pipeline: ClassVar[str] = "a command is not run in-process"
 
     def init_try(self, bodies: Bodies, device: str) -> Tried:

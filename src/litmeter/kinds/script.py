@@ -374,6 +374,10 @@ class Script(BatchConfiguration):
             ) as server:
                 yield server
 
+    def check_there(self) -> None:
+        """The script, and the program that runs it."""
+        self.words()
+
     def words(self) -> list[str]:
         """The words of the command; raise ServerError where there is no such script or program."""
         words, place = shlex.split(self.script), self.place or Path()
