@@ -55,7 +55,7 @@ def test_a_server_is_named_by_what_runs_or_by_what_differs(servers: list[str], n
 
 
 def test_commands_are_kept_as_they_are() -> None:
-    commands = ["python a.py --port={port}", "run 'b c' {port}"]
+    commands = ["python a.py --port={port}", "sh 'b c' {port}"]
     experiments = read(commands[0], f"x={commands[1]}", path="/v1", ready="/up")
     assert [one.command for one in experiments.values()] == commands
     assert {(one.kind, one.path, one.ready) for one in experiments.values()} == {("command", "/v1", "/up")}
