@@ -131,6 +131,13 @@ def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
     assert changes(snapshot, faster(snapshot))[0] == []  # no key of serve has changed
 
 
+def test_of_one_comparison_nothing_is_said_to_change(snapshot: Snapshot) -> None:
+    claimed, text = changes(snapshot, snapshot)
+    assert claimed == []
+    assert "the same comparison; measured anew: nothing" in text
+    assert "chance" not in text
+
+
 def test_a_gain_of_changed_code_is_no_chance(snapshot: Snapshot) -> None:
     """Though no key of params.yaml has changed; and nothing tells how far the two runs can be compared."""
     signatures = {name: f"{name}'s of new code" for name in snapshot.comparison.signatures}

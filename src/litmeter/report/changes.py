@@ -54,6 +54,12 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     if other:
         blocks.append(f"Ratios cannot be compared, as these changed: {', '.join(other)}.")
     old, new = ({row.experiment: row for row in one.compared} for one in (before, after))
+    if old == new:
+        earlier = {name: one.metrics for name, one in before.capacities.items()}
+        found_now = {name: one.metrics for name, one in after.capacities.items()}
+        anew = [f"the capacity of `{name}`" for name, one in found_now.items() if one != earlier.get(name)]
+        blocks.append(f"Both have the same comparison; measured anew: {', '.join(anew) or 'nothing'}.")
+        return [], "\n\n".join(blocks)
     ratios = {} if other else {name: ratio_change(old.get(name), row) for name, row in new.items()}
     found = {name: ratio for name, ratio in ratios.items() if ratio is not None}
     rest = [(one.params.configurations(), one.comparison.signatures) for one in (before, after)]

@@ -306,7 +306,7 @@ def precision_table(
 def fate(row: TuneRow) -> str:
     """What became of a configuration in the search, and when it left."""
     left = row.status == "slower" and row.eliminated_after_rounds is not None
-    return row.reason or row.status + (f", left after {row.eliminated_after_rounds} rounds" if left else "")
+    return row.reason or row.status + (f", left in round {row.eliminated_after_rounds}" if left else "")
 
 
 def at_users(users: int) -> str:
