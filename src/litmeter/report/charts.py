@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
@@ -299,8 +299,20 @@ WORDS = {
 """Patterns of words in a configuration's name, and their explanations."""
 
 
-def tune(rows: Sequence[TuneRow]) -> Chart:
-    """A row per configuration that raced: its rate over the fastest one's in the rounds of both."""
+MOST_DRAWN = 30
+"""Configurations of a search in its picture: more rows than that cannot be read."""
+
+
+def meanings(names: Iterable[str]) -> str:
+    """What the words of configurations' names mean; empty where all speak for themselves."""
+    words = {word for name in names for word in name.split()}
+    known = [text for pattern, text in WORDS.items() if any(re.fullmatch(pattern, word) for word in words)]
+    return f"{'; '.join(known)}. " if known else ""
+
+
+def tune(raced: Sequence[TuneRow]) -> Chart:
+    """A row for each of the best, and for serve:: its rate over the fastest one's in the rounds of both."""
+    rows = [row for place, row in enumerate(raced) if place < MOST_DRAWN or row.incumbent]
     words = [row.name.split() for row in rows]
     common = set(words[0]).intersection(*words) if len(rows) > 1 else set()
     names = [
@@ -316,15 +328,14 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
             _draw_ratio(axes, place, row, STATUS_COLOURS[row.status], tip, hollow=row.status != "winner")
         axes.set_xlabel("times the rate of the fastest")
 
-    shown = {word for name in names for word in name.split()}
-    meanings = [text for pattern, text in WORDS.items() if any(re.fullmatch(pattern, word) for word in shown)]
     doubtful = any(STATUS_COLOURS[row.status] == ORANGE for row in rows)
     return Chart(
         "What the search measured, in turn",
         draw,
-        "In the rounds that both took part in, with 95% intervals. "
-        f"{'; '.join(meanings)}{'. ' if meanings else ''}Filled: the winner, the cheapest of those that are "
-        "as good (blue)." + (" Orange: not resolved from the best, or excluded." if doubtful else ""),
+        (f"{len(rows)} of {len(raced)} that raced. " if len(rows) < len(raced) else "")
+        + f"In the rounds that both took part in, with 95% intervals. {meanings(names)}Filled: the winner, "
+        "the cheapest of those that are as good (blue)."
+        + (" Orange: not resolved from the best, or excluded." if doubtful else ""),
         names=names,
         notes=["reference" if row.incumbent and row.status == "slower" else fate(row) for row in rows],
     )

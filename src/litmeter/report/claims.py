@@ -175,9 +175,9 @@ def carried(snapshot: Snapshot) -> Claim | None:
         taken = low if low == high else f"{low} to {high}"
     return Claim(
         "form",
-        f"{names} get images as base64 from LitServe's HTTP process, `{whole[0]}` gets them as files. Ratios "
-        f"between them contain that: HTTP process and manager take {taken} of the cores' time for a request "
-        "in base64.",
+        f"`{whole[0]}` reads the image files that users send; for {names} LitServe's HTTP process makes "
+        f"base64 of them first. Ratios contain that: HTTP process and manager take {taken} of the cores' "
+        "time for such a request.",
     )
 
 

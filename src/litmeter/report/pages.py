@@ -189,7 +189,9 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
 def _search(tuned: Tuned) -> Part:
     finalists, knobs = searched_tables(tuned.rows, tuned.knobs)
     worth = "What another value of one key would be worth, all others as the winner's:"
-    text = "\n\n".join([markdown_text(tuned_text(tuned)), finalists, worth, knobs])
+    meanings = charts.meanings(row.name for row in tuned.rows)
+    said = f"{tuned_text(tuned)}{meanings and ' In the names, '}{meanings}".rstrip()
+    text = "\n\n".join([markdown_text(said), finalists, worth, knobs])
     return Part("What the search found", text, [charts.tune(tuned.rows)], "tune.png")
 
 

@@ -12,7 +12,7 @@ from litmeter.kinds.configuration import Configuration
 from litmeter.kinds.costs import CostCeiling
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.comparison_rows import Counted, Pair, counted
-from litmeter.measure.levels import by_users
+from litmeter.measure.levels import by_users, reported
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import changed_settings
 from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
@@ -41,11 +41,12 @@ P95_ANSWERS = 130
 """Fewest answers for a 95th percentile."""
 Row = dict[str, Any]
 BUSY = ("cpu_percent", "gpu_percent")
+BEST = "best req/s (users)"
 ALONE = {
     "ready_s": ("ready s", 1),
     "memory_mib": ("memory MiB", 0),
     "lone_p50_ms": ("p50 ms, 1 user", 1),
-    "throughput_rps": ("best req/s", 1),
+    "throughput_rps": (BEST, 1),
     "null_rps": ("null server req/s", 0),
     "cpu_percent": ("CPU %", 0),
     "gpu_percent": ("GPU %", 0),
@@ -246,8 +247,10 @@ def levels_table(results: Sequence[Result]) -> str:
     for result in results:
         levels = by_users(result.alone, result.name)
         figures = {**vars(result.metrics), **{column: mean(levels[max(levels)], column) for column in BUSY}}
-        cells = (number_cell(figures[key], digits) for key, (_, digits) in ALONE.items())
-        rows.append([f"`{result.name}`", *cells])
+        cells = {head: number_cell(figures[key], digits) for key, (head, digits) in ALONE.items()}
+        if best := reported(levels):
+            cells[BEST] += f" ({best.users})"
+        rows.append([f"`{result.name}`", *cells.values()])
     return markdown_table(*without_empty(["configuration", *(head for head, _ in ALONE.values())], rows))
 
 
