@@ -73,3 +73,5 @@ def test_batches_that_users_cannot_fill_are_probed_on_any_device() -> None:
     for device in ("cpu", "cuda"):
         assert [(one.kind, one.batch_size) for one in probes_of(two, 8, device)][:1] == [("filled", 8)]
     assert probes_of(two, 16, "cuda") == []
+    huge = LitApi(api="server:API", max_batch_size=4096)
+    assert [(one.kind, one.batch_size) for one in probes_of(huge, 8, "cuda")] == [("filled", 32)]

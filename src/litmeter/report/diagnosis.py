@@ -297,12 +297,13 @@ def _emulated(result: Result) -> Diagnosis:
 def _too_few_users(result: Result) -> Diagnosis:
     """Workers and batches that take more requests at once than there are users."""
     serve, users = result.serve, pluralise(result.compared.users, "user")
+    [size] = {round(row.batch_size or 1) for row in result.turns if row.work == "filled"}
     advice = f"more users (`{USERS_KEY}`) fill them"
     text = (
         f"{pluralise(serve.workers, 'worker')} take{'s' * (serve.workers == 1)} "
         f"{serve.workers * serve.largest_batch} {result.item}s at once, in batches of {serve.largest_batch}, "
-        f"and there are {users}: in full batches the pipeline in-process does {result.filled:.2f} times as "
-        f"many {result.item}s/s; {advice}"
+        f"and there are {users}: in batches of {size} the pipeline in-process does {result.filled:.2f} times "
+        f"as many {result.item}s/s; {advice}"
     )
     return Diagnosis(TOO_FEW_USERS, USERS_KEY, f"{TOO_FEW_USERS.capitalize()}: {text}.", advice=advice)
 

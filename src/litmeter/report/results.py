@@ -161,7 +161,7 @@ class Result:
 
     @property
     def filled(self) -> float:
-        """How many times as much the pipeline does where all its workers have full batches, for which there
+        """How many times as much the pipeline does where all its workers have fuller batches, for which there
         are too few users; 1 where that is not certainly more."""
         pipeline_rps = self.compared.pipeline_rps or math.inf
         full = [row for row in self.turns if row.work == "filled" and (row.low_rps or 0.0) > pipeline_rps]

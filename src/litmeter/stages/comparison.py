@@ -46,6 +46,9 @@ OUTPUTS = (
     *(paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES),
     *(paths.COMPARISON_TABLE, paths.OVER_BEFORE),  # for DVC's plots and metrics; nothing here reads them
 )
+MORE_USERS = 4
+"""Times as many users as there are could still come; batches beyond that, as of 4096 photos, are not probed:
+they take minutes, and memory by the gigabyte."""
 FEW, FEW_S = 4, 90.0
 """After a change of one configuration FEW are compared, in FEW_S; more take longer in proportion."""
 
@@ -193,7 +196,8 @@ def ceilings_of(
 def probes_of(serve: Configuration, users: int, device: str = "cpu", used: float | None = None) -> list[Work]:
     """What is run in-process once: where users are too few to fill all batches; and on a CPU where threads
     outnumber the cores, or users, or workers that have ``used`` so many cores each, leave cores idle."""
-    filled = [Work("filled", serve.largest_batch, 0.0)] if serve.workers * serve.largest_batch > users else []
+    size = min(serve.largest_batch, MORE_USERS * users)
+    filled = [Work("filled", size, 0.0)] if serve.workers * serve.largest_batch > users else []
     return filled + (_probes_on_cpu(serve, users, used) if device == "cpu" else [])
 
 
