@@ -27,7 +27,7 @@ from litmeter.load import LoadGenerator, load_generator
 from litmeter.load.stub import BODY
 from litmeter.measure.comparison_rows import rates_of
 from litmeter.measure.log import Log
-from litmeter.measure.rounds import BLOCK_S, restarted
+from litmeter.measure.rounds import RESTARTED_PACE, restarted
 from litmeter.measure.run import run as measure
 from litmeter.measure.subjects import Served
 from litmeter.say.tables import markdown_table
@@ -48,6 +48,7 @@ from studies.harness import (
 
 RECORDS = Path("samples/gate")
 RUNS, RUN_S, USERS, MARGIN = 20, 180.0, 8, 0.05
+BLOCK_S = RESTARTED_PACE.block_s
 PAIR_S = 2 * BLOCK_S
 PAIRS = round(RUN_S / PAIR_S)
 """Of blocks in a run: with starts of a few seconds, blocks have the planned length."""

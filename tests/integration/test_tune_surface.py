@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +10,12 @@ import numpy.typing as npt
 from litmeter.kinds.classifier import Classifier
 from litmeter.measure.rounds import turn_plan
 from litmeter.params import load_params
-from litmeter.tune.search import TURN_S, Race, Racer, finalists, race
+from litmeter.tune.search import TUNE_PACE, Race, Racer, finalists, race
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
-PLAN = replace(turn_plan(8, PARAMS.load.timeout_s, PARAMS.load.seed, 0), min_s=TURN_S)
+PLAN = turn_plan(8, PARAMS.load.timeout_s, PARAMS.load.seed, 0, TUNE_PACE)
 KNOBS = ((0, 1),) * 5 + (tuple(range(6)), (1, 2, 4, 8), (0, 2, 10, 50))
 POINTS = np.array(list(itertools.product(*KNOBS)))
 WORKERS = np.log([1.0, 1.35, 1.2, 0.4, 0.6, 0.7])

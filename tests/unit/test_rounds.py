@@ -13,7 +13,7 @@ import pytest
 
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
-from litmeter.measure.rounds import ANSWERS, BLOCK_S, FEWEST_ROUNDS, comparison, head_to_head, restarted
+from litmeter.measure.rounds import PACE, RESTARTED_PACE, comparison, head_to_head, restarted
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import (
     LeftOut,
@@ -147,9 +147,9 @@ def test_all_have_six_turns_and_130_answers_in_the_time_and_the_hopeless_three_s
     for name in rates.keys() - hopeless:
         turns = machine.served(name)
         assert len(turns) >= 6, name
-        assert sum(row.answers for row in turns) >= ANSWERS, name
+        assert sum(row.answers for row in turns) >= PACE.answers, name
     assert [len(machine.served(name)) for name in hopeless] == [3] * len(hopeless)
-    assert len(machine.served("e1")) >= FEWEST_ROUNDS
+    assert len(machine.served("e1")) >= PACE.fewest_rounds
 
 
 def test_the_turns_of_the_slow_are_spread_over_the_rounds() -> None:
@@ -303,7 +303,7 @@ def test_head_to_head_has_all_in_every_round_and_twelve_at_least(capsys: pytest.
         machine = Machine(AMX).run(head_to_head(["e4", "e7", "e1"], USERS, seconds, seed=1, timeout_s=60.0))
         rounds = Counter(row.subject for row in machine.rows)
         assert len(set(rounds.values())) == 1
-        assert rounds["e4"] == FEWEST_ROUNDS if seconds < 60 else rounds["e4"] > FEWEST_ROUNDS
+        assert rounds["e4"] == PACE.fewest_rounds if seconds < 60 else rounds["e4"] > PACE.fewest_rounds
         assert sorted(machine.order(3)) == ["e1", "e4", "e7"]
         assert machine.order(3) == machine.order(2)[::-1]
     assert 280 < machine.now_s <= 300
@@ -328,9 +328,9 @@ def test_restarted_ones_start_first_as_often_as_the_other(
     starts_s, first_rounds = machine.result
     assert starts_s == dict.fromkeys(names, [start_s] * blocks)
     assert len(first_rounds) == blocks
-    assert len(machine.rows) >= 2 * FEWEST_ROUNDS
+    assert len(machine.rows) >= 2 * PACE.fewest_rounds
     begins = [at_s for at_s, order in machine.serves if order]
-    if seconds > 2 * BLOCK_S:
+    if seconds > 2 * RESTARTED_PACE.block_s:
         assert 0.95 * seconds < machine.now_s <= seconds
         assert max(np.diff([*begins, machine.now_s])) < 1.2 * seconds / blocks
 

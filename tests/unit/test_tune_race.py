@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +12,12 @@ from litmeter.kinds.classifier import Classifier
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Turn
 from litmeter.params import load_params
-from litmeter.tune.search import FEWEST_ROUNDS, JOIN_MOST, TURN_S, Race, Racer, race
+from litmeter.tune.search import FEWEST_ROUNDS, JOIN_MOST, TUNE_PACE, Race, Racer, race
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
-PLAN = replace(turn_plan(8, PARAMS.load.timeout_s, PARAMS.load.seed, 0), min_s=TURN_S)
+PLAN = turn_plan(8, PARAMS.load.timeout_s, PARAMS.load.seed, 0, TUNE_PACE)
 LETTERS = {letter: Classifier(max_batch_size=size) for size, letter in enumerate("sabcdefghi", 1)}
 NAMES = {letter: settings.search_name for letter, settings in LETTERS.items()}
 LETTER_OF = {name: letter for letter, name in NAMES.items()}

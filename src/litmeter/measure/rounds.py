@@ -35,10 +35,8 @@ from litmeter.say.tables import significant
 from litmeter.stats.rates import samples_needed
 from litmeter.stats.records import WINDOWS
 
-FEWEST_TURNS, SHORT_TURNS, MOST_TURNS = 7, 3, 20
-"""Minimum turns; exact turns for hopeless configurations; most turns spent to collect ANSWERS."""
-ANSWERS = samples_needed(95)
-"""Minimum good answers of a configuration, for its p95."""
+SHORT_TURNS, MOST_TURNS = 3, 20
+"""Exact turns of hopeless configurations; most turns spent to collect a configuration's answers."""
 SLOW_BELOW, SLOW_TO_REFERENCE, SHORT_TURNS_BELOW = 0.1, 0.5, 0.01
 """A configuration is slow below SLOW_BELOW of the best rate and SLOW_TO_REFERENCE of the reference's; below
 SHORT_TURNS_BELOW of the best rate it is hopeless: SHORT_TURNS short turns say enough."""
@@ -48,27 +46,11 @@ LATEST = 2.0
 """Multiple of the budget at which a comparison ends in any case, on a busy machine with fewer turns."""
 SHORT_S, SHORT_SHARE = 80.0, 3 / 7
 """A shorter comparison is a first look, with this share of the minimum turns, answers and probes."""
-FEWEST_ROUNDS = 12
-"""Minimum rounds of a comparison head to head."""
-
-BLOCK_S, BRIEF_TURN_S = 30.0, 0.3
-"""For restarted subjects: minimum seconds from one start to the next, as a server's rate differs by 1% from
-start to start; minimum seconds of a turn's measurement. On a machine whose speed changes by 1.4 every 20 s,
-93% of simulated checks find a server 1.10 times slower within three minutes; with turns of a second, 78%."""
-
-TURN_S, SLOW_TURN_S, FIRST_TURN_S = 1.0, 8.0, 4.0
-"""Measurement of a turn: minimum (and length of a short turn), maximum, and maximum of the first turn, whose
-cost is not known yet. Short turns make more rounds, with less time between the turns that are compared."""
-WARMUP_S = 0.15
-"""Warm-up after every user has had an answer; from then on rates keep their level."""
 ANSWERS_PER_USER = 3
-"""A turn's measurement collects so many answers per user, and its share of ANSWERS, within its bounds."""
+"""A turn's measurement collects so many answers per user, and its share of a configuration's minimum."""
 FIRST_ANSWERS_S = 1.0
 """If the users' first answers take longer, the whole turn is measured: keeping up the load before and after a
 measurement would double the turn of such a slow server."""
-
-WORK_S = 0.3
-"""Seconds of a measurement in-process, and of a probe of a batch size."""
 PROBES = -1
 """Round number of probes of batch sizes, which stand beside no served turn."""
 LONGEST_BATCH_S, LONGEST_STREAMS_S = 1.0, 6.0
@@ -80,6 +62,40 @@ SLOWLY_EVERY, OFTEN_EVERY = 3, 2
 turns, and every turn if it has fewer than the minimum or short ones."""
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long turns are, and how many there are at least.
+
+    Attributes:
+        turn_s: least measurement of a turn, and the whole of a short turn. Short turns make more rounds, with
+            less time between the turns that are compared.
+        first_turn_s: most of the first turn, whose cost is not known yet.
+        slow_turn_s: most of any other turn.
+        warmup_s: load before it, after every user has had an answer; from then on rates keep their level.
+        work_s: a measurement in-process, and a probe of a batch size.
+        fewest_turns: of a configuration.
+        fewest_rounds: where all subjects take each.
+        answers: good ones of a configuration at least, for its p95.
+        block_s: least time from one start to the next of subjects that are restarted.
+    """
+
+    turn_s: float = 1.0
+    first_turn_s: float = 4.0
+    slow_turn_s: float = 8.0
+    warmup_s: float = 0.15
+    work_s: float = 0.3
+    fewest_turns: int = 7
+    fewest_rounds: int = 12
+    answers: int = samples_needed(95)
+    block_s: float = 30.0
+
+
+PACE, RESTARTED_PACE = Pace(), Pace(turn_s=0.3)
+"""A server's rate differs by 1% from start to start. On a machine whose speed changes by 1.4 every 20 s, 93%
+of simulated checks at RESTARTED_PACE find a server 1.10 times slower within three minutes; with turns of a
+second, 78%."""
+
+
 def comparison(
     names: Sequence[str],
     reference: str,
@@ -89,6 +105,7 @@ def comparison(
     timeout_s: float,
     largest_batch: Mapping[str, int],
     probed: Mapping[str, Sequence[Work]] = MappingProxyType({}),
+    pace: Pace = PACE,
 ) -> Schedule[None]:
     """Compare configurations, served and in-process, within a budget.
 
@@ -103,7 +120,7 @@ def comparison(
     Raises:
         LitmeterError: memory does not hold two servers.
     """
-    rounds = _Rounds(reference, users, seed, timeout_s, largest_batch, probed)
+    rounds = _Rounds(reference, users, seed, timeout_s, pace, largest_batch, probed)
     rounds.budget_s, rounds.share = seconds, 1.0 if seconds >= SHORT_S else SHORT_SHARE
     waiting = [name for name in names if name != reference]
     while waiting or not rounds.number:
@@ -119,28 +136,28 @@ def comparison(
 
 
 def head_to_head(
-    names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float
+    names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float, pace: Pace = PACE
 ) -> Schedule[None]:
     """Compare subjects, each in every round. No result shortens or extends the time.
 
     Args:
-        seconds: budget, starts included; only FEWEST_ROUNDS exceed it.
+        seconds: budget, starts included; only the fewest rounds exceed it.
 
     Raises:
         LitmeterError: memory does not hold all subjects at once.
     """
-    rounds = _Rounds(names[0], users, seed, timeout_s, {})
-    rounds.fewest, rounds.budget_s = FEWEST_ROUNDS, seconds
+    rounds = _Rounds(names[0], users, seed, timeout_s, pace)
+    rounds.fewest, rounds.budget_s = pace.fewest_rounds, seconds
     yield from rounds.start(names)
     if missing := set(names) - set(rounds.group):
         raise LitmeterError(f"memory does not hold all at once: no room for {', '.join(sorted(missing))}")
-    while rounds.number < FEWEST_ROUNDS or rounds.now_s + sum(rounds.cost_s.values()) < seconds:
+    while rounds.number < pace.fewest_rounds or rounds.now_s + sum(rounds.cost_s.values()) < seconds:
         yield from rounds.run_round(rounds.shuffled(names))
-        rounds.warn(seconds, FEWEST_ROUNDS)
+        rounds.warn(seconds, pace.fewest_rounds)
 
 
 def restarted(
-    names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float
+    names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float, pace: Pace = RESTARTED_PACE
 ) -> Schedule[tuple[dict[str, list[float]], list[int]]]:
     """Compare two subjects that are restarted an even number of times.
 
@@ -149,7 +166,7 @@ def restarted(
     answers nothing.
 
     Args:
-        seconds: budget, starts included; only FEWEST_ROUNDS exceed it.
+        seconds: budget, starts included; only the fewest rounds exceed it.
 
     Returns:
         Seconds that each start took, by subject; and the first round after each start.
@@ -157,8 +174,8 @@ def restarted(
     Raises:
         LitmeterError: memory does not hold both subjects at once.
     """
-    rounds = _Rounds(names[0], users, seed, timeout_s, {}, turn_s=BRIEF_TURN_S)
-    rounds.fewest, rounds.budget_s = FEWEST_ROUNDS, seconds
+    rounds = _Rounds(names[0], users, seed, timeout_s, pace)
+    rounds.fewest, rounds.budget_s = pace.fewest_rounds, seconds
     starts: dict[str, list[float]] = defaultdict(list)
     first_rounds: list[int] = []
     block, blocks = 0, 2
@@ -171,14 +188,14 @@ def restarted(
         for name, own_s in ready_s.items():
             starts[name].append(own_s or 0.0)
         if not block:  # starts take half of the time at most
-            blocks = 2 * max(1, int(seconds / max(BLOCK_S, 2 * rounds.now_s) / 2))
+            blocks = 2 * max(1, int(seconds / max(pace.block_s, 2 * rounds.now_s) / 2))
         first_rounds.append(rounds.number)
         rounds.starts_s = (blocks - block - 1) * (rounds.now_s - began_s)
-        fewest = math.ceil(FEWEST_ROUNDS * (block + 1) / blocks)
+        fewest = math.ceil(pace.fewest_rounds * (block + 1) / blocks)
         until_s = seconds * (block + 1) / blocks
         while rounds.number < fewest or rounds.now_s + sum(rounds.cost_s.values()) < until_s:
             yield from rounds.run_round(rounds.shuffled(names))
-            rounds.warn(seconds, FEWEST_ROUNDS)
+            rounds.warn(seconds, pace.fewest_rounds)
             if not all(own[-1].answers for own in rounds.rows.values()):
                 return starts, first_rounds
         block += 1
@@ -190,14 +207,14 @@ def _latest_s(until_s: float) -> float:
     return LATEST * max(until_s, SHORT_S)
 
 
-def turn_plan(users: int, timeout_s: float, seed: int, number: int) -> LoadPlan:
+def turn_plan(users: int, timeout_s: float, seed: int, number: int, pace: Pace = PACE) -> LoadPlan:
     """The load of a turn; the order of bodies differs from round to round (``number``)."""
     return LoadPlan(
         users=users,
         requests=ANSWERS_PER_USER * users,
-        warmup_s=WARMUP_S,
-        min_s=TURN_S,
-        max_s=SLOW_TURN_S,
+        warmup_s=pace.warmup_s,
+        min_s=pace.turn_s,
+        max_s=pace.slow_turn_s,
         max_windows=WINDOWS,
         timeout_s=timeout_s,
         seed=seed,
@@ -214,9 +231,9 @@ class _Rounds:
     users: int
     seed: int
     timeout_s: float
-    largest_batch: Mapping[str, int]
+    pace: Pace
+    largest_batch: Mapping[str, int] = field(default_factory=dict)
     probed: Mapping[str, Sequence[Work]] = field(default_factory=dict)
-    turn_s: float = TURN_S
 
     def __post_init__(self) -> None:
         self.share = 1.0  # of the minimum turns and answers
@@ -249,7 +266,7 @@ class _Rounds:
         included: they are expected to take as long as the group's servers did (``starts_s``).
         """
         yield from self.run_round(self.shuffled(self.group))
-        self.warn(until_s, math.ceil(FEWEST_TURNS * self.share))
+        self.warn(until_s, math.ceil(self.pace.fewest_turns * self.share))
         answering = [name for name in self.group if self._answers(name)]
         fewest_s = sum(self._turns_needed(name) * self.cost_s[name] for name in answering)
         end_s = max(until_s, min(self.now_s + fewest_s, _latest_s(until_s)))
@@ -277,9 +294,9 @@ class _Rounds:
                 continue
             self.batch_size[name] = size = max(rates, key=rates.__getitem__)
             for work in self.probed.get(name, ()):
-                work = replace(work, batch_size=max(size, work.batch_size), seconds=WORK_S)
+                work = replace(work, batch_size=max(size, work.batch_size), seconds=self.pace.work_s)
                 takes_s = work.batch_size / rates[size]
-                if name in self.ready and self.now_s + max(WORK_S, takes_s) < until_s:
+                if name in self.ready and self.now_s + max(self.pace.work_s, takes_s) < until_s:
                     yield from self._measure(in_process(name), work, PROBES)
 
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
@@ -361,9 +378,10 @@ class _Rounds:
         turns = len(self.rows[name])
         if self._has_short_turns(name):
             return max(0, math.ceil(SHORT_TURNS * self.share) - turns)
-        lacking, in_turn = ANSWERS * self.share - self._answers(name), SLOW_TURN_S * self._rate(name)
+        lacking = self.pace.answers * self.share - self._answers(name)
+        in_turn = self.pace.slow_turn_s * self._rate(name)
         for_answers = min(math.ceil(lacking / in_turn), MOST_TURNS - turns) if self._answers(name) else 0
-        return max(0, math.ceil(FEWEST_TURNS * self.share) - turns, for_answers)
+        return max(0, math.ceil(self.pace.fewest_turns * self.share) - turns, for_answers)
 
     def _answers(self, name: str) -> int:
         return sum(row.answers for row in self.rows[name])
@@ -382,9 +400,9 @@ class _Rounds:
 
     def _every(self, name: str) -> int:
         """Every how many turns in-process rates are measured beside the configuration's turn."""
-        if self._has_short_turns(name) or 0 < self.planned < FEWEST_TURNS * self.share:
+        if self._has_short_turns(name) or 0 < self.planned < self.pace.fewest_turns * self.share:
             return 1
-        few = self._is_slow(name) or self.planned < FEWEST_ROUNDS
+        few = self._is_slow(name) or self.planned < self.pace.fewest_rounds
         return OFTEN_EVERY if few else SLOWLY_EVERY
 
     def _turn_s(self, name: str) -> float:
@@ -395,19 +413,19 @@ class _Rounds:
         return sum(map(self._turn_s, names))
 
     def _plan(self, name: str) -> LoadPlan:
-        """Plan the next turn; each turn of a slow configuration collects its share of ANSWERS."""
-        requests, most_s = ANSWERS_PER_USER * self.users, SLOW_TURN_S
+        """Plan the next turn; each turn of a slow configuration collects its share of the answers."""
+        requests, most_s = ANSWERS_PER_USER * self.users, self.pace.slow_turn_s
         rows = self.rows[name]
         if not rows:
-            most_s = FIRST_TURN_S
+            most_s = self.pace.first_turn_s
         elif self._has_short_turns(name):
-            most_s = TURN_S
+            most_s = self.pace.turn_s
         elif self._is_slow(name):
-            turns_left = max(1, FEWEST_TURNS - len(rows))
-            requests = max(2 * self.users, math.ceil((ANSWERS - self._answers(name)) / turns_left))
-        requests = max(requests, math.ceil(ANSWERS / FEWEST_TURNS))
-        plan = turn_plan(self.users, self.timeout_s, self.seed, self.number)
-        return replace(plan, requests=requests, min_s=self.turn_s, max_s=most_s)
+            turns_left = max(1, self.pace.fewest_turns - len(rows))
+            requests = max(2 * self.users, math.ceil((self.pace.answers - self._answers(name)) / turns_left))
+        requests = max(requests, math.ceil(self.pace.answers / self.pace.fewest_turns))
+        plan = turn_plan(self.users, self.timeout_s, self.seed, self.number, self.pace)
+        return replace(plan, requests=requests, max_s=most_s)
 
     def _rates_by_size(self, name: str, until_s: float) -> Schedule[dict[int, float]]:
         """Probe the pipeline in batches of 1, 2, 4 and so on, and the largest.
@@ -425,12 +443,13 @@ class _Rounds:
             if rates and size > longest_s * best:
                 break
             began_s = self.now_s
-            if began_s + (max(WORK_S, size / best) if best else 0.0) > until_s:
+            if began_s + (max(self.pace.work_s, size / best) if best else 0.0) > until_s:
                 print_wrapped(f"without {in_process(name)}: no time is left to find its fastest batches")
                 return {}
             probes: list[float] = []
-            while len(probes) < 2 * self.share and self.now_s < began_s + 2 * WORK_S:
-                sample = yield from self._measure(in_process(name), Work("pipeline", size, WORK_S), PROBES)
+            while len(probes) < 2 * self.share and self.now_s < began_s + 2 * self.pace.work_s:
+                work = Work("pipeline", size, self.pace.work_s)
+                sample = yield from self._measure(in_process(name), work, PROBES)
                 if sample is None:
                     return {}
                 probes.append(sample.row.highest_rps)
@@ -449,7 +468,7 @@ class _Rounds:
         began_s = self.now_s
         for kind in kinds:
             if name in self.ready:
-                work = Work(kind, self.batch_size[name], WORK_S)
+                work = Work(kind, self.batch_size[name], self.pace.work_s)
                 yield from self._measure(in_process(name), work, self.number)
         self.work_s[name] = self.now_s - began_s
 

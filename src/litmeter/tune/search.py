@@ -28,7 +28,7 @@ from litmeter.load.settings import LoadSettings
 from litmeter.measure.capacity import CapacityMetrics, capacity
 from litmeter.measure.comparison_rows import in_columns, rate_alone
 from litmeter.measure.figures import latencies_ms
-from litmeter.measure.rounds import turn_plan
+from litmeter.measure.rounds import Pace, turn_plan
 from litmeter.measure.turn import Sample, Schedule, Turn, make_ready, measure
 from litmeter.params import ObjectiveSettings
 from litmeter.say.progress import print_wrapped
@@ -39,9 +39,8 @@ from litmeter.system.files import rounded
 from litmeter.tune.rows import KnobRow, Status, TuneRow
 from litmeter.tune.space import Space, changed_knobs, knob_values, neighbours
 
-TURN_S, AROUND_TURN_S = 0.3, 0.3
-"""A turn measures for TURN_S at least, which leaves time for many configurations, and takes AROUND_TURN_S
-longer than its load."""
+TUNE_PACE = Pace(turn_s=0.3)
+"""Short turns leave time for many configurations."""
 FEWEST_ROUNDS = 4
 """Rounds of a race, however short the time, and of a racer before a p value eliminates it."""
 LOSING_P = 0.02
@@ -403,7 +402,7 @@ def search(job: Job) -> Schedule[Outcome]:
     print_wrapped("2. serve: races, then its neighbours, then those of the fastest, then others")
     if job.serve.search_name_parts:
         print_wrapped(f"   names have {job.serve.search_name_parts}")
-    plan = replace(turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0), min_s=TURN_S)
+    plan = turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0, TUNE_PACE)
     by_capacity = tune.goal == "capacity"
     each_s = min(job.objective.max_s, CAPACITIES_SHARE * tune.max_s / CAPACITIES) if by_capacity else 0.0
     until_s = tune.max_s - CAPACITIES * each_s
