@@ -156,7 +156,7 @@ def test_check_serves_both_revisions_as_their_params_say(
         write(slower)
     else:
         Path(where).write_text(slower)
-    status = main(["check", "--against", "HEAD", "--users", "2", "--seconds", "8", "--json"])
+    status = main(["check", "--against", "HEAD", "--users", "2", "--seconds", "12", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (status, found["rate"]) == (1, "slower")
     assert found["new_over_old"]["ratio"] < 0.5
