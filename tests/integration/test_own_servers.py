@@ -128,34 +128,36 @@ def test_a_chat_keeps_to_an_objective_of_its_pieces_or_not(
     assert ("objective missed" in " ".join(out.split())) == bool(status)
 
 
+def params(**serve: Any) -> str:
+    return yaml.safe_dump(STUB_PARAMS | {"serve": serve})
+
+
+def git(*words: str) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "core.hooksPath=/dev/null")
+    subprocess.run(["git", *who, *words], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize(
-    ("serve", "slower", "where"),
+    ("before", "after"),
     [
-        (stub_command(0.01), stub_command(0.2), "params.yaml"),
-        ({"api": "server_api:API", "workers_per_device": 1}, API.replace("0.01", "0.2"), "server_api.py"),
+        ({"params.yaml": params(**stub_command(0.01))}, {"params.yaml": params(**stub_command(0.2))}),
+        (
+            {"params.yaml": params(api="api:API", workers_per_device=1), "api.py": API},
+            {"api.py": API.replace("0.01", "0.2")},
+        ),
     ],
     ids=["command", "LitAPI"],
 )
 def test_check_serves_both_revisions_as_their_params_say(
-    serve: dict[str, Any], slower: Any, where: str, capsys: pytest.CaptureFixture[str]
+    before: dict[str, str], after: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def write(params: dict[str, Any]) -> None:
-        Path("params.yaml").write_text(yaml.safe_dump(STUB_PARAMS | {"serve": params}))
-
-    def git(*words: str) -> None:
-        who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "core.hooksPath=/dev/null")
-        subprocess.run(["git", *who, *words], check=True, capture_output=True)
-
-    Path("server_api.py").write_text(API)
-    Path("bodies.jsonl").write_text('{"input": 1}\n')
-    write(serve)
+    for name, content in {"bodies.jsonl": '{"input": 1}\n', **before}.items():
+        Path(name).write_text(content)
     git("init", "--quiet")
     git("add", "--all")
     git("commit", "--quiet", "--message", "fast")
-    if where == "params.yaml":
-        write(slower)
-    else:
-        Path(where).write_text(slower)
+    for name, content in after.items():
+        Path(name).write_text(content)
     status = main(["check", "--against", "HEAD", "--users", "2", "--seconds", "12", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (status, found["rate"]) == (1, "slower")
