@@ -49,11 +49,13 @@ test: .venv/installed-test
 	$(BUSY) 6 -m smoke $(FIRST) $(EARLY) $(LONG) $(OTHERS)
 
 # All else. Those that measure come after the others: they want a quiet machine. Searches for the capacity of a stub,
-# which have it mostly idle, are by themselves: beside others, more of their probes are void.
+# which have it mostly idle, are by themselves: beside others, more of their probes are void. The shipped params.yaml
+# runs once from end to end.
 test-all: .venv/installed-test
 	$(BUSY) 6 -m 'not smoke and not soak' $(FIRST) $(EARLY) $(LONG) $(OTHERS)
 	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
 	$(BIN)/pytest $(CAPACITY)
+	$(MAKE) --no-print-directory quick
 	$(MAKE) --no-print-directory test-litserve
 	$(MAKE) --no-print-directory test-system
 	$(MAKE) --no-print-directory test-versions
